@@ -1,0 +1,31 @@
+"""Every error a user can cause. Each message says what was passed, what is accepted and what to do next, in one line."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors that are reported as one line instead of a traceback."""
+
+
+class CheckpointError(EngineError):
+    """The file is no generator checkpoint that can be loaded: missing, damaged, unsafe or of an unknown architecture."""
+
+
+class BackendError(EngineError):
+    """The backend, precision or device asked for can't run here or can't run this generator."""
+
+
+class ParityError(BackendError):
+    """A compiled generator differs from eager float32 by more than its precision allows."""
+
+
+class SourceError(EngineError):
+    """The source can't be opened or holds no picture: missing, empty, damaged, audio only, no such camera."""
+
+
+class SinkError(EngineError):
+    """The output can't be written: exists, read-only, full disk, unknown container or codec."""
+
+
+class FrameSizeError(EngineError):
+    """The frame is too small or too large for the generator, the codec or the memory."""

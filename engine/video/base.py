@@ -1,0 +1,86 @@
+"""The contract between sources, pipeline and sinks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One picture on its way through the pipeline.
+
+    Attributes:
+        image: uint8 [H, W, 3] in OpenCV's BGR order, upright.
+        pts: presentation timestamp in units of `SourceInfo.time_base`; None where the source has no clock (images).
+        duration: how long it is shown, in the same unit; 0 if the source does not say.
+        name: file name of the picture where each frame is a file of its own, else "".
+        captured_seconds: `time.perf_counter()` at capture, live sources only.
+    """
+
+    image: np.ndarray
+    pts: int | None = None
+    duration: int = 0
+    name: str = ""
+    captured_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source before its first frame.
+
+    Attributes:
+        name: what to call it in messages.
+        width, height: size of the upright picture in pixels.
+        frame_count: number of frames, exact or the container's estimate; None if unknown or endless.
+        frame_rate: average frames per second; None if the source has no clock.
+        time_base: seconds per unit of `Frame.pts`; None if the source has no clock.
+        live: frames arrive in real time: the newest wins, late ones are dropped and counted.
+    """
+
+    name: str
+    width: int
+    height: int
+    frame_count: int | None = None
+    frame_rate: Fraction | None = None
+    time_base: Fraction | None = None
+    live: bool = False
+
+
+class Source(Protocol):
+    """Yields frames. Iterated once, from one thread; `close` may be called from another and ends the iteration."""
+
+    info: SourceInfo
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each kind of trouble met so far (corrupt packets skipped, frames dropped), with counts."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes frames in presentation order, from one thread."""
+
+    def write(self, frame: Frame) -> None: ...
+
+    def finish(self) -> Path | None:
+        """Completes the output and gives it its final name; returns that (None: nothing is kept)."""
+        ...
+
+    def abort(self) -> Path | None:
+        """Closes what is done so far into a readable file whose name says it is partial; returns it (None: nothing)."""
+        ...
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for everything of the source that the output could not keep or had to change."""
+        ...

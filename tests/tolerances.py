@@ -1,0 +1,8 @@
+"""Every tolerance the tests use, with its reason."""
+
+# Parity contract: PSNR in dB of the uint8 output against eager float32 on the same real frame.
+PARITY_PSNR_DB = {"fp32": 60.0, "bf16": 45.0, "fp16": 45.0, "fast": 40.0}
+
+# A generator loaded from a file against the independent definition that wrote the file: the same float32 arithmetic,
+# possibly in another order (channels_last against contiguous).
+CHECKPOINT_ATOL = 1e-5
