@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 
+from pathlib import Path
+
+
 class EngineError(Exception):
-    """Base of all errors that are reported as one line instead of a traceback."""
+    """Base of all errors that are reported as one line instead of a traceback.
+
+    Attributes:
+        partial: where the output up to the error has been kept, if a pipeline was running and there was any.
+    """
+
+    partial: Path | None = None
 
 
 class CheckpointError(EngineError):

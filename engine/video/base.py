@@ -84,3 +84,7 @@ class Sink(Protocol):
     def warnings(self) -> list[str]:
         """One line for everything of the source that the output could not keep or had to change."""
         ...
+
+
+class StopStream(Exception):  # noqa: N818 - the user's wish, not an error
+    """Raised by `Sink.write` where the user ended the show (closed the window, pressed q or Esc). Not an error."""

@@ -1,0 +1,145 @@
+"""End to end: this project, the generator alone, and the loop that people write with OpenCV and PyTorch, in turn."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from engine import video
+from engine.pipeline import Pipeline
+from engine.translator import Translator, load_generator
+
+# The generator alone runs for as many frames as make a round of it about this long.
+GENERATOR_ROUND_SECONDS = 4.0
+
+
+def measure(
+    clip: Path, *, style: str, device: str = "auto", rounds: int = 3, frames: int | None = None
+) -> dict[str, Any]:
+    """Runs all contenders on `clip`, in turn, `rounds` times.
+
+    Returns:
+        Per contender the frames per second of each round and their median; the ratio to the generator alone per
+        round; what each output holds (frames, sound).
+    """
+    translator = Translator(style, device=device)
+    loop = OpenCVLoop(style, device=translator.device)
+    first = _first_frame(clip)
+    translator(first)
+    contenders = {
+        "generator alone": lambda output: _generator_alone(translator, first),
+        "this project": lambda output: _product(translator, clip, output, frames),
+        "OpenCV loop, eager float32": lambda output: loop.run(clip, output, frames),
+    }
+    fps: dict[str, list[float]] = {name: [] for name in contenders}
+    kept: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for name, contender in contenders.items():
+                output = Path(folder) / f"{name.split()[0]}.mp4"
+                output.unlink(missing_ok=True)
+                fps[name].append(contender(output))
+                if output.exists():
+                    kept[name] = describe_output(output)
+    alone = fps["generator alone"]
+    return {
+        "clip": clip.name,
+        "size": f"{first.shape[1]}x{first.shape[0]}",
+        "style": style,
+        "engine": str(translator.engine_for(first)),
+        "device": str(translator.device),
+        "rounds": rounds,
+        "contenders": {
+            name: {
+                "fps": values,
+                "median_fps": statistics.median(values),
+                "median_ratio_to_generator": statistics.median(a / b for a, b in zip(values, alone, strict=True)),
+                "output": kept.get(name, ""),
+            }
+            for name, values in fps.items()
+        },
+    }
+
+
+def _first_frame(clip: Path) -> np.ndarray:
+    source = video.open_source(str(clip))
+    try:
+        return next(iter(source)).image
+    finally:
+        source.close()
+
+
+def _generator_alone(translator: Translator, frame: np.ndarray) -> float:
+    """Frames per second of the translator on one frame again and again: no decoding, no encoding."""
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < GENERATOR_ROUND_SECONDS:
+        translator(frame)
+        count += 1
+    return count / elapsed
+
+
+def _product(translator: Translator, clip: Path, output: Path, frames: int | None) -> float:
+    source = video.open_source(str(clip))
+    sink = video.open_sink(str(output), source)
+    return Pipeline(source, translator, sink, limit=frames).run().steady_fps
+
+
+class OpenCVLoop:
+    """Read, infer, write, one after the other, as tutorials do: no sound, float32, NCHW."""
+
+    def __init__(self, style: str, *, device: torch.device) -> None:
+        self._generator = load_generator(style).to(device)
+        self._device = device
+
+    def run(self, clip: Path, output: Path, frames: int | None) -> float:
+        """Translates `clip` to `output`; returns frames per second after the first frame."""
+        capture = cv2.VideoCapture(str(clip))
+        size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        writer = cv2.VideoWriter(str(output), cv2.VideoWriter.fourcc(*"mp4v"), capture.get(cv2.CAP_PROP_FPS), size)
+        low, high = self._generator.input_range
+        out_low, out_high = self._generator.output_range
+        count, start = 0, time.perf_counter()
+        while frames is None or count < frames:
+            read, frame = capture.read()
+            if not read:
+                break
+            with torch.no_grad():
+                rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                image = torch.from_numpy(rgb).to(self._device).permute(2, 0, 1)[None].float() / 255 * (high - low) + low
+                translated = (self._generator(image)[0] - out_low) / (out_high - out_low) * 255
+                rgb = translated.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+            count += 1
+            if count == 1:
+                start = time.perf_counter()
+        writer.release()
+        capture.release()
+        return (count - 1) / (time.perf_counter() - start)
+
+
+def describe_output(path: Path) -> str:
+    """What a video file holds, counted by reading it: frames, codec, sound."""
+    import av
+
+    with av.open(str(path)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+        codec = container.streams.video[0].codec_context.name
+        sound = "sound" if container.streams.audio else "no sound"
+    return f"{frames} frames, {codec}, {sound}"
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Prints the report of `measure` as a table."""
+    print(f"{report['clip']} {report['size']}, style {report['style']}, {report['engine']}, {report['rounds']} rounds")
+    print(f"{'':<28}{'fps':>8}{'range':>16}{'of generator':>14}  output")
+    for name, row in report["contenders"].items():
+        spread = f"{min(row['fps']):.1f}-{max(row['fps']):.1f}"
+        ratio = f"{row['median_ratio_to_generator']:.0%}"
+        print(f"{name:<28}{row['median_fps']:>8.1f}{spread:>16}{ratio:>14}  {row['output']}")

@@ -1,0 +1,114 @@
+#include "csrc/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#if defined(STREAMGAN_X86_TIERS)
+#include <cpuid.h>
+#endif
+
+namespace streamgan {
+namespace {
+
+constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+constexpr int kUndecided = -1;
+
+std::atomic<int> active{kUndecided};
+
+#if defined(STREAMGAN_X86_TIERS)
+// Not every compiler knows the name "f16c" in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+}
+
+// __builtin_cpu_supports asks the operating system too (xgetbv): registers that it doesn't save count as missing.
+Isa detect() {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return Isa::kScalar;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+    return Isa::kAvx2;
+  }
+  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+}
+#else
+Isa detect() { return Isa::kScalar; }
+#endif
+
+std::string supported_names() {
+  std::string names;
+  for (const Isa isa : supported_isas()) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return names;
+}
+
+// `origin` says in the message where the name came from.
+Isa parse_isa(const std::string& name, const std::string& origin) {
+  for (const Isa isa : kAllIsas) {
+    if (name != isa_name(isa)) continue;
+    if (isa <= detected_isa()) return isa;
+    throw std::invalid_argument(origin + " asks for '" + name +
+                                "', which this processor or build lacks; it has: " + supported_names());
+  }
+  throw std::invalid_argument(origin + " is '" + name +
+                              "', which is no instruction set; this processor has: " + supported_names());
+}
+
+Isa isa_from_environment() {
+  const char* name = std::getenv("STREAMGAN_ISA");
+  return name == nullptr || *name == '\0' ? detected_isa() : parse_isa(name, "STREAMGAN_ISA");
+}
+
+std::map<std::string, std::vector<Isa>>& registry() {
+  static std::map<std::string, std::vector<Isa>> tiers;
+  return tiers;
+}
+
+}  // namespace
+
+Isa detected_isa() {
+  static const Isa detected = detect();
+  return detected;
+}
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> supported;
+  for (const Isa isa : kAllIsas) {
+    if (isa <= detected_isa()) supported.push_back(isa);
+  }
+  return supported;
+}
+
+Isa active_isa() {
+  int isa = active.load(std::memory_order_relaxed);
+  if (isa == kUndecided) {
+    isa = static_cast<int>(isa_from_environment());
+    active.store(isa, std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(isa);
+}
+
+void set_isa(const std::optional<std::string>& name) {
+  const Isa isa = name ? parse_isa(*name, "set_isa") : isa_from_environment();
+  active.store(static_cast<int>(isa), std::memory_order_relaxed);
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "unknown";
+}
+
+const std::map<std::string, std::vector<Isa>>& kernel_tiers() { return registry(); }
+
+void register_kernel_tier(const char* op, Isa isa) { registry()[op].push_back(isa); }
+
+}  // namespace streamgan

@@ -1,0 +1,34 @@
+"""One module per way of running a generator.
+
+Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line) and
+`compile_generator(generator, example) -> callable`, where `generator` is an eval-mode module on the device and in the
+dtype to run in, `example` is an input [N, C, H, W] (channels_last), and the callable takes inputs of exactly that shape.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from types import ModuleType
+
+from torch import Tensor
+
+from engine.backends import eager, inductor
+from engine.errors import BackendError
+
+CompiledGenerator = Callable[[Tensor], Tensor]
+
+BACKENDS: dict[str, ModuleType] = {"eager": eager, "inductor": inductor}
+
+
+def get_backend(name: str) -> ModuleType:
+    """The backend module called `name`.
+
+    Raises:
+        BackendError: there is none of that name.
+    """
+    if name not in BACKENDS:
+        near = difflib.get_close_matches(name, BACKENDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BackendError(f"unknown backend {name!r}: {hint}accepted are auto, {', '.join(BACKENDS)}")
+    return BACKENDS[name]

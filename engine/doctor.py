@@ -1,0 +1,120 @@
+"""What runs here, and what a checkpoint file is: `python -m engine.doctor [CHECKPOINT ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+
+from engine.errors import EngineError
+
+# Distribution names whose versions matter for a report of trouble.
+_DISTRIBUTIONS = ("streamgan", "torch", "numpy", "opencv-python", "opencv-python-headless", "av", "safetensors")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the report; returns 1 if a checkpoint can't be loaded or the operators can't, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.doctor", description="Say what runs on this machine, or what a checkpoint file is."
+    )
+    parser.add_argument("checkpoint", nargs="*", help="checkpoint file or bundled style to look into")
+    options = parser.parse_args(arguments)
+    if options.checkpoint:
+        return max(_describe(checkpoint) for checkpoint in options.checkpoint)
+    return _describe_machine()
+
+
+def _describe(checkpoint: str) -> int:
+    from engine.checkpoint import inspect_checkpoint
+    from engine.translator import locate_generator
+
+    try:
+        info = inspect_checkpoint(locate_generator(checkpoint))
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    lines = {
+        "file": f"{info.path} ({Path(info.path).stat().st_size / 2**20:.1f} MiB)",
+        "architecture": info.architecture,
+        "key layout": info.layout,
+        "parameters": f"{info.parameters:,} stored as {', '.join(info.dtypes)}",
+        **info.metadata,
+    }
+    if info.others:
+        lines["not chosen"] = ", ".join(info.others)
+    _print_table(lines)
+    return 0
+
+
+def _describe_machine() -> int:
+    import torch
+
+    from engine.backends import BACKENDS
+    from engine.precision import fastest_precision, processor_name
+    from engine.translator import choose_device
+
+    status = 0
+    versions = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = choose_device("auto")
+    lines = {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "processor": f"{processor_name()}, {torch.get_num_threads()} threads",
+        "gpu": _describe_gpu(),
+        "precision": f"{fastest_precision(device)} is the fastest that {device.type} has arithmetic for",
+    }
+    try:
+        lines["operators"] = _describe_operators()
+    except EngineError as error:
+        lines["operators"] = f"not available: {error}"
+        status = 1
+    lines["video"] = _describe_video()
+    for name, backend in BACKENDS.items():
+        reason = backend.unavailable(device)
+        lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
+    _print_table(lines)
+    return status
+
+
+def _describe_operators() -> str:
+    import engine.ops  # loads the operator library
+    from engine import _native
+
+    return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected"
+
+
+def _describe_gpu() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return f"{', '.join(names)} (CUDA {torch.version.cuda})"
+    if torch.version.cuda is None:
+        return "none used: this is a CPU build of torch"
+    return "none found by torch"
+
+
+def _describe_video() -> str:
+    try:
+        import av
+    except ImportError:
+        return "no PyAV: video files can't be read or written (pip install av)"
+    encoders = [name for name in ("libx264", "libx265", "libvpx-vp9", "h264_nvenc") if name in av.codecs_available]
+    return f"PyAV {av.__version__}, encoders {', '.join(encoders)}"
+
+
+def _print_table(lines: dict[str, str]) -> None:
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""How much memory a frame takes in a generator, and how much there is."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.generators import Generator
+
+
+def activation_bytes(generator: Generator, shape: tuple[int, int, int, int], dtype: torch.dtype) -> int:
+    """Estimates the activations alive at once while `generator` runs on an input of `shape` [N, C, H, W], in bytes.
+
+    The largest input plus output of any one layer, found by running the generator on the meta device (shapes only),
+    plus half of that for what skip connections and library workspaces hold.
+    """
+    largest = 0
+
+    def measure(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal largest
+        tensors = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)]
+        largest = max(largest, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+    on_meta = copy.deepcopy(generator).to(device="meta", dtype=dtype)
+    for module in on_meta.modules():
+        if not any(module.children()):
+            module.register_forward_hook(measure)
+    with torch.inference_mode():
+        on_meta(torch.empty(shape, device="meta", dtype=dtype))
+    return largest * 3 // 2
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that an allocation on `device` can still get, in bytes; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def peak_process_bytes() -> int:
+    """The largest resident memory this process has had so far, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

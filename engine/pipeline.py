@@ -1,0 +1,325 @@
+"""Decode, translate and encode at the same time: two worker threads and the caller's, over bounded queues.
+
+    source --(decode thread)--> queue --(translate thread)--> queue --(calling thread)--> sink
+
+The sink is driven from the calling thread because that is where windows and signals live. Queues are short, so memory
+does not depend on the length of the video, and a live source's latency stays bounded.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from engine import memory
+from engine.errors import EngineError, SourceError
+from engine.translator import Engine, Translator
+from engine.video.base import Frame, Sink, Source, StopStream
+
+# Seconds between looks at the stop event while a thread waits for a neighbour.
+_POLL_SECONDS = 0.1
+
+# How long to wait, once stopped, for the translation under way to end by itself.
+_JOIN_SECONDS = 30.0
+
+# Frames that may wait between two stages of a file: enough to smooth their times, little enough for memory.
+_QUEUE_FRAMES = 4
+
+# Latencies are kept of this many frames, the latest.
+_LATENCIES = 10_000
+
+_Item = TypeVar("_Item")
+
+# A frame, and the moment (`time.perf_counter()`) from which its latency counts.
+_Timed = tuple[Frame, float]
+
+
+@dataclasses.dataclass
+class StageTime:
+    """Time that one stage spent working, waits for its neighbours left out."""
+
+    busy_seconds: float = 0.0
+    frames: int = 0
+
+    def add(self, seconds: float, frames: int = 1) -> None:
+        self.busy_seconds += seconds
+        self.frames += frames
+
+    @property
+    def ms_per_frame(self) -> float:
+        return 1e3 * self.busy_seconds / self.frames if self.frames else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a running pipeline stands."""
+
+    frames: int
+    stages: dict[str, StageTime]
+
+    @property
+    def slowest_stage(self) -> str:
+        return max(self.stages, key=lambda name: self.stages[name].ms_per_frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a pipeline did.
+
+    Attributes:
+        output: what was written; None if nothing is kept.
+        completed: the source was translated to its end; False if it was stopped.
+        frames: frames written.
+        seconds: from the start of decoding to the closed output, the choice of an engine included.
+        steady_fps: frames per second after the first frame, which carries the start-up.
+        stage_ms: working time per frame of each stage.
+        latency_ms: p50, p95 and p99 of the time from a decoded (live: captured) frame to the written one, last 10,000.
+        batch: frames per call of the generator.
+        engine: what ran the generator; None if there was no frame.
+        peak_memory_bytes: largest resident memory of the process.
+        warnings: what the source skipped and the sink could not keep.
+    """
+
+    output: Path | None
+    completed: bool
+    frames: int
+    seconds: float
+    steady_fps: float
+    stage_ms: dict[str, float]
+    latency_ms: dict[str, float]
+    batch: int
+    engine: Engine | None
+    peak_memory_bytes: int
+    warnings: list[str]
+
+
+class _Stopped(Exception):  # noqa: N818 (a request, not an error)
+    """Unwinds a worker thread whose pipeline has been stopped."""
+
+
+class _Channel(Generic[_Item]):
+    """A bounded queue between two threads that ends, and that wakes up when the pipeline is stopped."""
+
+    _END = object()
+
+    def __init__(self, size: int, stop: threading.Event) -> None:
+        self._queue: queue.Queue[object] = queue.Queue(size)
+        self._stop = stop
+
+    def put(self, item: _Item | object) -> None:
+        while True:
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                return self._queue.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def put_all(self, items: Iterable[_Item]) -> None:
+        for item in items:
+            self.put(item)
+
+    def end(self) -> None:
+        self.put(self._END)
+
+    def __iter__(self) -> Iterator[_Item]:
+        while True:
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                item = self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if item is self._END:
+                return
+            yield item  # type: ignore[misc]
+
+
+class Pipeline:
+    """Runs `source` through `translator` into `sink`, once.
+
+    Args:
+        batch: frames per call of the generator; None lets the translator measure what is fastest (live sources: 1).
+        limit: stop after this many frames; None: at the end of the source.
+        on_progress: called from the calling thread after each written frame.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        translator: Translator,
+        sink: Sink,
+        *,
+        batch: int | None = None,
+        limit: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._translator = translator
+        self._sink = sink
+        self._batch = 1 if source.info.live and batch is None else batch
+        self._limit = limit
+        self._on_progress = on_progress
+        self._interrupted = threading.Event()
+        self._halt = threading.Event()
+        self._error: BaseException | None = None
+        self._engine: Engine | None = None
+        self._stages = {name: StageTime() for name in ("decode", "translate", "encode")}
+        self._latencies_ms: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
+
+    def stop(self) -> None:
+        """Ends the run as soon as the frames under way allow; from any thread or signal handler."""
+        self._interrupted.set()
+        self._halt.set()
+
+    def run(self) -> Result:
+        """Runs to the end of the source or until stopped.
+
+        Raises:
+            EngineError: what the source, the translator or the sink raised; what was done so far has been kept, and
+                the error's `partial` attribute names it (None: nothing).
+        """
+        decoded: _Channel[_Timed] = _Channel(_QUEUE_FRAMES, self._halt)
+        translated: _Channel[_Timed] = _Channel(1 if self._source.info.live else _QUEUE_FRAMES, self._halt)
+        if self._source.info.live:
+            # A live source keeps the newest frame itself: translation takes that one, with no queue to age in.
+            stages = [("translate", translated, lambda: self._translate(self._decode(), translated))]
+        else:
+            stages = [
+                ("decode", decoded, lambda: decoded.put_all(self._decode())),
+                ("translate", translated, lambda: self._translate(decoded, translated)),
+            ]
+        workers = [
+            threading.Thread(target=self._work, args=(work, output), name=name, daemon=True)
+            for name, output, work in stages
+        ]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        first_written = self._encode(translated)
+        self._halt.set()
+        self._source.close()
+        for worker in workers:
+            worker.join(_JOIN_SECONDS)
+        interrupted = self._interrupted.is_set()
+        if self._error is None and not interrupted and self._stages["encode"].frames == 0:
+            self._error = SourceError(f"{self._source.info.name}: no frame could be decoded")
+        completed = self._error is None and not interrupted
+        output = self._close(completed)
+        end = time.perf_counter()
+
+        frames = self._stages["encode"].frames
+        return Result(
+            output=output,
+            completed=completed,
+            frames=frames,
+            seconds=end - start,
+            steady_fps=(frames - 1) / (end - first_written) if frames > 1 else 0.0,
+            stage_ms={name: stage.ms_per_frame for name, stage in self._stages.items()},
+            latency_ms=_percentiles(self._latencies_ms),
+            batch=self._batch or 1,
+            engine=self._engine,
+            peak_memory_bytes=memory.peak_process_bytes(),
+            warnings=[*self._source.warnings, *self._sink.warnings],
+        )
+
+    def _work(self, work: Callable[[], None], output: _Channel[_Timed]) -> None:
+        """Body of a worker thread: an error ends its output, so that what came before it still reaches the sink."""
+        try:
+            work()
+        except _Stopped:
+            return
+        except BaseException as error:  # handed to the calling thread, which raises it
+            self._error = self._error or error
+        with contextlib.suppress(_Stopped):
+            output.end()
+
+    def _decode(self) -> Iterator[_Timed]:
+        """The source's frames up to the limit, each with the moment it was there."""
+        frames = iter(self._source)
+        for _ in itertools.count() if self._limit is None else range(self._limit):
+            start = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None or self._halt.is_set():
+                return
+            now = time.perf_counter()
+            self._stages["decode"].add(now - start)
+            yield frame, frame.captured_seconds or now
+
+    def _translate(self, decoded: Iterable[_Timed], translated: _Channel[_Timed]) -> None:
+        waiting: list[_Timed] = []
+        for frame, ready in decoded:
+            if self._engine is None:
+                self._engine = self._translator.engine_for(frame.image)
+                if self._batch is None:
+                    self._batch = self._translator.choose_batch(frame.image)
+            if waiting and waiting[0][0].image.shape != frame.image.shape:
+                translated.put_all(self._translated(waiting))
+                waiting = []
+            waiting.append((frame, ready))
+            if len(waiting) == self._batch:
+                translated.put_all(self._translated(waiting))
+                waiting = []
+        if waiting:
+            translated.put_all(self._translated(waiting))
+
+    def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:
+        start = time.perf_counter()
+        images = self._translator(np.stack([frame.image for frame, _ in waiting]))
+        self._stages["translate"].add(time.perf_counter() - start, frames=len(waiting))
+        for (frame, ready), image in zip(waiting, images, strict=True):
+            yield dataclasses.replace(frame, image=image), ready
+
+    def _encode(self, translated: _Channel[_Timed]) -> float:
+        """Writes until the frames end; returns the moment that the first was written."""
+        first_written = time.perf_counter()
+        stage = self._stages["encode"]
+        try:
+            for frame, ready in translated:
+                start = time.perf_counter()
+                self._sink.write(frame)
+                now = time.perf_counter()
+                stage.add(now - start)
+                self._latencies_ms.append(1e3 * (now - ready))
+                if stage.frames == 1:
+                    first_written = now
+                if self._on_progress is not None:
+                    self._on_progress(Progress(frames=stage.frames, stages=self._stages))
+        except _Stopped:
+            pass
+        except StopStream:
+            self._halt.set()
+        except Exception as error:
+            self._error = self._error or error
+        return first_written
+
+    def _close(self, completed: bool) -> Path | None:
+        """Completes the output, or keeps what there is of it and raises the error that ended the run."""
+        if completed:
+            try:
+                return self._sink.finish()
+            except Exception as error:
+                self._error = error
+        partial = self._sink.abort()
+        if self._error is None:
+            return partial
+        if isinstance(self._error, EngineError):
+            self._error.partial = partial
+        raise self._error
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    p50, p95, p99 = np.percentile(np.asarray(values), [50, 95, 99])
+    return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}

@@ -1,0 +1,60 @@
+"""Precisions, the arithmetic each one stands for, and which of them a device has in hardware."""
+
+from __future__ import annotations
+
+import math
+import platform
+
+import numpy as np
+import torch
+
+# Parity contract: PSNR in dB of the uint8 output against eager float32 on the same real frame.
+PARITY_DB = {"fp32": 60.0, "bf16": 45.0, "fp16": 45.0, "fast": 40.0}
+
+PRECISIONS = tuple(PARITY_DB)
+
+
+def has_bf16_arithmetic() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or bf16 dot products on Arm)."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert_bf16", "bf16"))
+
+
+def has_fp16_arithmetic() -> bool:
+    """Whether this CPU multiplies float16 in hardware."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_fp16", "amx_fp16", "fp16_arith"))
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The fastest of `PRECISIONS` (`fast` aside, which must be asked for) that `device` has real arithmetic for."""
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if has_bf16_arithmetic() else "fp32"
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of activations and weights. `fast` is the device's half precision under a looser parity limit."""
+    if precision == "fast":
+        precision = fastest_precision(device)
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def is_emulated(precision: str, device: torch.device) -> bool:
+    """Whether `device` has to emulate `precision`, which is slower than float32."""
+    if device.type == "cuda":
+        return False
+    return (precision == "bf16" and not has_bf16_arithmetic()) or (precision == "fp16" and not has_fp16_arithmetic())
+
+
+def psnr_db(frames: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 arrays of one shape, in dB: 10 log10(255^2 / mean squared error)."""
+    difference = frames.astype(np.float32) - reference.astype(np.float32)
+    mean_squared_error = float(np.mean(np.square(difference), dtype=np.float64))
+    return math.inf if mean_squared_error == 0.0 else 10.0 * math.log10(255.0**2 / mean_squared_error)
+
+
+def processor_name() -> str:
+    """The CPU's marketing name, as well as the system tells it."""
+    name = str(torch.cpu.get_capabilities().get("cpu_name", "")) or platform.processor()
+    return name.strip() or platform.machine()

@@ -1,0 +1,109 @@
+"""What a run tells its user: progress while it goes, a summary when it is done, the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import SinkError
+
+if TYPE_CHECKING:
+    from engine.pipeline import Progress, Result
+    from engine.translator import Engine
+    from engine.video.base import SourceInfo
+
+
+class ProgressBar:
+    """A tqdm bar with frames per second, time left and the slowest stage."""
+
+    def __init__(self, total: int | None, *, disable: bool) -> None:
+        from tqdm import tqdm
+
+        class Bar(tqdm):  # type: ignore[type-arg]
+            @property
+            def format_dict(self) -> dict[str, Any]:
+                values: dict[str, Any] = super().format_dict
+                rate = values["rate"] or (values["n"] / values["elapsed"] if values["elapsed"] else 0.0)
+                values["fps"] = f"{rate:.1f} fps"
+                return values
+
+        known = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} frames, {fps}, {remaining} left{postfix}"
+        unknown = "{n_fmt} frames, {fps}, {elapsed}{postfix}"
+        self._bar = Bar(
+            total=total,
+            disable=disable,
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            bar_format=known if total else unknown,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        slowest = progress.slowest_stage
+        self._bar.set_postfix_str(f"{slowest} {progress.stages[slowest].ms_per_frame:.0f} ms", refresh=False)
+        self._bar.update(progress.frames - self._bar.n)
+
+
+def summarise(info: SourceInfo, result: Result, *, style: str) -> dict[str, Any]:
+    """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference)."""
+    ran = result.engine
+    return {
+        "source": info.name,
+        "output": str(result.output) if result.output else None,
+        "completed": result.completed,
+        "style": style,
+        "width": info.width,
+        "height": info.height,
+        "frames": result.frames,
+        "seconds": round(result.seconds, 3),
+        "fps": round(result.steady_fps, 2),
+        "stage_ms": {name: round(ms, 3) for name, ms in result.stage_ms.items()},
+        "latency_ms": {name: round(ms, 2) for name, ms in result.latency_ms.items()},
+        "backend": ran.backend if ran else None,
+        "precision": ran.precision if ran else None,
+        "parity_db": round(ran.parity_db, 2) if ran and math.isfinite(ran.parity_db) else None,
+        "batch": result.batch,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "warnings": result.warnings,
+    }
+
+
+def print_summary(info: SourceInfo, result: Result) -> None:
+    if not result.completed:
+        kept = f"what was done is in {result.output}" if result.output else "nothing was written"
+        print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
+    elif result.output:
+        print(result.output)
+    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
+    lines = [
+        f"{result.frames} frames of {info.width}x{info.height} in {result.seconds:.1f} s, {result.steady_fps:.1f} fps"
+        + (f", {_describe_engine(result.engine)}" if result.engine else ""),
+        f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
+        f"p95 {result.latency_ms.get('p95', 0):.0f}, p99 {result.latency_ms.get('p99', 0):.0f} ms; "
+        f"peak memory {result.peak_memory_bytes / 2**20:.0f} MiB",
+        *(f"note: {warning}" for warning in result.warnings),
+    ]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _describe_engine(ran: Engine) -> str:
+    return f"{ran}" + (f" at {ran.parity_db:.1f} dB of float32" if math.isfinite(ran.parity_db) else "")
+
+
+def write_json(target: str, summary: dict[str, Any]) -> None:
+    text = json.dumps(summary, indent=2)
+    if target == "-":
+        print(text)
+        return
+    try:
+        Path(target).write_text(text + "\n")
+    except OSError as error:
+        raise SinkError(f"can't write the summary to {target}: {error.strerror}") from error

@@ -1,0 +1,342 @@
+"""Translate a video, webcam, image or folder: `python -m engine.run SOURCE [-o OUT] [--style NAME|CHECKPOINT]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import engine
+from engine.errors import EngineError, SinkError
+from engine.report import ProgressBar, print_summary, summarise, write_json
+from engine.samples import SAMPLE
+
+if TYPE_CHECKING:
+    from engine.pipeline import Pipeline
+    from engine.translator import Translator
+    from engine.video.base import Sink, Source, SourceInfo
+
+logger = logging.getLogger("streamgan")
+
+EXAMPLES = """\
+examples:
+  python -m engine.run clip.mp4                              bundled style, writes clip_STYLE.mp4 beside it
+  python -m engine.run clip.mp4 -o out.mp4 --style latest_net_G_A.pth
+  python -m engine.run photos/ -o translated/                every image of a folder
+  python -m engine.run 0 --show                              webcam to a window, q ends
+  python -m engine.run clip.mp4 --benchmark                  no output, just the speed
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m engine.run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.run",
+        description="Translate a video, webcam, image or folder with a GAN generator.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        nargs="?",
+        help="video file, image, folder or glob of either, webcam index (0) or /dev/videoN, URL; default: sample clip",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="video file, image, or folder; default: beside the source"
+    )
+    parser.add_argument("-y", "--overwrite", action="store_true", help="replace an output that exists")
+    parser.add_argument(
+        "--style", metavar="NAME|FILE", help="bundled style or checkpoint; default: the first of the list"
+    )
+    parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
+
+    model = parser.add_argument_group("generator")
+    model.add_argument("--backend", default="auto", help="auto, eager, inductor (default: %(default)s)")
+    model.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, fast (default: %(default)s)")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: %(default)s)")
+    model.add_argument(
+        "--norm-mode",
+        choices=("eval", "batch"),
+        default="eval",
+        help="BatchNorm statistics: those of training, or each picture's own as the pix2pix authors tested",
+    )
+    model.add_argument("--batch", type=_positive, metavar="N", help="frames per call (default: measured)")
+    model.add_argument("--threads", type=_positive, metavar="N", help="threads of the generator (default: all cores)")
+
+    video = parser.add_argument_group("video")
+    video.add_argument(
+        "--codec", metavar="NAME", help="encoder, e.g. libx265, libvpx-vp9, h264_nvenc (default: libx264)"
+    )
+    video.add_argument(
+        "--crf", type=_crf, metavar="N", help="quality, 0 (best) to 63; smaller is better and larger files"
+    )
+    video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
+    video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
+    video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
+    video.add_argument("--camera-size", type=_size, metavar="WxH", help="size to ask the webcam for")
+
+    report = parser.add_argument_group("report")
+    report.add_argument("--json", metavar="FILE", help="write the summary as JSON; - for standard output")
+    report.add_argument("--quiet", action="store_true", help="no progress and no summary, errors only")
+    report.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    report.add_argument("--version", action="version", version=f"streamgan {engine.__version__}")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status (0 done, 1 error, 2 usage, 128 + N stopped by signal N)."""
+    options = build_parser().parse_args(arguments)
+    _set_up_logging(quiet=options.quiet)
+    stop = StopRequest()
+    try:
+        if options.list_styles:
+            _list_styles()
+            return 0
+        with stop.handled():
+            return _translate_jobs(options, stop)
+    except EngineError as error:
+        return _report(error, debug=options.debug)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return stop.exit_status
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
+    import torch
+
+    from engine import video
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
+    runner = Runner(options, stop, many=len(jobs) > 1)
+    status = 0
+    for job in jobs:
+        try:
+            runner.run(job)
+        except EngineError as error:
+            if len(jobs) == 1:
+                raise
+            status = _report(error, debug=options.debug, name=job)
+        if stop.signal_number is not None:
+            status = stop.exit_status
+            break
+    if options.json:
+        write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
+    return status
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a stop of the running pipeline; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.pipeline: Pipeline | None = None
+        self.signal_number: int | None = None
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + (self.signal_number or signal.SIGINT)
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Signals are handled here inside the `with` block, and as before after it."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, stack: FrameType | None) -> None:
+        if self.signal_number is not None:
+            os._exit(128 + number)
+        self.signal_number = number
+        if self.pipeline is None:
+            raise KeyboardInterrupt
+        self.pipeline.stop()
+
+
+class Runner:
+    """Translates one job after the other with one translator."""
+
+    def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
+        from engine.styles import DEFAULT_STYLE
+
+        self.summaries: list[dict[str, Any]] = []
+        self._options = options
+        self._stop = stop
+        self._many = many
+        self._style = options.style or DEFAULT_STYLE
+        self._translator: Translator | None = None
+
+    def run(self, job: str) -> None:
+        """Translates one source to its output, with progress and summary.
+
+        Raises:
+            EngineError: it could not be done; `error.partial` says what was kept.
+        """
+        from engine import video
+        from engine.pipeline import Pipeline
+
+        options = self._options
+        with contextlib.closing(video.open_source(job, live_size=options.camera_size)) as source:
+            translator = self._translator_for(source.info)
+            sink = self._open_sink(job, source)
+            frame_count = _least(source.info.frame_count, options.frames)
+            with ProgressBar(frame_count, disable=options.quiet) as bar:
+                pipeline = Pipeline(
+                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=bar.show
+                )
+                self._stop.pipeline = pipeline
+                try:
+                    result = pipeline.run()
+                finally:
+                    self._stop.pipeline = None
+        self.summaries.append(summarise(source.info, result, style=self._style))
+        if not options.quiet:
+            print_summary(source.info, result)
+
+    def _translator_for(self, info: SourceInfo) -> Translator:
+        from engine.translator import Translator
+
+        options = self._options
+        if self._translator is None:
+            self._translator = Translator(
+                self._style,
+                backend=options.backend,
+                precision=options.precision,
+                device=options.device,
+                norm_mode=options.norm_mode,
+                expected_frames=None if info.live else _least(info.frame_count, options.frames),
+            )
+        return self._translator
+
+    def _open_sink(self, job: str, source: Source) -> Sink:
+        from engine import video
+
+        options = self._options
+        output = None if options.benchmark else self._output_of(job, source)
+        return video.open_sink(
+            str(output) if output else None,
+            source,
+            crf=options.crf,
+            codec=options.codec,
+            overwrite=options.overwrite,
+            show=options.show or (output is None and not options.benchmark),
+        )
+
+    def _output_of(self, job: str, source: Source) -> Path | None:
+        """Where the result of `job` goes; None: only to a window."""
+        from engine import video
+
+        options = self._options
+        if options.output is None:
+            if source.info.live or options.show:
+                return None
+            folder = Path.cwd() if job == str(SAMPLE) else None
+        elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
+            folder = Path(options.output)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
+        else:
+            return Path(options.output)
+        proposed = video.default_output(job, Path(self._style).stem)
+        if folder is not None and not proposed.suffix:
+            return folder  # images keep their names in it
+        if folder is not None:
+            proposed = folder / proposed.name
+        return proposed if options.overwrite else _unused(proposed)
+
+
+def _least(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return min(known) if known else None
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or the first of `NAME-2.EXT`, `NAME-3.EXT` ... that does not exist."""
+    candidates = itertools.chain([path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _list_styles() -> None:
+    from engine.styles import DEFAULT_STYLE, list_styles
+
+    for style in list_styles():
+        default = " (default)" if style.name == DEFAULT_STYLE else ""
+        print(f"{style.name}{default}: {style.description}")
+        print(f"  {style.architecture}, {style.parameter_count:,} parameters, {style.size_bytes / 2**20:.1f} MiB")
+        print(f"  trained on: {style.trained_on}")
+        print(f"  licence: {style.licence}")
+
+
+def _report(error: EngineError, *, debug: bool, name: str = "") -> int:
+    if debug:
+        traceback.print_exception(error)
+    where = f"{name}: " if name and name not in str(error) else ""
+    kept = f"; what was done is in {error.partial}" if error.partial else ""
+    print(f"error: {where}{error}{kept}", file=sys.stderr)
+    return 1
+
+
+def _set_up_logging(*, quiet: bool) -> None:
+    """Notes of the engine go to stderr, around the progress bar."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from tqdm import tqdm
+
+            tqdm.write(f"note: {record.getMessage()}", file=sys.stderr)
+
+    logger.handlers = [Handler()]
+    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, least=1, most=None)
+
+
+def _crf(text: str) -> int:
+    return _whole_number(text, least=0, most=63)
+
+
+def _whole_number(text: str, *, least: int, most: int | None) -> int:
+    accepted = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
+    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {accepted}")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.lower().partition("x")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1280x720")
+    return _positive(width), _positive(height)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.active_count() > 1:
+        os._exit(status)  # a stopped run may still be inside the generator; the interpreter must not wait for it
+    sys.exit(status)

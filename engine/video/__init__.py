@@ -1,0 +1,152 @@
+"""Sources and sinks: video files and URLs, webcams, images, the preview window.
+
+`open_source` and `open_sink` choose the class from what the user wrote. Importing this package needs no PyAV; opening
+a video file does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine.errors import SinkError, SourceError
+from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
+from engine.video.file_sink import FileSink
+from engine.video.file_source import FileSource
+from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
+from engine.video.libav import is_url
+from engine.video.live import LiveSource, live_stream, open_camera
+from engine.video.outputs import NullSink, TeeSink, WindowSink
+from engine.video.specs import expand, is_camera, is_image, media_files, output_stem
+from engine.video.tracks import container_for
+
+__all__ = [
+    "FileSink",
+    "FileSource",
+    "Frame",
+    "ImageFolderSink",
+    "ImageSink",
+    "ImageSource",
+    "LiveSource",
+    "NullSink",
+    "Sink",
+    "Source",
+    "SourceInfo",
+    "StopStream",
+    "TeeSink",
+    "WindowSink",
+    "default_output",
+    "expand",
+    "open_sink",
+    "open_source",
+]
+
+
+def open_source(spec: str, *, live_size: tuple[int, int] | None = None, threads: int = 0) -> Source:
+    """Opens whatever the user named.
+
+    Args:
+        spec: a video file; an image; a folder or glob of images (a folder of videos is several jobs, see `expand`); a
+            webcam's index or device; a URL that FFmpeg opens.
+        live_size: width and height to ask a webcam for.
+        threads: decoder threads; 0 lets FFmpeg choose.
+
+    Raises:
+        SourceError: there is nothing, or nothing with a picture.
+    """
+    if is_camera(spec):
+        return open_camera(spec, size=live_size)
+    if is_url(spec):
+        source = FileSource(spec, threads=threads)
+        return live_stream(source) if source.info.live else source
+    files = media_files(spec)
+    if files is not None:
+        images = [file for file in files if is_image(file)]
+        if images:
+            return ImageSource(spec, images)
+        if len(files) > 1:
+            raise SourceError(f"{spec}: {len(files)} videos; give them one by one")
+        spec = str(files[0])
+    path = Path(spec)
+    if is_image(path) and path.is_file():
+        return ImageSource(spec, [path])
+    return FileSource(spec, threads=threads)
+
+
+def default_output(spec: str, style: str) -> Path:
+    """The output's name where the user gives none: beside the source, `clip.mp4` becomes `clip_STYLE.mp4`.
+
+    A video becomes MP4 if that holds all its tracks, else Matroska (.mov stays .mov if need be); an image keeps its
+    format; images become a folder; webcams and URLs are named in the current folder.
+    """
+    stem = output_stem(spec)
+    name = stem.with_name(f"{stem.name}_{style}")
+    if is_camera(spec):
+        return name.with_name(f"{name.name}.mp4")
+    files = media_files(spec)
+    if files is not None and any(is_image(file) for file in files):
+        return name
+    if files is None and is_image(Path(spec)):
+        suffix = Path(spec).suffix
+        return name.with_name(name.name + (suffix if suffix.lower() in WRITTEN_SUFFIXES else ".png"))
+    return name.with_name(name.name + container_for(spec if files is None else str(files[0])))
+
+
+def open_sink(
+    spec: str | None,
+    source: Source,
+    *,
+    crf: int | None = None,
+    codec: str | None = None,
+    overwrite: bool = False,
+    show: bool = False,
+    threads: int = 0,
+) -> Sink:
+    """Opens an output for a source's frames. The picture's size is taken from the first frame written.
+
+    Args:
+        spec: a video file, an image file, a folder (for images: names kept), a pattern such as out/%06d.png; None
+            keeps nothing.
+        source: what the frames come from: sound, subtitles and metadata of a video file are copied from it.
+        crf: quality of the video encoder, smaller is better; None takes the codec's default here (18 for H.264).
+        codec: FFmpeg's name of a video encoder; None takes the container's usual one.
+        overwrite: replace files that exist.
+        show: show the frames in a window as well.
+        threads: encoder threads; 0 lets the encoder choose.
+
+    Raises:
+        SinkError: the output exists, is the input, can't be written, or names an unknown format or codec.
+    """
+    sink = _file_sink(spec, source, crf=crf, codec=codec, overwrite=overwrite, threads=threads) if spec else None
+    if not show:
+        return sink or NullSink()
+    window = WindowSink(source.info.name)
+    return TeeSink(sink, window) if sink else window
+
+
+def _file_sink(spec: str, source: Source, *, crf: int | None, codec: str | None, overwrite: bool, threads: int) -> Sink:
+    path = Path(spec)
+    _refuse_input(path, source)
+    suffix = path.suffix.lower()
+    if "%" in path.name and suffix in WRITTEN_SUFFIXES:
+        return ImageFolderSink(path.parent, pattern=path.name, overwrite=overwrite)
+    many_images = isinstance(source, ImageSource) and (source.info.frame_count or 0) > 1
+    if path.is_dir() or spec.endswith(("/", os.sep)) or (many_images and not suffix):
+        return ImageFolderSink(path, overwrite=overwrite)
+    if suffix in WRITTEN_SUFFIXES:
+        if source.info.frame_count != 1:
+            raise SinkError(f"{spec}: one image can't hold a video; name a video file, or a pattern such as %06d.png")
+        return ImageSink(path, overwrite=overwrite)
+    media = source.media if isinstance(source, FileSource) else None
+    return FileSink(path, info=source.info, media=media, crf=crf, codec=codec, overwrite=overwrite, threads=threads)
+
+
+def _refuse_input(path: Path, source: Source) -> None:
+    """Raises SinkError where the output is the input itself, by whatever name or link."""
+    inputs: list[Path] = []
+    if isinstance(source, FileSource) and not is_url(source.info.name):
+        inputs = [Path(source.info.name)]
+    elif isinstance(source, ImageSource):
+        inputs = [*source.paths, *{image.parent for image in source.paths}]
+    if path.exists() and any(file.exists() and path.samefile(file) for file in inputs):
+        raise SinkError(f"{path}: is the input itself; name another output, the source is never overwritten")

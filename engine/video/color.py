@@ -1,0 +1,129 @@
+"""Colour properties of a video: how its YUV was made from RGB, and the way there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.video.libav import import_av
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+# Code points of ITU-T H.273, which FFmpeg's AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic share.
+MATRIX_RGB = 0
+MATRIX_BT709 = 1
+MATRIX_SMPTE170M = 6
+PRIMARIES_BT709 = 1
+TRANSFER_BT709 = 1
+TRANSFER_PQ = 16
+TRANSFER_HLG = 18
+UNSPECIFIED = 2
+
+RANGE_LIMITED = 1
+RANGE_FULL = 2
+
+# H.273 matrix -> the number of the same coefficients in swscale. BT.2020 constant luminance (10) is read as
+# non-constant: swscale has nothing nearer, nor have browsers.
+_SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Color:
+    """Colour properties, as H.273 numbers; primaries and transfer may be `UNSPECIFIED`, matrix and range never are."""
+
+    matrix: int = MATRIX_BT709
+    range: int = RANGE_LIMITED
+    primaries: int = PRIMARIES_BT709
+    transfer: int = TRANSFER_BT709
+
+    @property
+    def is_hdr(self) -> bool:
+        return self.transfer in (TRANSFER_PQ, TRANSFER_HLG)
+
+
+def color_of(frame: VideoFrame) -> Color:
+    """Colour properties of a decoded frame; what the file leaves open is guessed the way players do."""
+    if _is_rgb(frame.format):
+        return Color(transfer=frame.color_trc if frame.color_trc in (TRANSFER_PQ, TRANSFER_HLG) else TRANSFER_BT709)
+    matrix = frame.colorspace
+    if matrix not in _SWSCALE_MATRIX:
+        high_definition = frame.width >= 1280 or frame.height > 576
+        matrix = MATRIX_BT709 if high_definition else MATRIX_SMPTE170M
+    full = frame.color_range == RANGE_FULL or frame.format.name.startswith("yuvj")
+    return Color(matrix, RANGE_FULL if full else RANGE_LIMITED, frame.color_primaries, frame.color_trc)
+
+
+def output_color(frame: VideoFrame) -> Color:
+    """Colour properties for an output in YUV: the source's own, BT.709 where that is HDR, RGB or grey."""
+    color = color_of(frame)
+    grey = len(frame.format.components) < 3
+    return Color() if color.is_hdr or grey or _is_rgb(frame.format) else color
+
+
+def _is_rgb(pixel_format: Any) -> bool:
+    return bool(pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("mono"))
+
+
+class ToBgr:
+    """Converts decoded frames of any pixel format to BGR arrays of one size, with the matrix and range of `color`."""
+
+    def __init__(self, color: Color, width: int, height: int) -> None:
+        reformatter = import_av().video.reformatter
+        self._color = color
+        self._width = width
+        self._height = height
+        self._reformatter = reformatter.VideoReformatter()
+        # Accurate rounding costs 0.8 ms for a 720p frame and takes the round trip's error from 5 levels to 3.
+        self._flags = reformatter.Interpolation.BILINEAR | reformatter.Interpolation.ACCURATE_RND
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        converted = self._reformatter.reformat(
+            frame,
+            width=self._width,
+            height=self._height,
+            format="bgr24",
+            interpolation=self._flags,
+            threads=1,
+            dst_color_range=RANGE_FULL,
+            **yuv_side("src", frame.format, self._color),
+        )
+        return converted.to_ndarray()
+
+
+class FromBgr:
+    """Converts BGR arrays to frames of an encoder's pixel format, with the matrix and range of `color`."""
+
+    def __init__(self, color: Color, pixel_format: str) -> None:
+        av = import_av()
+        self._color = color
+        self._format = av.VideoFormat(pixel_format)
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        flags = av.video.reformatter.Interpolation
+        self._flags = flags.BILINEAR | flags.ACCURATE_RND | flags.FULL_CHR_H_INP
+
+    def __call__(self, image: np.ndarray) -> VideoFrame:
+        frame = import_av().VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "bgr24")
+        converted = self._reformatter.reformat(
+            frame,
+            format=self._format.name,
+            interpolation=self._flags,
+            threads=1,
+            src_color_range=RANGE_FULL,
+            **yuv_side("dst", self._format, self._color),
+        )
+        if not self._format.is_rgb:
+            converted.colorspace = self._color.matrix
+            converted.color_range = self._color.range
+        converted.color_primaries = self._color.primaries
+        converted.color_trc = self._color.transfer
+        return converted
+
+
+def yuv_side(side: str, pixel_format: Any, color: Color) -> dict[str, int]:
+    """Arguments of `reformat` for the side ("src" or "dst") that isn't BGR."""
+    if _is_rgb(pixel_format):
+        return {f"{side}_color_range": RANGE_FULL}
+    return {f"{side}_colorspace": _SWSCALE_MATRIX[color.matrix], f"{side}_color_range": color.range}

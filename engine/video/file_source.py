@@ -1,0 +1,262 @@
+"""Video files and URLs, decoded by FFmpeg into upright BGR frames with exact timestamps."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import SourceError
+from engine.video.base import Frame, SourceInfo
+from engine.video.color import Color, ToBgr, color_of, output_color
+from engine.video.libav import PacketReader, has_flag, import_av, is_url, one_line, open_input, video_streams
+from engine.video.orientation import Orientation, orientation_of
+from engine.video.tonemap import ToneMapper
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+DEFAULT_FRAME_RATE = Fraction(25)
+
+# A file whose last frame ends this much earlier than its index says is cut off. Less is rounding of durations.
+MISSING_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Media:
+    """What a sink needs of the file that the frames come from, to make its output the same in all but the picture.
+
+    Attributes:
+        path: the file or URL that the other tracks are copied from; None if it can't be read a second time.
+        stream_index: which of its streams the frames come from.
+        color: colour properties for the output.
+        sample_aspect_ratio: of the upright picture; None if unknown or square.
+        offset_seconds: subtracted from every timestamp of the source, all tracks alike.
+        frame_rate: average, for encoders that want to know.
+    """
+
+    path: str | None
+    stream_index: int
+    color: Color
+    sample_aspect_ratio: Fraction | None
+    offset_seconds: Fraction
+    frame_rate: Fraction
+
+
+class FileSource:
+    """Frames of a video file or URL.
+
+    Args:
+        spec: path or URL.
+        threads: decoder threads; 0 lets FFmpeg choose.
+
+    Raises:
+        SourceError: no such file, no video in it, or nothing in it can be decoded.
+    """
+
+    def __init__(self, spec: str, *, threads: int = 0) -> None:
+        self._spec = spec
+        self._notes: list[str] = []
+        self._damaged_packets = 0
+        self._damaged_frames = 0
+        self._scaled_frames = 0
+        self._ended = False
+        self._stream_end: int | None = None
+        self._closed = threading.Event()
+        self._iterating = False
+        self._container: InputContainer = open_input(spec)
+        try:
+            self._stream = self._choose_stream()
+            self._stream.thread_type = "AUTO"
+            self._stream.thread_count = threads
+            self._reader = PacketReader(self._container, [self._stream])
+            self._decoded: Generator[VideoFrame, None, None] = self._decode()
+            first = self._first_frame()
+            self._describe(first)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._iterating = True
+        try:
+            for decoded in self._decoded:
+                if self._closed.is_set():
+                    return
+                yield self._frame(decoded)
+            self._ended = not self._closed.is_set()
+        finally:
+            self._decoded.close()
+            self._container.close()
+
+    def close(self) -> None:
+        """Ends the iteration at its next frame; may be called from any thread."""
+        self._closed.set()
+        if not self._iterating:
+            self._container.close()
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each kind of trouble met so far, with counts."""
+        lines = list(self._notes)
+        damaged = self._damaged_packets + self._reader.damaged
+        if damaged:
+            lines.append(f"{self._spec}: {damaged} damaged packets; what could be decoded of them is in the output")
+        if self._damaged_frames:
+            lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
+        if self._scaled_frames:
+            size = f"{self._decoded_size[0]}x{self._decoded_size[1]}"
+            lines.append(f"{self._spec}: {self._scaled_frames} frames of another size were scaled to {size}")
+        if self._ended and self._seconds_missing() > MISSING_SECONDS:
+            lines.append(
+                f"{self._spec}: the file is cut off, its last {float(self._seconds_missing()):.1f} s are missing"
+            )
+        return lines
+
+    # --- opening ---
+
+    def _choose_stream(self) -> VideoStream:
+        streams = video_streams(self._container)
+        if not streams:
+            raise SourceError(f"{self._spec}: no video in it ({self._what_is_there()}); give a file with a picture")
+        undecodable = [stream for stream in streams if stream.codec_context is None]
+        streams = [stream for stream in streams if stream.codec_context is not None]
+        if not streams:
+            raise SourceError(
+                f"{self._spec}: no decoder for its video codec (stream {undecodable[0].index}); convert it to H.264"
+            )
+        chosen = max(streams, key=lambda stream: (bool(stream.disposition & 1), stream.width * stream.height))
+        if len(streams) > 1:
+            self._notes.append(
+                f"{self._spec}: {len(streams)} video streams; stream {chosen.index} "
+                f"({chosen.width}x{chosen.height}) is translated, the others are left out"
+            )
+        return chosen
+
+    def _what_is_there(self) -> str:
+        kinds = [stream.type for stream in self._container.streams]
+        counted = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
+        return "streams: " + ", ".join(counted) if counted else "no streams at all"
+
+    def _first_frame(self) -> VideoFrame:
+        """Decodes the first frame, which tells what the container often doesn't, and puts it back in line."""
+        first = next(self._decoded, None)
+        if first is None:
+            codec = self._stream.codec_context.name
+            raise SourceError(
+                f"{self._spec}: not one frame of its video ({codec}) can be decoded; the file is damaged or cut off"
+            )
+        rest = self._decoded
+
+        def with_first() -> Generator[VideoFrame, None, None]:
+            yield first
+            yield from rest
+
+        self._decoded = with_first()
+        return first
+
+    def _describe(self, first: VideoFrame) -> None:
+        stream = self._stream
+        matrix: Any = first.side_data.get("DISPLAYMATRIX")
+        self._orientation = orientation_of(bytes(matrix)) if matrix is not None else Orientation()
+        if not self._orientation.is_exact:
+            self._notes.append(f"{self._spec}: its rotation is no multiple of 90 degrees and is left out")
+        self._decoded_size = (first.width, first.height)
+        width, height = self._orientation.size(first.width, first.height)
+        self._time_base = stream.time_base or Fraction(1, 90000)
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
+        offset = self._clock_offset()
+        self._pts_offset = round(offset / self._time_base)
+        self._next_pts = 0
+        self._default_duration = max(1, round(1 / (rate * self._time_base)))
+        color = color_of(first)
+        if color.is_hdr:
+            self._to_bgr: ToBgr | ToneMapper = ToneMapper(color, *self._decoded_size)
+            self._notes.append(f"{self._spec}: HDR is tone-mapped to standard dynamic range (BT.709)")
+        else:
+            self._to_bgr = ToBgr(color, *self._decoded_size)
+        self.info = SourceInfo(
+            name=self._spec,
+            width=width,
+            height=height,
+            frame_count=self._count_frames(rate),
+            frame_rate=rate,
+            time_base=self._time_base,
+            live=is_url(self._spec) and self._container.duration is None,
+        )
+        if stream.duration is not None:
+            self._stream_end = (stream.start_time or 0) - self._pts_offset + stream.duration
+        aspect = _sample_aspect_ratio(stream, first)
+        self.media = Media(
+            path=None if self.info.live else self._spec,
+            stream_index=stream.index,
+            color=output_color(first),
+            sample_aspect_ratio=1 / aspect if aspect and self._orientation.transpose else aspect,
+            offset_seconds=offset,
+            frame_rate=rate,
+        )
+
+    def _clock_offset(self) -> Fraction:
+        """Broadcast formats (MPEG-TS, MPEG-PS) start their clock anywhere, hours in: their files are moved to zero."""
+        if not has_flag(self._container, "ts_discont"):
+            return Fraction(0)
+        starts = [
+            Fraction(stream.start_time) * stream.time_base
+            for stream in self._container.streams
+            if stream.start_time is not None and stream.time_base is not None
+        ]
+        return min(starts, default=Fraction(0))
+
+    def _count_frames(self, rate: Fraction) -> int | None:
+        if self._stream.frames:
+            return self._stream.frames
+        if self._stream.duration is not None:
+            return round(self._stream.duration * self._time_base * rate) or None
+        if self._container.duration is not None:
+            return round(Fraction(self._container.duration, 1_000_000) * rate) or None
+        return None
+
+    # --- decoding ---
+
+    def _decode(self) -> Generator[VideoFrame, None, None]:
+        """Decodes to the end of the file; a packet that fails is counted and left out."""
+        av = import_av()
+        for packet in self._reader:
+            if self._closed.is_set():
+                return
+            try:
+                frames = self._stream.decode(packet)
+            except av.error.EOFError:
+                continue
+            except (av.error.FFmpegError, ValueError) as error:
+                if isinstance(error, av.error.NotImplementedError | av.error.DecoderNotFoundError):
+                    raise SourceError(f"{self._spec}: can't be decoded ({one_line(error)})") from error
+                self._damaged_packets += 1
+                continue
+            yield from frames
+
+    def _frame(self, decoded: VideoFrame) -> Frame:
+        self._damaged_frames += decoded.is_corrupt
+        self._scaled_frames += (decoded.width, decoded.height) != self._decoded_size
+        duration = decoded.duration or self._default_duration
+        pts = decoded.pts if decoded.pts is not None else decoded.dts
+        pts = self._next_pts if pts is None else pts - self._pts_offset
+        self._next_pts = pts + duration
+        image = self._orientation.apply(self._to_bgr(decoded))
+        return Frame(image=image, pts=pts, duration=duration)
+
+    def _seconds_missing(self) -> Fraction:
+        """How far before the end that the file's index promises the last frame ended."""
+        if self._stream_end is None:
+            return Fraction(0)
+        return (self._stream_end - self._next_pts) * self._time_base
+
+
+def _sample_aspect_ratio(stream: Any, frame: VideoFrame) -> Fraction | None:
+    """Sample aspect ratio of a stream, None where it is square or unknown."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and aspect != 1 else None

@@ -1,0 +1,231 @@
+"""Single images and sequences of images, read and written by OpenCV."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engine.errors import SinkError, SourceError
+from engine.video.base import Frame, SourceInfo
+from engine.video.partial_file import PartialFile, check_writable
+
+# Suffix -> parameters of cv2.imencode: good quality, quick.
+WRITTEN_SUFFIXES = {
+    ".png": [cv2.IMWRITE_PNG_COMPRESSION, 3],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
+}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image as uint8 BGR, upright by its EXIF orientation; 16 bits become 8, transparency is dropped.
+
+    Raises:
+        SourceError: missing, empty or not an image that OpenCV can decode.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise SourceError(f"{path}: can't be read ({error.strerror})") from error
+    if not data.size:
+        raise SourceError(f"{path}: the file is empty (0 bytes)")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise SourceError(f"{path}: can't be decoded ({error.err})") from error
+    if image is None:
+        raise SourceError(f"{path}: not an image that can be decoded, or a damaged one")
+    return image
+
+
+def has_alpha(path: Path) -> bool:
+    """True if a PNG or WebP says in its header that it has transparency."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head.startswith(b"\x89PNG"):
+        return len(head) > 25 and head[25] in (4, 6)
+    return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 0x10)
+
+
+class ImageSource:
+    """Images as frames, each with its file's name. The first readable one gives the size that `info` states.
+
+    Images of a sequence may differ in size; a sink that needs one size says so.
+
+    Raises:
+        SourceError: not one of the images can be read.
+    """
+
+    def __init__(self, name: str, paths: list[Path]) -> None:
+        self._name = name
+        self._paths = list(paths)
+        self._unreadable: list[str] = []
+        self._transparent = 0
+        self._closed = threading.Event()
+        first = self._first()
+        height, width = first.shape[:2]
+        self.info = SourceInfo(name=name, width=width, height=height, frame_count=len(self._paths))
+        self.paths = tuple(paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for path in self._paths:
+            if self._closed.is_set():
+                return
+            image = self._read(path)
+            if image is not None:
+                yield Frame(image=image, name=path.name)
+
+    def close(self) -> None:
+        """Ends the iteration at its next image."""
+        self._closed.set()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Images that were skipped, and transparency that was dropped, with counts."""
+        lines = []
+        if self._unreadable:
+            lines.append(f"{self._name}: {len(self._unreadable)} images skipped, the first: {self._unreadable[0]}")
+        if self._transparent:
+            lines.append(f"{self._name}: transparency of {self._transparent} images is dropped")
+        return lines
+
+    def _first(self) -> np.ndarray:
+        """Reads up to the first readable image; unreadable ones before it are counted once and left out."""
+        while self._paths:
+            image = self._read(self._paths[0])
+            if image is not None:
+                self._transparent = 0
+                return image
+            del self._paths[0]
+        if len(self._unreadable) == 1:
+            raise SourceError(self._unreadable[0])
+        raise SourceError(f"{self._name}: none of {len(self._unreadable)} images can be read; {self._unreadable[0]}")
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        try:
+            image = read_image(path)
+        except SourceError as error:
+            self._unreadable.append(str(error))
+            return None
+        self._transparent += has_alpha(path)
+        return image
+
+
+def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
+    """Writes an image; it appears under its name only when it is complete.
+
+    Raises:
+        SinkError: unknown suffix, or the file can't be written.
+    """
+    parameters = WRITTEN_SUFFIXES.get(path.suffix.lower())
+    if parameters is None:
+        raise SinkError(
+            f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix or 'without suffix'}"
+        )
+    partial = PartialFile(path, overwrite=overwrite)
+    try:
+        encoded, data = cv2.imencode(path.suffix, image, parameters)
+    except cv2.error as error:
+        raise SinkError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded ({error.err})") from error
+    if not encoded:
+        raise SinkError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded")
+    try:
+        partial.part.write_bytes(data.tobytes())
+    except OSError as error:
+        partial.remove()
+        raise SinkError(f"{path}: can't be written ({error.strerror})") from error
+    return partial.complete()
+
+
+class ImageSink:
+    """Writes one image file.
+
+    Raises:
+        SinkError: unknown suffix, or `path` can't be written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        if path.suffix.lower() not in WRITTEN_SUFFIXES:
+            raise SinkError(f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix}")
+        check_writable(path, overwrite=overwrite)
+        self._path = path
+        self._overwrite = overwrite
+        self._written: Path | None = None
+
+    def write(self, frame: Frame) -> None:
+        """Writes the image; there is room for one only."""
+        if self._written is not None:
+            raise SinkError(f"{self._path}: one image file can't hold several frames; name a folder or a video file")
+        self._written = write_image(self._path, frame.image, overwrite=self._overwrite)
+
+    def finish(self) -> Path | None:
+        if self._written is None:
+            raise SinkError(f"{self._path}: not written, because the source gave no frame")
+        return self._written
+
+    def abort(self) -> Path | None:
+        return self._written
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
+
+
+class ImageFolderSink:
+    """Writes every frame as a file of its own, under its source file's name, or numbered (frame_000001.png).
+
+    Args:
+        folder: made if it is missing (its parent must exist).
+        suffix: image format for numbered files and for names whose own format can't be written.
+        pattern: file name with a number in it, such as frame_%06d.png; None keeps the names.
+        overwrite: replace files that exist.
+    """
+
+    def __init__(
+        self, folder: Path, *, suffix: str = ".png", pattern: str | None = None, overwrite: bool = False
+    ) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise SinkError(f"{folder}: is a file; name a folder for the images")
+        if not folder.absolute().parent.is_dir():
+            raise SinkError(f"{folder}: the folder {folder.parent} does not exist; create it first")
+        existing = folder if folder.is_dir() else folder.absolute().parent
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise SinkError(f"{folder}: no permission to write in the folder {existing}")
+        self._folder = folder
+        self._suffix = suffix
+        self._pattern = pattern
+        self._overwrite = overwrite
+        self._count = 0
+
+    def write(self, frame: Frame) -> None:
+        """Writes a frame's file."""
+        self._folder.mkdir(exist_ok=True)
+        self._count += 1
+        write_image(self._folder / self._name(frame), frame.image, overwrite=self._overwrite)
+
+    def finish(self) -> Path | None:
+        if not self._count:
+            raise SinkError(f"{self._folder}: nothing written, because the source gave no frame")
+        return self._folder
+
+    def abort(self) -> Path | None:
+        """What is written is kept: every file in the folder is complete."""
+        return self._folder if self._count else None
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
+
+    def _name(self, frame: Frame) -> str:
+        if self._pattern is not None:
+            return self._pattern % self._count
+        if not frame.name:
+            return f"frame_{self._count:06d}{self._suffix}"
+        name = Path(frame.name)
+        return name.name if name.suffix.lower() in WRITTEN_SUFFIXES else f"{name.stem}{self._suffix}"

@@ -1,0 +1,104 @@
+"""Sinks that aren't files: the preview window, several sinks at once, and none."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+
+from engine.errors import SinkError
+from engine.video.base import Frame, Sink, StopStream
+
+_KEY_ESCAPE = 27
+
+
+class NullSink:
+    """Takes frames and keeps nothing: for measuring."""
+
+    warnings: list[str] = []  # noqa: RUF012 - never filled
+
+    def write(self, frame: Frame) -> None:
+        pass
+
+    def finish(self) -> Path | None:
+        return None
+
+    def abort(self) -> Path | None:
+        return None
+
+
+class WindowSink:
+    """Shows frames in a window. Write from one thread only; on macOS it must be the main thread.
+
+    Raises:
+        SinkError: no display, or an OpenCV without windows.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise SinkError("--show: there is no display (DISPLAY is not set); write a file with -o instead")
+        self._is_open = False
+
+    def write(self, frame: Frame) -> None:
+        """Shows a frame.
+
+        Raises:
+            StopStream: the user pressed q or Esc, or closed the window.
+        """
+        try:
+            if not self._is_open:
+                cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+                cv2.resizeWindow(self._title, frame.image.shape[1], frame.image.shape[0])
+                self._is_open = True
+            cv2.imshow(self._title, frame.image)
+            key = cv2.waitKey(1) & 0xFF
+            closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        except cv2.error as error:
+            raise SinkError(
+                "--show: this OpenCV can't open a window (no display, or opencv-python-headless is installed); "
+                "pip install opencv-python, or write a file with -o"
+            ) from error
+        if closed or key in (ord("q"), _KEY_ESCAPE):
+            raise StopStream("the window was closed")
+
+    def finish(self) -> Path | None:
+        self._close()
+        return None
+
+    def abort(self) -> Path | None:
+        self._close()
+        return None
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            cv2.destroyWindow(self._title)
+            cv2.waitKey(1)
+
+
+class TeeSink:
+    """Gives every frame to several sinks, the first of which names the output."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def write(self, frame: Frame) -> None:
+        for sink in self._sinks:
+            sink.write(frame)
+
+    def finish(self) -> Path | None:
+        return [sink.finish() for sink in reversed(self._sinks)][-1]
+
+    def abort(self) -> Path | None:
+        return [sink.abort() for sink in reversed(self._sinks)][-1]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line for sink in self._sinks for line in sink.warnings]

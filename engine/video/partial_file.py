@@ -1,0 +1,57 @@
+"""A file that appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from engine.errors import SinkError
+
+
+class PartialFile:
+    """The hidden file beside `path` that is written first, and its two ends: complete or partial.
+
+    Raises:
+        SinkError: the folder is missing or read-only, or `path` exists and `overwrite` is False.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        check_writable(path, overwrite=overwrite)
+        self.path = path
+        self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def complete(self) -> Path:
+        """Forces the data to disk, then gives the file its final name."""
+        return self._rename(self.path)
+
+    def keep_partial(self) -> Path:
+        """Gives the unfinished file a name that says so: `clip.mp4` becomes `clip.partial.mp4`."""
+        return self._rename(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}"))
+
+    def remove(self) -> None:
+        """Removes what was written."""
+        with contextlib.suppress(OSError):
+            self.part.unlink(missing_ok=True)
+
+    def _rename(self, target: Path) -> Path:
+        try:
+            with self.part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.part, target)
+        except OSError as error:
+            raise SinkError(f"{target}: can't be given its name ({error.strerror})") from error
+        return target
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Raises SinkError where `path` can't be made."""
+    if path.is_dir():
+        raise SinkError(f"{path}: is a folder; name a file in it, such as {path / 'out.mp4'}")
+    if path.exists() and not overwrite:
+        raise SinkError(f"{path}: exists already; give another name with -o, or --overwrite to replace it")
+    folder = path.parent
+    if not folder.is_dir():
+        raise SinkError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SinkError(f"{path}: no permission to write in the folder {folder}")

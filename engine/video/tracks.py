@@ -1,0 +1,280 @@
+"""The tracks beside the picture: which of them a container can hold, and copying them packet for packet."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from engine.video.file_source import Media
+from engine.video.libav import PacketReader, import_av, open_input, video_streams
+from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+
+# How far into a file the first packets of its tracks are looked for.
+PACKETS_TRIED = 300
+
+# Tags that describe the file they are in, not the work: the output gets its own.
+_OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "rotate", "duration", "vendor_id"}
+
+# Of the two codes that ISO 639-2 has for these languages, the one that QuickTime knows.
+_QUICKTIME_LANGUAGES = {
+    "deu": "ger",
+    "zho": "chi",
+    "nld": "dut",
+    "ell": "gre",
+    "isl": "ice",
+    "fre": "fra",
+    "cze": "ces",
+}
+
+_PICTURE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+
+
+def copied_tags(tags: dict[str, str], container: str) -> dict[str, str]:
+    """Metadata without the tags that would be wrong in another file (statistics of Matroska tracks among them)."""
+    statistics = ("_statistics", "bps", "number_of_")
+    copied = {k: v for k, v in tags.items() if k.lower() not in _OWN_TAGS and not k.lower().startswith(statistics)}
+    if "name" in copied:  # MP4's word for the title of a track, which its muxer expects as "title"
+        copied.setdefault("title", copied.pop("name"))
+    if container == "mov" and "language" in copied:
+        copied["language"] = _QUICKTIME_LANGUAGES.get(copied["language"], copied["language"])
+    return copied
+
+
+def codec_of(stream: Stream) -> str:
+    """Name of a stream's codec (not of its decoder), "" for what is none that FFmpeg knows."""
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
+
+
+def describe(stream: Stream) -> str:
+    """A track in a few words for a message: `subtitle track 3 (ass, eng)`."""
+    codec = codec_of(stream) or getattr(stream, "name", None)
+    details = ", ".join(str(detail) for detail in (codec, stream.language) if detail)
+    return f"{stream.type} track {stream.index}" + (f" ({details})" if details else "")
+
+
+def is_cover(stream: Stream) -> bool:
+    """True for a still picture that players show beside the sound."""
+    from av.stream import Disposition
+
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+
+
+def holdable(path: str, container: str) -> set[int]:
+    """Indices of the streams of a file that FFmpeg's muxer of that name takes as they are.
+
+    Each is tried in a file of its own in memory, with its first packet: some muxers refuse only at the end.
+    """
+    av = import_av()
+    with open_input(path) as source:
+        first: dict[int, Packet] = {}
+        for packet in itertools.islice(PacketReader(source, list(source.streams)), PACKETS_TRIED):
+            if packet.size:
+                first.setdefault(packet.stream.index, packet)
+        return {s.index for s in source.streams if _can_hold(av, container, s, first.get(s.index))}
+
+
+def _can_hold(av: Any, container: str, stream: Stream, packet: Packet | None) -> bool:
+    if container == "matroska" and is_cover(stream):
+        return codec_of(stream) in _PICTURE_TYPES
+    trial = av.open(io.BytesIO(), "w", format=container)
+    try:
+        copy = trial.add_stream_from_template(stream, opaque=True)
+        copy.disposition = stream.disposition
+        if packet is not None:
+            packet.stream = copy
+            trial.mux_one(packet)
+        else:
+            trial.start_encoding()
+        trial.close()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def is_rebuilt(stream: Stream) -> bool:
+    """True for data tracks that the muxer makes anew from metadata: chapter titles and timecodes of QuickTime files."""
+    if stream.type != "data":
+        return False
+    is_chapter_text = getattr(stream, "name", None) == "bin_data" and bool(stream.container.chapters())
+    return is_chapter_text or "timecode" in stream.metadata
+
+
+class TrackCopier:
+    """Copies every track but the translated one from the source's file, read a second time and in step with the video.
+
+    Reading twice keeps decoding and copying apart: no queue between them can grow or deadlock, whatever lead one track
+    has in the file.
+
+    Attributes:
+        warnings: one line for each track that the output can't hold.
+    """
+
+    def __init__(self, media: Media, output: OutputContainer, container: str) -> None:
+        self.warnings: list[str] = []
+        self._media = media
+        self._output = output
+        self._format = container
+        self._refused = 0
+        self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
+        self._input: InputContainer | None = open_input(media.path) if media.path is not None else None
+        self._reader: PacketReader | None = None
+        self._packets: Iterator[Packet] = iter(())
+        self._pending: Packet | None = None
+
+    def add_streams(self, add_video: Any) -> Any:
+        """Adds all streams to the output in the source's order; `add_video(template)` makes the encoder's.
+
+        Returns what `add_video` returned.
+        """
+        if self._input is None:
+            return add_video(None)
+        assert self._media.path is not None
+        self._holdable = holdable(self._media.path, self._format)
+        video = None
+        for stream in self._input.streams:
+            if stream.index == self._media.stream_index:
+                video = add_video(stream)
+            elif stream.type != "video" or is_cover(stream):
+                self._add(stream)
+        self._output.metadata.update(copied_tags(self._input.metadata, self._format))
+        self._add_chapters()
+        wanted = [stream for stream in self._input.streams if stream.index in self._copies]
+        self._reader = PacketReader(self._input, wanted)
+        self._packets = iter(self._reader) if wanted else iter(())
+        return video
+
+    def advance(self, until_seconds: Fraction | None) -> None:
+        """Copies packets up to a time of the output, all that are left if it is None."""
+        while True:
+            packet = self._pending if self._pending is not None else self._next()
+            self._pending = packet
+            if packet is None:
+                return
+            if until_seconds is not None and self._seconds(packet) > until_seconds:
+                return
+            self._pending = None
+            self._copy(packet)
+
+    def close(self) -> None:
+        """Closes the source's file and sums up what went wrong in it."""
+        if self._reader is not None and self._reader.damaged:
+            self.warnings.append(f"{self._media.path}: {self._reader.damaged} damaged places in its other tracks")
+        if self._refused:
+            self.warnings.append(
+                f"{self._media.path}: {self._refused} packets of other tracks have impossible times and are left out"
+            )
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+
+    # --- streams ---
+
+    def _add(self, stream: Stream) -> None:
+        if is_rebuilt(stream):
+            return
+        repacked = repacked_codec(codec_of(stream), self._format)
+        if stream.index in self._holdable:
+            repacked = None
+            if self._format == "matroska" and is_cover(stream):
+                self._attach_cover(stream)
+                return
+            copy = self._output.add_stream_from_template(stream, opaque=True)
+        elif repacked == "mov_text":
+            copy = self._output.add_stream("mov_text")
+            copy.codec_context.subtitle_header = ASS_HEADER
+            self.warnings.append(f"{describe(stream)}: text kept as MP4 subtitles, without colours and positions")
+        elif repacked is not None:
+            copy = self._output.add_mux_stream(repacked)
+        else:
+            self.warnings.append(f"{describe(stream)} is left out: {self._format} can't hold it; -o out.mkv keeps it")
+            return
+        copy.disposition = stream.disposition
+        copy.metadata.update(copied_tags(stream.metadata, self._format))
+        if stream.type != "attachment":
+            self._copies[stream.index] = (copy, repacked)
+
+    def _attach_cover(self, stream: Stream) -> None:
+        """Matroska keeps pictures as attached files; the payload is the stream's only packet."""
+        name, mime = _PICTURE_TYPES[codec_of(stream)]
+        assert self._media.path is not None
+        with open_input(self._media.path) as again:
+            for packet in again.demux(again.streams[stream.index]):
+                if packet.size:
+                    self._output.add_attachment(stream.metadata.get("filename", name), mime, bytes(packet))
+                return
+
+    def _add_chapters(self) -> None:
+        assert self._input is not None
+        chapters = self._input.chapters()
+        for chapter in chapters:
+            shift = round(self._media.offset_seconds / (chapter["time_base"] or 1))
+            chapter["start"] -= shift
+            chapter["end"] -= shift
+        if chapters:
+            self._output.set_chapters(chapters)
+
+    # --- packets ---
+
+    def _next(self) -> Packet | None:
+        """The next packet with a payload; the empty ones that flush decoders are of no use here."""
+        return next((packet for packet in self._packets if packet.size or packet.dts is not None), None)
+
+    def _seconds(self, packet: Packet) -> Fraction:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        return (stamp or 0) * packet.time_base - self._media.offset_seconds
+
+    def _copy(self, packet: Packet) -> None:
+        av = import_av()
+        copy, repacked = self._copies[packet.stream.index]
+        offset = round(self._media.offset_seconds / packet.time_base)
+        if repacked is not None:
+            payload = repack(bytes(packet), repacked)
+            if payload is None:
+                return
+            packet = _with_payload(packet, payload)
+        if packet.pts is not None:
+            packet.pts -= offset
+        if packet.dts is not None:
+            packet.dts -= offset
+        packet.stream = copy
+        try:
+            self._output.mux_one(packet)
+        except av.error.FFmpegError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._refused += 1
+
+
+def _with_payload(packet: Packet, payload: bytes) -> Packet:
+    copy = import_av().Packet(payload)
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration or 0
+    copy.time_base = packet.time_base
+    copy.is_keyframe = True
+    return copy
+
+
+# Codecs that browsers and phones play in MP4. Its muxer takes more, which only few players then read.
+_PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_text"}
+
+
+def container_for(path: str) -> str:
+    """Suffix of an output that keeps every track: .mp4 if that can, .mov for QuickTime sources, else .mkv."""
+    with open_input(path) as source:
+        pictures = {stream.index for stream in video_streams(source)}
+        others = [s for s in source.streams if s.index not in pictures and not is_rebuilt(s)]
+        playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
+        indices = {stream.index for stream in others}
+    if not indices or (playable and indices <= holdable(path, "mp4")):
+        return ".mp4"
+    if path.lower().endswith(".mov") and indices <= holdable(path, "mov"):
+        return ".mov"
+    return ".mkv"

@@ -1,0 +1,192 @@
+"""Three stages over bounded queues: order, counts, errors, stopping, live sources."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import EngineError, SinkError, SourceError
+from engine.pipeline import Pipeline, Progress
+from engine.translator import Engine
+from engine.video.base import Frame, SourceInfo, StopStream
+
+
+class CountingSource:
+    """Frames whose pixels hold their number; can fail at a given one, and wait before each."""
+
+    def __init__(self, count: int, *, fail_at: int | None = None, live: bool = False, sizes: int = 1) -> None:
+        self.info = SourceInfo("counting", 8, 8, count, Fraction(25), Fraction(1, 25), live=live)
+        self.given = 0
+        self.closed = threading.Event()
+        self.warnings = ["one packet skipped"]
+        self._count, self._fail_at, self._sizes = count, fail_at, sizes
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(self._count):
+            if self.closed.is_set():
+                return
+            if number == self._fail_at:
+                raise SourceError("the disk was pulled out")
+            self.given = number + 1
+            side = 8 + number % self._sizes
+            captured = time.perf_counter() if self.info.live else None
+            yield Frame(np.full((side, side, 3), number % 256, np.uint8), pts=number, captured_seconds=captured)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class ListSink:
+    """Keeps what it is given; can fail at a given frame."""
+
+    def __init__(self, *, fail_at: int | None = None, error: Exception | None = None, seconds: float = 0.0) -> None:
+        self.frames: list[Frame] = []
+        self.ended = ""
+        self.warnings: list[str] = []
+        self._fail_at, self._error, self._seconds = fail_at, error or SinkError("disk full"), seconds
+
+    def write(self, frame: Frame) -> None:
+        if len(self.frames) == self._fail_at:
+            raise self._error
+        time.sleep(self._seconds)
+        self.frames.append(frame)
+
+    def finish(self) -> Path | None:
+        self.ended += "finished"
+        return Path("out.mp4")
+
+    def abort(self) -> Path | None:
+        self.ended += "aborted"
+        return Path("out.partial.mp4") if self.frames else None
+
+
+class Inverter:
+    """Stands in for a Translator: inverts frames, and records the batches it was given."""
+
+    def __init__(self, *, best_batch: int = 1, fail_at: int | None = None, seconds: float = 0.0) -> None:
+        self.batches: list[int] = []
+        self._best_batch, self._fail_at, self._seconds = best_batch, fail_at, seconds
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        if self._fail_at is not None and sum(self.batches) >= self._fail_at:
+            raise EngineError("the generator broke")
+        self.batches.append(len(frames))
+        time.sleep(self._seconds)
+        return 255 - frames
+
+    def engine_for(self, frame: np.ndarray) -> Engine:
+        return Engine("eager", "fp32", torch.float32, lambda image: image, math.inf, 1.0)
+
+    def choose_batch(self, frame: np.ndarray) -> int:
+        return self._best_batch
+
+
+@pytest.mark.parametrize("best_batch", [1, 3, 4])
+@pytest.mark.parametrize("count", [1, 3, 4, 50])
+def test_every_frame_arrives_once_in_order(count: int, best_batch: int) -> None:
+    source, sink, translator = CountingSource(count), ListSink(), Inverter(best_batch=best_batch)
+    result = Pipeline(source, translator, sink).run()
+    assert [frame.pts for frame in sink.frames] == list(range(count))
+    assert all((frame.image == 255 - frame.pts).all() for frame in sink.frames)
+    assert (result.frames, result.completed, result.output) == (count, True, Path("out.mp4"))
+    assert sink.ended == "finished"
+    assert result.warnings == ["one packet skipped"]
+    assert max(translator.batches) <= best_batch
+    assert sum(translator.batches) == count
+
+
+def test_images_of_different_sizes_are_never_put_in_one_batch() -> None:
+    sink = ListSink()
+    Pipeline(CountingSource(7, sizes=2), Inverter(best_batch=4), sink).run()
+    assert [frame.image.shape[0] for frame in sink.frames] == [8, 9, 8, 9, 8, 9, 8]
+
+
+def test_the_limit_ends_it_as_a_finished_one() -> None:
+    source, sink = CountingSource(100), ListSink()
+    result = Pipeline(source, Inverter(), sink, limit=5).run()
+    assert (len(sink.frames), result.completed, sink.ended) == (5, True, "finished")
+    assert source.given == 5
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    """A slow sink holds the source back: only the queues' worth of frames is ever between them."""
+    source, sink = CountingSource(200), ListSink(seconds=0.001)
+    ahead = []
+    Pipeline(source, Inverter(), sink, on_progress=lambda progress: ahead.append(source.given - progress.frames)).run()
+    assert max(ahead) <= 12
+
+
+@pytest.mark.parametrize("where", ["source", "translator", "sink"])
+def test_an_error_keeps_what_was_done_and_names_it(where: str) -> None:
+    source = CountingSource(50, fail_at=20 if where == "source" else None)
+    translator = Inverter(fail_at=20 if where == "translator" else None)
+    sink = ListSink(fail_at=20 if where == "sink" else None)
+    with pytest.raises(EngineError) as caught:
+        Pipeline(source, translator, sink).run()
+    assert caught.value.partial == Path("out.partial.mp4")
+    assert len(sink.frames) == 20
+    assert sink.ended == "aborted"
+    assert source.closed.is_set()
+
+
+def test_an_error_while_finishing_keeps_what_was_done() -> None:
+    sink = ListSink()
+    sink.finish = lambda: (_ for _ in ()).throw(SinkError("disk full"))
+    with pytest.raises(SinkError, match="disk full") as caught:
+        Pipeline(CountingSource(3), Inverter(), sink).run()
+    assert caught.value.partial == Path("out.partial.mp4")
+
+
+def test_a_source_without_frames_is_an_error() -> None:
+    sink = ListSink()
+    with pytest.raises(SourceError, match="no frame could be decoded"):
+        Pipeline(CountingSource(0), Inverter(), sink).run()
+    assert sink.ended == "aborted"
+
+
+def test_stop_ends_it_early_and_keeps_what_was_done() -> None:
+    source, sink = CountingSource(1_000_000), ListSink(seconds=0.001)
+
+    def stop_at_ten(progress: Progress) -> None:
+        if progress.frames == 10:
+            pipeline.stop()
+
+    pipeline = Pipeline(source, Inverter(), sink, on_progress=stop_at_ten)
+    result = pipeline.run()
+    assert not result.completed
+    assert result.output == Path("out.partial.mp4")
+    assert 10 <= result.frames <= 11
+    assert threading.active_count() < 10
+
+
+def test_a_closed_window_ends_it_as_a_finished_one() -> None:
+    sink = ListSink(fail_at=5, error=StopStream())
+    result = Pipeline(CountingSource(1000), Inverter(), sink).run()
+    assert result.completed
+    assert sink.ended == "finished"
+
+
+def test_a_live_source_is_not_queued() -> None:
+    """The generator is slower than the source: what it gets is never older than one translation."""
+    source, sink = CountingSource(20, live=True), ListSink()
+    result = Pipeline(source, Inverter(seconds=0.02), sink).run()
+    assert result.frames == 20
+    assert result.latency_ms["p95"] < 200  # three stages of at most 20 ms; a queue of 20 frames would take 400
+    assert result.batch == 1
+
+
+def test_the_result_tells_times() -> None:
+    result = Pipeline(CountingSource(30), Inverter(seconds=0.004), ListSink()).run()
+    assert result.stage_ms["translate"] > 3.5
+    assert result.stage_ms["translate"] > result.stage_ms["encode"]
+    assert 0 < result.steady_fps < 260
+    assert result.latency_ms["p50"] <= result.latency_ms["p95"] <= result.latency_ms["p99"]
+    assert result.peak_memory_bytes > 1_000_000

@@ -1,0 +1,226 @@
+"""The command line on real files: what it writes, what it says, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engine import save_generator
+from engine.generators import build
+from engine.generators.resnet import ResNetConfig
+from engine.run import main
+from engine.samples import SAMPLE
+from engine.styles import DEFAULT_STYLE, list_styles
+
+
+@pytest.fixture(scope="session")
+def tiny_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator small enough that a run is about the video."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("style") / "tiny.safetensors"
+    save_generator(build(ResNetConfig(width=4, blocks=1)), path, metadata={})
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "my clip.mp4"
+    path.write_bytes(SAMPLE.read_bytes())
+    return path
+
+
+def packets(path: Path, kind: str) -> list[tuple[float | None, bytes]]:
+    with av.open(str(path)) as container:
+        return [
+            (float(packet.pts * packet.time_base), bytes(packet))
+            for packet in container.demux(getattr(container.streams, kind)[0])
+            if packet.pts is not None
+        ]
+
+
+def frame_times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error; anything more is a defect."""
+    written = capsys.readouterr().err
+    lines = [line for line in written.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in written
+    assert len(lines) == 1, written
+    return lines[0]
+
+
+def test_a_clip_becomes_a_translated_clip_beside_it(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The promise of the first command, with the bundled style, on the whole sample clip."""
+    assert main([str(clip)]) == 0
+    output = clip.with_name(f"my clip_{DEFAULT_STYLE}.mp4")
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(output)
+    assert "fps" in printed.err
+    assert frame_times(output) == frame_times(clip)
+    assert packets(output, "audio") == packets(clip, "audio")
+    assert sorted(path.name for path in clip.parent.iterdir()) == [clip.name, output.name]
+
+
+def test_the_second_run_does_not_touch_the_first(clip: Path, tiny_style: Path) -> None:
+    for _ in range(3):
+        assert main([str(clip), "--style", str(tiny_style), "--frames", "3", "--quiet"]) == 0
+    names = sorted(path.name for path in clip.parent.iterdir())
+    assert names == ["my clip.mp4", "my clip_tiny-2.mp4", "my clip_tiny-3.mp4", "my clip_tiny.mp4"]
+
+
+def test_json_tells_what_was_done(clip: Path, tiny_style: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    output = tmp_path / "out.mp4"
+    arguments = [str(clip), "-o", str(output), "--style", str(tiny_style), "--json", str(report), "--frames", "20"]
+    assert main([*arguments, "--precision", "fp32", "--quiet"]) == 0
+    (result,) = json.loads(report.read_text())["results"]
+    assert result["output"] == str(output)
+    assert result["frames"] == 20
+    assert result["completed"] is True
+    assert (result["width"], result["height"]) == (640, 360)
+    assert (result["backend"], result["precision"]) == ("eager", "fp32")
+    assert set(result["stage_ms"]) == {"decode", "translate", "encode"}
+    assert result["fps"] > 0
+    assert result["peak_memory_bytes"] > 0
+    assert len(frame_times(output)) == 20
+
+
+def test_benchmark_writes_nothing(clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), "--style", str(tiny_style), "--benchmark", "--frames", "5"]) == 0
+    assert "5 frames of 640x360" in capsys.readouterr().err
+    assert list(clip.parent.iterdir()) == [clip]
+
+
+def test_quiet_is_quiet(clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), "--style", str(tiny_style), "--frames", "2", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_image_becomes_an_image(tmp_path: Path, tiny_style: Path) -> None:
+    source = tmp_path / "photo.png"
+    cv2.imwrite(str(source), np.full((50, 70, 3), 99, np.uint8))
+    assert main([str(source), "--style", str(tiny_style), "--quiet"]) == 0
+    assert cv2.imread(str(tmp_path / "photo_tiny.png")).shape == (50, 70, 3)
+
+
+def test_a_folder_of_images_becomes_a_folder(tmp_path: Path, tiny_style: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, (height, width) in enumerate([(32, 40), (40, 32), (33, 41)]):
+        cv2.imwrite(str(folder / f"{number}.jpg"), np.full((height, width, 3), 60 * number, np.uint8))
+    output = tmp_path / "translated"
+    assert main([str(folder), "-o", str(output), "--style", str(tiny_style), "--quiet"]) == 0
+    assert [cv2.imread(str(output / f"{number}.jpg")).shape[:2] for number in range(3)] == [(32, 40), (40, 32), (33, 41)]
+
+
+def test_a_folder_of_videos_goes_on_after_a_damaged_one(
+    clip: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a.mp4", "c.mp4"):
+        (folder / name).write_bytes(clip.read_bytes())
+    (folder / "b.mp4").write_text("not a video")
+    output = tmp_path / "translated"
+    status = main([str(folder), "-o", str(output), "--style", str(tiny_style), "--frames", "3"])
+    assert status == 1
+    assert "b.mp4" in error_line(capsys)
+    assert sorted(path.name for path in output.iterdir()) == ["a_tiny.mp4", "c_tiny.mp4"]
+
+
+def test_list_styles(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-styles"]) == 0
+    listed = capsys.readouterr().out
+    for style in list_styles():
+        for expected in (style.name, style.architecture, style.trained_on, style.licence):
+            assert expected in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.mp4"], "nowhere.mp4"),
+        (["{clip}", "--style", DEFAULT_STYLE[:-1]], f"did you mean {DEFAULT_STYLE!r}"),
+        (["{clip}", "--style", "{clip}"], "my clip.mp4"),
+        (["{clip}", "-o", "{clip}"], "my clip.mp4"),
+        (["{clip}", "-o", "missing/out.mp4"], "missing"),
+        (["{clip}", "-o", "out.xyz"], "xyz"),
+        (["{clip}", "--codec", "libx246"], "libx264"),
+        (["{clip}", "--backend", "tensorrtx"], "accepted are auto"),
+        (["{clip}", "--precision", "fp8"], "accepted are auto"),
+        (["9", "--benchmark"], "9"),
+        (["{clip}", "--json", "missing/report.json", "--frames", "1", "--benchmark"], "missing"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    original = clip.read_bytes()
+    style = [] if "--style" in arguments else ["--style", str(tiny_style)]
+    assert main([argument.format(clip=clip) for argument in arguments] + style) == 1
+    assert message in error_line(capsys)
+    assert clip.read_bytes() == original
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.parametrize("arguments", [["--frames", "0"], ["--crf", "x"], ["--camera-size", "12"], ["--batch", "-1"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["clip.mp4", *arguments])
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.run", *arguments], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_done(number: signal.Signals, clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    process = start([str(clip), "-o", str(output)])
+    deadline = time.monotonic() + 60
+    while not any(path.suffix == ".part" or ".part" in path.name for path in tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(2.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    partial = tmp_path / "out.partial.mp4"
+    assert str(partial) in errors
+    assert not output.exists()
+    times = frame_times(partial)
+    assert 0 < len(times) < len(frame_times(clip))
+    assert times == frame_times(clip)[: len(times)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, partial.name]
+
+
+def test_a_signal_before_the_first_frame_leaves_nothing(clip: Path, tmp_path: Path) -> None:
+    process = start([str(clip), "-o", str(tmp_path / "out.mp4")])
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == [clip]

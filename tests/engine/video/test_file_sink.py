@@ -1,0 +1,261 @@
+"""The output file: its name, its errors, odd sizes, full disks, browsers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import FrameSizeError, SinkError
+from engine.video import Frame, Source, SourceInfo, open_sink, open_source
+from engine.video.file_sink import FileSink
+from tests.engine.video.through import through
+from tests.media import Audio, make_video, moving_picture, read
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return open_source(str(make_video(tmp_path / "in.mp4", audio=(Audio(),))))
+
+
+def refusal(source: Source, output: Path | str, **options: object) -> str:
+    with pytest.raises(SinkError) as caught:
+        open_sink(str(output), source, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def info(width: int, height: int) -> SourceInfo:
+    return SourceInfo(name="test", width=width, height=height, frame_rate=Fraction(25), time_base=Fraction(1, 25))
+
+
+def encode(path: Path, width: int, height: int, count: int = 5, **options: object) -> tuple[Path | None, FileSink]:
+    sink = FileSink(path, info=info(width, height), **options)
+    try:
+        for index in range(count):
+            sink.write(Frame(moving_picture(index, width, height), pts=index, duration=1))
+    except BaseException:
+        sink.abort()
+        raise
+    return sink.finish(), sink
+
+
+# --- names ---
+
+
+def test_the_name_appears_at_the_end(tmp_path: Path, source: Source) -> None:
+    output = tmp_path / "out.mp4"
+    sink = open_sink(str(output), source)
+    for frame in source:
+        sink.write(frame)
+        assert not output.exists()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".out.mp4")]
+    assert sink.finish() == output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_exists(tmp_path: Path, source: Source) -> None:
+    output = tmp_path / "out.mp4"
+    output.write_bytes(b"precious")
+    assert "exists" in refusal(source, output)
+    assert output.read_bytes() == b"precious"
+    open_sink(str(output), source, overwrite=True)
+    assert output.read_bytes() == b"precious"
+
+
+def test_is_the_input(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "symlink.mp4").symlink_to(tmp_path / "in.mp4")
+    os.link(tmp_path / "in.mp4", tmp_path / "hardlink.mp4")
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.mp4", "./in.mp4", "symlink.mp4", "hardlink.mp4", tmp_path / "in.mp4"):
+        assert "input itself" in refusal(source, name, overwrite=True)
+
+
+def test_folder_missing(tmp_path: Path, source: Source) -> None:
+    assert "does not exist" in refusal(source, tmp_path / "none" / "out.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes everywhere")
+def test_folder_read_only(tmp_path: Path, source: Source) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    assert "permission" in refusal(source, folder / "out.mp4")
+
+
+def test_unknown_container(tmp_path: Path, source: Source) -> None:
+    assert ".mp4" in refusal(source, tmp_path / "out.xyz")
+    assert ".mp4" in refusal(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("libx246", "libx264"), ("x265", "libx265"), ("h264_nvec", "h264_nvenc")])
+def test_unknown_codec_suggests(tmp_path: Path, source: Source, wrong: str, right: str) -> None:
+    assert right in refusal(source, tmp_path / "out.mp4", codec=wrong)
+
+
+@pytest.mark.parametrize("codec", ["aac", "libvorbis", "zzz"])
+def test_no_video_codec(tmp_path: Path, source: Source, codec: str) -> None:
+    assert "no such video encoder" in refusal(source, tmp_path / "out.mp4", codec=codec)
+
+
+def test_codec_that_the_container_cannot_hold(tmp_path: Path, source: Source) -> None:
+    assert "can't hold" in refusal(source, tmp_path / "out.webm", codec="libx264")
+
+
+def test_crf(tmp_path: Path) -> None:
+    good, _ = encode(tmp_path / "good.mp4", 320, 240, crf=5)
+    small, _ = encode(tmp_path / "small.mp4", 320, 240, crf=45)
+    assert good.stat().st_size > 2 * small.stat().st_size
+    _, sink = encode(tmp_path / "out.mp4", 128, 96, codec="mpeg4", crf=10)
+    assert any("--crf" in line for line in sink.warnings)
+
+
+def test_hardware_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match="h264_nvenc") as caught:
+        encode(tmp_path / "out.mp4", 320, 240, codec="h264_nvenc")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_frame(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
+    with pytest.raises(SinkError, match="no frame"):
+        sink.finish()
+    assert sink.abort() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- sizes ---
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 2), (1, 64), (63, 47), (64, 47), (63, 48), (3, 500)])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_odd_sizes_are_padded_by_repeating_the_edge(tmp_path: Path, width: int, height: int, suffix: str) -> None:
+    path, sink = encode(tmp_path / f"out{suffix}", width, height)
+    contents = read(path)
+    assert contents.size == (width + width % 2, height + height % 2)
+    assert len(contents.frames) == 5
+    assert any("padded" in line for line in sink.warnings) == bool(width % 2 or height % 2)
+    image = contents.image().astype(int)
+    if width > 8 and height > 8:
+        assert np.abs(image[:height, :width] - moving_picture(0, width, height)).mean() < 6
+        assert np.abs(image[-1] - image[-2]).mean() < 6
+
+
+def test_odd_source(tmp_path: Path) -> None:
+    odd = make_video(tmp_path / "in.mkv", codec="ffv1", pixel_format="yuv444p", size=(63, 47))
+    result = through(odd, tmp_path / "out.mp4")
+    assert result.contents.size == (64, 48)
+    assert any("63x47" in line for line in result.warnings)
+
+
+def test_a_size_beyond_the_codec(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "out.mp4", info=info(20000, 32))
+    with pytest.raises(FrameSizeError, match="20000x32") as caught:
+        sink.write(Frame(np.zeros((32, 20000, 3), np.uint8), pts=0))
+    assert "\n" not in str(caught.value)
+    assert sink.abort() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_changes(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
+    sink.write(Frame(moving_picture(0, 64, 48), pts=0))
+    with pytest.raises(FrameSizeError, match="32x48"):
+        sink.write(Frame(moving_picture(1, 32, 48), pts=1))
+    assert sink.abort() == tmp_path / "out.partial.mp4"
+
+
+def test_an_output_larger_than_its_source(tmp_path: Path, source: Source) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"), source)
+    for frame in source:
+        sink.write(Frame(frame.image.repeat(4, 0).repeat(4, 1), frame.pts, frame.duration))
+    assert read(sink.finish()).size == (256, 192)
+
+
+# --- timestamps that a container can't hold ---
+
+
+def test_timestamps_that_stand_still_are_moved(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
+    for index, pts in enumerate([0, 1, 1, 3]):
+        sink.write(Frame(moving_picture(index, 64, 48), pts=pts, duration=1))
+    assert [time * 25 for time in read(sink.finish()).times] == [0, 1, 2, 3]
+    assert any("1 frames moved" in line for line in sink.warnings)
+
+
+# --- the end of a run ---
+
+
+def test_abort_before_the_first_frame(tmp_path: Path, source: Source) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"), source)
+    assert sink.abort() is None
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_index_is_in_front_for_browsers(tmp_path: Path) -> None:
+    path, _ = encode(tmp_path / "out.mp4", 64, 48)
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+DISK_FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from fractions import Fraction
+from engine.errors import SinkError
+from engine.video import Frame, SourceInfo
+from engine.video.file_sink import FileSink
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+info = SourceInfo("noise", 320, 240, frame_rate=Fraction(25), time_base=Fraction(1, 25))
+sink = FileSink(Path(sys.argv[1]), info=info, crf=5)
+noise = np.random.default_rng(0)
+try:
+    for index in range(400):
+        sink.write(Frame(noise.integers(0, 255, (240, 320, 3), np.uint8), pts=index, duration=1))
+    sink.finish()
+except SinkError as error:
+    print("refused:", error)
+    print("kept:", sink.abort())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_full_disk(tmp_path: Path) -> None:
+    """A file size limit makes every write beyond it fail, as a full disk does."""
+    run = subprocess.run(
+        [sys.executable, "-c", DISK_FULL, str(tmp_path / "out.mp4")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "refused:" in run.stdout
+    assert "disk is full" in run.stdout
+    assert run.stderr == ""
+    assert not (tmp_path / "out.mp4").exists()
+    assert all(path.name == "out.partial.mp4" and read(path).frames for path in tmp_path.iterdir())
+
+
+def test_nearly_full_disk_closes_a_playable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.video import file_sink
+
+    free = iter([1 << 30] * 30 + [1 << 20] * 1000)
+    monkeypatch.setattr(file_sink, "free_bytes", lambda _: next(free))
+    sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
+    for index in range(30):
+        sink.write(Frame(moving_picture(index, 64, 48), pts=index, duration=1))
+    with pytest.raises(SinkError, match="disk is full"):
+        sink.write(Frame(moving_picture(30, 64, 48), pts=30, duration=1))
+    partial = sink.abort()
+    assert partial == tmp_path / "out.partial.mp4"
+    assert read(partial).frames
+    assert list(tmp_path.iterdir()) == [partial]

@@ -1,0 +1,65 @@
+"""What the operator tests share: sizes around a block of 16 pixels, instruction sets, and a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from engine import _native, ops
+
+ISAS = _native.supported_isas()
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+RANGES = [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-2.1179, 2.64)]
+# (height, width); the vector kernels work on blocks of 16 pixels.
+SIZES = [(1, 1), (1, 2), (2, 15), (3, 16), (3, 17), (5, 31), (2, 32), (4, 33), (7, 47), (37, 101)]
+
+
+@contextlib.contextmanager
+def forced_isa(name: str) -> Iterator[None]:
+    _native.set_isa(name)
+    try:
+        yield
+    finally:
+        _native.set_isa(None)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def random_frames(images: int, height: int, width: int) -> torch.Tensor:
+    """uint8 [images, height, width, 3], the same on every call."""
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randint(0, 256, (images, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def run_script_module(path: Path, inputs: Path, outputs: Path) -> None:
+    """Runs a saved TorchScript module in a process that imports torch only and loads the operator library."""
+    code = "\n".join(
+        [
+            "import torch",
+            f"torch.ops.load_library({str(ops.LIBRARY)!r})",
+            f"torch.save(torch.jit.load({str(path)!r})(torch.load({str(inputs)!r})), {str(outputs)!r})",
+            "import sys",
+            "assert 'engine' not in sys.modules",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent)
+    assert done.returncode == 0, done.stderr

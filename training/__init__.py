@@ -1,0 +1,1 @@
+"""StreamGAN's training side: everything that makes a generator; `engine` never imports it."""
