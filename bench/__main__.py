@@ -11,6 +11,7 @@ from engine.errors import EngineError
 # Command, which is also the module's name -> what --help says of it.
 COMMANDS = {
     "ops": "the fused operators against the expressions that they replace",
+    "pipeline": "end to end: this project, the generator alone, and a loop with OpenCV and PyTorch",
 }
 
 

@@ -1,7 +1,15 @@
-"""End to end: this project, the generator alone, and the loop that people write with OpenCV and PyTorch, in turn."""
+"""End to end: this project, the generator alone, and the loop that people write with OpenCV and PyTorch, in turn.
+
+All run the same generator on the same clip. Frames per second count from the first frame on, so that start-up is left
+out for everybody; the ratio is that of each round to the generator alone in the same round.
+"""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import importlib.metadata
+import json
 import statistics
 import tempfile
 import time
@@ -14,14 +22,42 @@ import torch
 
 from engine import video
 from engine.pipeline import Pipeline
+from engine.precision import processor_name
+from engine.samples import SAMPLE
+from engine.styles import DEFAULT_STYLE
 from engine.translator import Translator, load_generator
 
 # The generator alone runs for as many frames as make a round of it about this long.
 GENERATOR_ROUND_SECONDS = 4.0
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m bench pipeline`."""
+    parser.add_argument("clip", nargs="?", default=str(SAMPLE), help="video file (default: the sample clip)")
+    parser.add_argument("--style", default=DEFAULT_STYLE, help="bundled style or checkpoint (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="(default: %(default)s)")
+    parser.add_argument("--backend", default="auto", help="of this project (default: %(default)s)")
+    parser.add_argument("--precision", default="auto", help="of this project (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="stop after so many frames of the clip")
+    parser.add_argument("--json", metavar="FILE", help="write the raw figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures and prints the table."""
+    translator = Translator(
+        arguments.style, device=arguments.device, backend=arguments.backend, precision=arguments.precision
+    )
+    report = measure(
+        Path(arguments.clip), translator, style=arguments.style, rounds=arguments.rounds, frames=arguments.frames
+    )
+    print_report(report)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
 def measure(
-    clip: Path, *, style: str, device: str = "auto", rounds: int = 3, frames: int | None = None
+    clip: Path, translator: Translator, *, style: str, rounds: int, frames: int | None = None
 ) -> dict[str, Any]:
     """Runs all contenders on `clip`, in turn, `rounds` times.
 
@@ -29,7 +65,6 @@ def measure(
         Per contender the frames per second of each round and their median; the ratio to the generator alone per
         round; what each output holds (frames, sound).
     """
-    translator = Translator(style, device=device)
     loop = OpenCVLoop(style, device=translator.device)
     first = _first_frame(clip)
     translator(first)
@@ -50,6 +85,10 @@ def measure(
                     kept[name] = describe_output(output)
     alone = fps["generator alone"]
     return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "av", "opencv-python")},
         "clip": clip.name,
         "size": f"{first.shape[1]}x{first.shape[0]}",
         "style": style,

@@ -19,7 +19,8 @@ WIDTH_PIXELS = 420
 
 def main(source: str, translated: str, output: str) -> None:
     """Writes the picture: one column per moment, input above output."""
-    rows = [_frames_at(path, [(2 * column + 1) / (2 * COLUMNS) for column in range(COLUMNS)]) for path in (source, translated)]
+    positions = [(2 * column + 1) / (2 * COLUMNS) for column in range(COLUMNS)]
+    rows = [_frames_at(path, positions) for path in (source, translated)]
     picture = np.vstack([np.hstack(row) for row in rows])
     Path(output).write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 

@@ -56,12 +56,8 @@ def _describe_machine() -> int:
     from engine.translator import choose_device
 
     status = 0
-    versions = {}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in _DISTRIBUTIONS if name in installed}
     device = choose_device("auto")
     lines = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
@@ -84,8 +80,7 @@ def _describe_machine() -> int:
 
 
 def _describe_operators() -> str:
-    import engine.ops  # loads the operator library
-    from engine import _native
+    from engine import _native, ops  # noqa: F401 - loads the operator library
 
     return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected"
 

@@ -1,7 +1,6 @@
-"""Every error a user can cause. Each message says what was passed, what is accepted and what to do next, in one line."""
+"""Every error a user can cause. Each message is one line: what was passed, what is accepted, what to do next."""
 
 from __future__ import annotations
-
 
 from pathlib import Path
 
@@ -17,7 +16,7 @@ class EngineError(Exception):
 
 
 class CheckpointError(EngineError):
-    """The file is no generator checkpoint that can be loaded: missing, damaged, unsafe or of an unknown architecture."""
+    """The file holds no generator that can be loaded: missing, damaged, unsafe or of an unknown architecture."""
 
 
 class BackendError(EngineError):

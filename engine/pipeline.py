@@ -35,6 +35,9 @@ _JOIN_SECONDS = 30.0
 # Frames that may wait between two stages of a file: enough to smooth their times, little enough for memory.
 _QUEUE_FRAMES = 4
 
+# Measuring batches costs about 20 frames' time, so it is left out for fewer frames than this.
+_LONG_FRAMES = 300
+
 # Latencies are kept of this many frames, the latest.
 _LATENCIES = 10_000
 
@@ -149,7 +152,7 @@ class Pipeline:
     """Runs `source` through `translator` into `sink`, once.
 
     Args:
-        batch: frames per call of the generator; None lets the translator measure what is fastest (live sources: 1).
+        batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each written frame.
     """
@@ -262,7 +265,7 @@ class Pipeline:
             if self._engine is None:
                 self._engine = self._translator.engine_for(frame.image)
                 if self._batch is None:
-                    self._batch = self._translator.choose_batch(frame.image)
+                    self._batch = self._translator.choose_batch(frame.image) if self._is_long() else 1
             if waiting and waiting[0][0].image.shape != frame.image.shape:
                 translated.put_all(self._translated(waiting))
                 waiting = []
@@ -272,6 +275,11 @@ class Pipeline:
                 waiting = []
         if waiting:
             translated.put_all(self._translated(waiting))
+
+    def _is_long(self) -> bool:
+        """Whether there may be enough frames to make good for measuring batches."""
+        counts = [count for count in (self._source.info.frame_count, self._limit) if count is not None]
+        return not counts or min(counts) >= _LONG_FRAMES
 
     def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:
         start = time.perf_counter()

@@ -22,7 +22,7 @@ class ProgressBar:
     def __init__(self, total: int | None, *, disable: bool) -> None:
         from tqdm import tqdm
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):
             @property
             def format_dict(self) -> dict[str, Any]:
                 values: dict[str, Any] = super().format_dict

@@ -123,6 +123,8 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
 
     from engine import video
 
+    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
+        raise SinkError(f"can't write the summary to {options.json}: no such folder")
     if options.threads:
         torch.set_num_threads(options.threads)
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]

@@ -12,13 +12,13 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from engine import memory, ops, reference
 from engine.backends import BACKENDS, CompiledGenerator, get_backend
+from engine.checkpoint import NormMode
 from engine.checkpoint import load_generator as load_checkpoint
 from engine.errors import BackendError, EngineError, FrameSizeError, ParityError
 from engine.generators import Generator
@@ -39,8 +39,6 @@ COMPILE_PAYS_AFTER_SECONDS = 300.0
 
 # Frames per call that are tried beside one at a time; more gains nothing more on the devices seen and costs memory.
 TRIED_BATCH = 4
-
-NormMode = Literal["eval", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +146,6 @@ class Translator:
         # A copy in eager float32: what every other way of running the generator is measured against.
         self.generator = copy.deepcopy(loaded).eval().to(device=self.device, dtype=torch.float32)
         self.scale = self.generator.scale
-        self._batch_independent = norm_mode == "eval"
         self._expected_frames = expected_frames
         self._auto = backend == "auto"
         self._wanted = self._candidates(backend, precision)
@@ -173,7 +170,7 @@ class Translator:
         batch = frames if frames.ndim == 4 else frames[None]
         try:
             engine = self.engine_for(batch[0])
-            step = len(batch) if self._takes_batches(engine) else 1
+            step = len(batch) if engine.backend == "eager" else 1  # others are compiled for one frame
             parts = [self._run(engine, batch[start : start + step]) for start in range(0, len(batch), step)]
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -195,7 +192,7 @@ class Translator:
         More than one has to gain a tenth per frame.
         """
         single = self.engine_for(frame)
-        if not self._takes_batches(single):
+        if single.backend != "eager":
             return 1
         batch = np.repeat(frame[None], TRIED_BATCH, axis=0)
         needed = self._needed_bytes(batch.shape[:3], single.dtype)
@@ -205,10 +202,6 @@ class Translator:
         single_ms = self._measure_ms(single, frame[None])
         batch_ms = self._measure_ms(single, batch) / TRIED_BATCH
         return TRIED_BATCH if batch_ms < 0.9 * single_ms else 1
-
-    def _takes_batches(self, engine: Engine) -> bool:
-        """Other backends are compiled for one frame; and batch statistics would mix the frames of a batch."""
-        return engine.backend == "eager" and self._batch_independent
 
     def _run(self, engine: Engine, batch: np.ndarray) -> np.ndarray:
         height, width = batch.shape[1:3]

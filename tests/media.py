@@ -190,6 +190,13 @@ def make_video(
     return path
 
 
+def make_sound(path: Path, track: Audio) -> Path:
+    """Writes a file with nothing but sound."""
+    with av.open(str(path), "w") as output:
+        output.mux(_audio_packets(_add_audio(output, track), track))
+    return path
+
+
 def _set_duration(packet: av.Packet, pts: list[int], last: int, last_duration: int) -> None:
     if last_duration and packet.pts is not None and packet.pts in pts:
         index = pts.index(packet.pts)

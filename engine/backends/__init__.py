@@ -2,7 +2,7 @@
 
 Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line) and
 `compile_generator(generator, example) -> callable`, where `generator` is an eval-mode module on the device and in the
-dtype to run in, `example` is an input [N, C, H, W] (channels_last), and the callable takes inputs of exactly that shape.
+dtype to run in, `example` is an input [N, C, H, W] (channels_last), and the callable takes inputs of that shape.
 """
 
 from __future__ import annotations

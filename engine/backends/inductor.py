@@ -34,4 +34,4 @@ def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor
         compiled(example)
     except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
         raise BackendError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
-    return compiled  # type: ignore[no-any-return]
+    return compiled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,26 @@ def read_file(path: Path) -> FileContent:
 
 
 def _read_head(path: Path) -> bytes:
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; pass the path of a generator's .pth or .safetensors file")
-    if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".ckpt", ".safetensors"))
-        hint = f"one of the files in it, e.g. {_likely_generator(files)}" if files else "a .pth or .safetensors file"
-        raise CheckpointError(f"{path}: is a directory; pass {hint}")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: is a directory; pass {_suggest_file(path)}")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(256)
             if head.startswith(b"\x80"):  # a pickle
                 head += file.read(HEAD_BYTES)
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a null character in the name
+        raise CheckpointError(f"{path}: no such file; pass a generator's .pth or .safetensors file") from error
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
     if not head:
         raise CheckpointError(f"{path}: the file is empty; download or copy it again")
-    if _looks_like_text(head):
-        head = path.open("rb").read(256)
     return head
+
+
+def _suggest_file(directory: Path) -> str:
+    suffixes = (".pth", ".pt", ".ckpt", ".safetensors")
+    names = sorted(file.name for file in directory.iterdir() if file.suffix in suffixes)
+    return f"one of the files in it, e.g. {_likely_generator(names)}" if names else "a .pth or .safetensors file"
 
 
 def _likely_generator(names: list[str]) -> str:
@@ -81,7 +84,7 @@ def _read_zip(path: Path) -> Any:
             data = next((name for name in names if name == "data.pkl" or name.endswith("/data.pkl")), None)
             inner = {name.partition("/")[2] for name in names}
             pickled = archive.read(data) if data else b""
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # damaged names and offsets raise any kind of exception
         raise _damaged(path, error) from error
     if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
         raise CheckpointError(
@@ -98,7 +101,9 @@ def _read_zip(path: Path) -> Any:
 
 def _load(path: Path, pickled: bytes, *, mmap: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, before an error about the same
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _refused(path, pickled, error) from error
     except Exception as error:  # the unpickler meets damaged bytes with any kind of exception
@@ -107,25 +112,28 @@ def _load(path: Path, pickled: bytes, *, mmap: bool) -> Any:
 
 def _refused(path: Path, pickled: bytes, error: Exception) -> CheckpointError:
     """The error for a pickle that asks for more than tensors and plain values."""
-    names = re.findall(
-        r"(?:GLOBAL|Unsupported (?:global|class)|Trying to \w+ (?:unsupported )?\w+) ([\w.]+)", str(error)
-    )
+    named = re.search(r"(?:GLOBAL|[Cc]lass) (\w+(?:\.\w+)+)", str(error))
     if b"torch.nn.modules." in pickled:
         return CheckpointError(
             f"{path}: holds a whole pickled module, that is code, and is not loaded; "
             f"in the program that wrote it save the weights alone: {SAVE_STATE_DICT}"
         )
-    if not names and "GLOBAL" not in str(error) and "unsupported" not in str(error).lower():
-        return _damaged(path, error)
-    what = f" ({names[0]})" if names else ""
-    return CheckpointError(
-        f"{path}: holds code{what} and is not loaded, since loading could run it; "
-        f"if you trust its origin, save the weights alone in the program that wrote it: {SAVE_STATE_DICT}"
-    )
+    if named:
+        return CheckpointError(
+            f"{path}: holds code ({named.group(1)}) and is not loaded, since loading could run it; "
+            f"if you trust its origin, save the weights alone in the program that wrote it: {SAVE_STATE_DICT}"
+        )
+    if "Unsupported operand" in str(error):
+        return CheckpointError(
+            f"{path}: holds pickled objects other than tensors, or is damaged, and is not loaded; "
+            f"save the weights alone in the program that wrote it: {SAVE_STATE_DICT}"
+        )
+    return _damaged(path, error)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+    words = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    reason = words.partition("\n")[0][:120] or type(error).__name__
     return CheckpointError(f"{path}: the file is damaged or incomplete ({reason}); download or copy it again")
 
 

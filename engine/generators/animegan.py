@@ -50,28 +50,28 @@ class AnimeGAN(Generator):
         self.align_corners = config.align_corners
         width = config.width
         self.block_a = nn.Sequential(
-            ConvNormLReLU(config.in_channels, width, kernel=7),
-            ConvNormLReLU(width, 2 * width, stride=2),
-            ConvNormLReLU(2 * width, 2 * width),
+            ConvolutionUnit(config.in_channels, width, kernel=7),
+            ConvolutionUnit(width, 2 * width, stride=2),
+            ConvolutionUnit(2 * width, 2 * width),
         )
         self.block_b = nn.Sequential(
-            ConvNormLReLU(2 * width, 4 * width, stride=2),
-            ConvNormLReLU(4 * width, 4 * width),
+            ConvolutionUnit(2 * width, 4 * width, stride=2),
+            ConvolutionUnit(4 * width, 4 * width),
         )
         self.block_c = nn.Sequential(
-            ConvNormLReLU(4 * width, 4 * width),
+            ConvolutionUnit(4 * width, 4 * width),
             InvertedResidualBlock(4 * width, 8 * width, expansion=config.expansion),
             *(
                 InvertedResidualBlock(8 * width, 8 * width, expansion=config.expansion)
                 for _ in range(config.blocks - 1)
             ),
-            ConvNormLReLU(8 * width, 4 * width),
+            ConvolutionUnit(8 * width, 4 * width),
         )
-        self.block_d = nn.Sequential(ConvNormLReLU(4 * width, 4 * width), ConvNormLReLU(4 * width, 4 * width))
+        self.block_d = nn.Sequential(ConvolutionUnit(4 * width, 4 * width), ConvolutionUnit(4 * width, 4 * width))
         self.block_e = nn.Sequential(
-            ConvNormLReLU(4 * width, 2 * width),
-            ConvNormLReLU(2 * width, 2 * width),
-            ConvNormLReLU(2 * width, width, kernel=7),
+            ConvolutionUnit(4 * width, 2 * width),
+            ConvolutionUnit(2 * width, 2 * width),
+            ConvolutionUnit(2 * width, width, kernel=7),
         )
         self.out_layer = nn.Sequential(nn.Conv2d(width, config.out_channels, 1, bias=False), nn.Tanh())
 
@@ -88,7 +88,7 @@ class AnimeGAN(Generator):
         return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
 
 
-class ConvNormLReLU(nn.Sequential):
+class ConvolutionUnit(nn.Sequential):
     """Reflect padding, convolution, norm, LeakyReLU(0.2). With stride 2 only the right and bottom are padded."""
 
     def __init__(
@@ -119,9 +119,9 @@ class InvertedResidualBlock(nn.Module):
         inner = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers.append(ConvNormLReLU(in_channels, inner, kernel=1))
+            layers.append(ConvolutionUnit(in_channels, inner, kernel=1))
         layers += [
-            ConvNormLReLU(inner, inner, groups=inner, bias=True),
+            ConvolutionUnit(inner, inner, groups=inner, bias=True),
             nn.Conv2d(inner, out_channels, 1, bias=False),
             nn.GroupNorm(1, out_channels),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from typing import Any
 
 from engine.errors import SinkError
@@ -19,6 +20,7 @@ CONTAINERS = {
     ".avi": ("avi", "libx264"),
     ".flv": ("flv", "libx264"),
     ".ts": ("mpegts", "libx264"),
+    ".wmv": ("asf", "libx264"),
     ".gif": ("gif", "gif"),
 }
 
@@ -42,7 +44,7 @@ _SETTINGS = {
     "libx264": Settings("crf", 18, {"preset": "veryfast"}),
     "libx265": Settings("crf", 20, {"preset": "superfast", "x265-params": "log-level=none"}),
     "libvpx-vp9": Settings("crf", 24, {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
-    "libsvtav1": Settings("crf", 28, {"preset": "10"}),
+    "libsvtav1": Settings("crf", 28, {"preset": "9"}),
     "h264_nvenc": Settings("cq", 19, {"preset": "p4", "rc": "vbr"}),
     "hevc_nvenc": Settings("cq", 21, {"preset": "p4", "rc": "vbr"}),
     "av1_nvenc": Settings("cq", 26, {"preset": "p4", "rc": "vbr"}),
@@ -97,6 +99,8 @@ def video_encoders() -> list[str]:
 
 def encoder_options(name: str, crf: int | None) -> tuple[dict[str, str], str | None]:
     """Options for an encoder, and a warning where it has no constant-quality mode that `crf` could set."""
+    if name == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr past FFmpeg's log
     settings = _SETTINGS.get(name, _NO_SETTINGS)
     options = dict(settings.options)
     if settings.quality:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import math
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -206,6 +205,8 @@ class FileSink:
         )
         context = stream.codec_context
         context.thread_count = self._threads
+        if self._format in ("asf", "avi"):
+            context.max_b_frames = 0  # they have no place for the delay of B-frames and would shift the picture
         if self._media.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = self._media.sample_aspect_ratio
         if not _is_rgb(pixel_format):
@@ -259,10 +260,8 @@ class FileSink:
     def _container_options(self) -> dict[str, str]:
         if self._format not in ("mp4", "mov"):
             return {}
-        # Edit lists count in the movie's own unit, 1/1000 s by default: too coarse for the start of a track.
-        clocks = [(self._info.time_base or 1 / self._media.frame_rate).denominator, 48000, 44100]
-        unit = math.lcm(*clocks)
-        unit = unit if unit < 1 << 31 else clocks[0]
+        # The start of a track is kept in the movie's own unit: 1/1000 s unless a start needs a finer one.
+        unit = self._media.start_unit if self._media.start_unit < 1 << 31 else 1000
         return {"movflags": "+faststart", "movie_timescale": str(unit)}
 
     # --- writing ---

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import threading
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -11,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import SourceError
 from engine.video.base import Frame, SourceInfo
 from engine.video.color import Color, ToBgr, color_of, output_color
-from engine.video.libav import PacketReader, has_flag, import_av, is_url, one_line, open_input, video_streams
+from engine.video.libav import (
+    PacketReader,
+    SteadyClock,
+    has_flag,
+    import_av,
+    is_url,
+    one_line,
+    open_input,
+    video_streams,
+)
 from engine.video.orientation import Orientation, orientation_of
 from engine.video.tonemap import ToneMapper
 
@@ -37,6 +48,7 @@ class Media:
         sample_aspect_ratio: of the upright picture; None if unknown or square.
         offset_seconds: subtracted from every timestamp of the source, all tracks alike.
         frame_rate: average, for encoders that want to know.
+        start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
     """
 
     path: str | None
@@ -45,6 +57,7 @@ class Media:
     sample_aspect_ratio: Fraction | None
     offset_seconds: Fraction
     frame_rate: Fraction
+    start_unit: int = 1000
 
 
 class FileSource:
@@ -111,6 +124,8 @@ class FileSource:
         if self._scaled_frames:
             size = f"{self._decoded_size[0]}x{self._decoded_size[1]}"
             lines.append(f"{self._spec}: {self._scaled_frames} frames of another size were scaled to {size}")
+        if self._clock.resets:
+            lines.append(f"{self._spec}: its clock starts anew {self._clock.resets} times; the output's runs on")
         if self._ended and self._seconds_missing() > MISSING_SECONDS:
             lines.append(
                 f"{self._spec}: the file is cut off, its last {float(self._seconds_missing()):.1f} s are missing"
@@ -147,9 +162,10 @@ class FileSource:
         first = next(self._decoded, None)
         if first is None:
             codec = self._stream.codec_context.name
-            raise SourceError(
-                f"{self._spec}: not one frame of its video ({codec}) can be decoded; the file is damaged or cut off"
+            cause = (
+                "the server may not allow seeking: download it first" if is_url(self._spec) else "damaged or cut off"
             )
+            raise SourceError(f"{self._spec}: not one frame of its video ({codec}) can be decoded; {cause}")
         rest = self._decoded
 
         def with_first() -> Generator[VideoFrame, None, None]:
@@ -172,6 +188,7 @@ class FileSource:
         offset = self._clock_offset()
         self._pts_offset = round(offset / self._time_base)
         self._next_pts = 0
+        self._clock = SteadyClock(self._time_base)
         self._default_duration = max(1, round(1 / (rate * self._time_base)))
         color = color_of(first)
         if color.is_hdr:
@@ -190,6 +207,8 @@ class FileSource:
         )
         if stream.duration is not None:
             self._stream_end = (stream.start_time or 0) - self._pts_offset + stream.duration
+        elif "DURATION" in stream.metadata:
+            self._stream_end = _ticks(stream.metadata["DURATION"], self._time_base)
         aspect = _sample_aspect_ratio(stream, first)
         self.media = Media(
             path=None if self.info.live else self._spec,
@@ -198,22 +217,27 @@ class FileSource:
             sample_aspect_ratio=1 / aspect if aspect and self._orientation.transpose else aspect,
             offset_seconds=offset,
             frame_rate=rate,
+            start_unit=math.lcm(1000, *((start - offset).denominator for start in self._starts())),
         )
 
     def _clock_offset(self) -> Fraction:
         """Broadcast formats (MPEG-TS, MPEG-PS) start their clock anywhere, hours in: their files are moved to zero."""
         if not has_flag(self._container, "ts_discont"):
             return Fraction(0)
-        starts = [
+        return min(self._starts(), default=Fraction(0))
+
+    def _starts(self) -> list[Fraction]:
+        """Where each track starts, in seconds."""
+        return [
             Fraction(stream.start_time) * stream.time_base
             for stream in self._container.streams
             if stream.start_time is not None and stream.time_base is not None
         ]
-        return min(starts, default=Fraction(0))
 
     def _count_frames(self, rate: Fraction) -> int | None:
         if self._stream.frames:
-            return self._stream.frames
+            # An edit list may hide frames that the decoder needs: they are in the index, marked.
+            return self._stream.frames - sum(entry.is_discard for entry in self._stream.index_entries)
         if self._stream.duration is not None:
             return round(self._stream.duration * self._time_base * rate) or None
         if self._container.duration is not None:
@@ -245,6 +269,7 @@ class FileSource:
         duration = decoded.duration or self._default_duration
         pts = decoded.pts if decoded.pts is not None else decoded.dts
         pts = self._next_pts if pts is None else pts - self._pts_offset
+        pts += self._clock.shift(pts, duration)
         self._next_pts = pts + duration
         image = self._orientation.apply(self._to_bgr(decoded))
         return Frame(image=image, pts=pts, duration=duration)
@@ -260,3 +285,12 @@ def _sample_aspect_ratio(stream: Any, frame: VideoFrame) -> Fraction | None:
     """Sample aspect ratio of a stream, None where it is square or unknown."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and aspect != 1 else None
+
+
+def _ticks(duration: str, time_base: Fraction) -> int | None:
+    """Matroska's note of where a track ends, 00:00:05.120000000, in a time base; None if it is no such note."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", duration)
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return round((int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) / time_base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Reading the same damaged spot again and again must end: so many failed reads in a row are the end of the file.
 MAX_FAILED_READS = 50
+
+# Timestamps that fall back this far are a clock that starts anew (joined broadcasts), not frames out of order.
+CLOCK_RESET_SECONDS = 10
 
 # Network sources that stay silent this long have ended.
 NETWORK_TIMEOUT_SECONDS = 15.0
@@ -147,3 +151,21 @@ class PacketReader:
             packet.stream = stream
             packet.time_base = stream.time_base
             yield packet
+
+
+class SteadyClock:
+    """Carries a track's timestamps on where its clock falls back, as in broadcasts cut together."""
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.resets = 0
+        self._limit = round(CLOCK_RESET_SECONDS / time_base)
+        self._shift = 0
+        self._next: int | None = None
+
+    def shift(self, stamp: int, duration: int) -> int:
+        """What to add to a timestamp (given in rising order but for resets) so that it follows the one before."""
+        if self._next is not None and stamp + self._shift < self._next - self._limit:
+            self._shift = self._next - stamp
+            self.resets += 1
+        self._next = stamp + self._shift + duration
+        return self._shift

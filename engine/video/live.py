@@ -124,11 +124,11 @@ class LiveSource:
                     self._trouble = str(error)
                     return
                 if frame is None:
+                    if self._is_endless and not self._closed.is_set():
+                        self._trouble = self._newest.error or "the stream ended by itself"
                     return
                 yield frame
         finally:
-            if self._is_endless and not self._closed.is_set() and self._trouble is None:
-                self._trouble = self._newest.error or "the stream ended by itself (unplugged?)"
             self.close()
 
     def close(self) -> None:
@@ -163,12 +163,19 @@ def live_stream(source: Source) -> LiveSource:
     return live
 
 
-def open_camera(spec: str, *, size: tuple[int, int] | None = None, capture: Any = None) -> LiveSource:
+def open_camera(
+    spec: str,
+    *,
+    size: tuple[int, int] | None = None,
+    capture: Any = None,
+    silence_seconds: float = SILENCE_SECONDS,
+) -> LiveSource:
     """Opens a webcam through OpenCV.
 
     Args:
         spec: index ("0") or Linux device ("/dev/video0").
         size: width and height to ask for; the camera gives its nearest.
+        silence_seconds: a camera that gives no picture this long has ended.
         capture: an object with `cv2.VideoCapture`'s read, get and release, for tests and unusual devices.
 
     Raises:
@@ -199,7 +206,7 @@ def open_camera(spec: str, *, size: tuple[int, int] | None = None, capture: Any 
         now = time.perf_counter()
         return Frame(_as_bgr(picture), pts=round((now - started) / CAPTURE_TIME_BASE), captured_seconds=now)
 
-    return LiveSource(info, read, capture.release)
+    return LiveSource(info, read, capture.release, silence_seconds=silence_seconds)
 
 
 def _open_capture(spec: str, name: str, size: tuple[int, int] | None) -> Any:

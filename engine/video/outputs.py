@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 
@@ -38,8 +40,10 @@ class WindowSink:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise SinkError("--show: there is no display (DISPLAY is not set); write a file with -o instead")
+        if sys.platform.startswith("linux"):
+            _check_display()
+            # The Qt inside opencv-python complains about fonts on stderr whenever it opens a window.
+            os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
         self._is_open = False
 
     def write(self, frame: Frame) -> None:
@@ -81,6 +85,24 @@ class WindowSink:
             self._is_open = False
             cv2.destroyWindow(self._title)
             cv2.waitKey(1)
+
+
+def _check_display() -> None:
+    """Raises SinkError where no X server answers: Qt would end the whole process."""
+    display = os.environ.get("DISPLAY")
+    if not display and not os.environ.get("WAYLAND_DISPLAY"):
+        raise SinkError("--show: there is no display (DISPLAY is not set); write a file with -o instead")
+    match = re.fullmatch(r"(?:unix)?:(\d+)(?:\.\d+)?", display or "")
+    if match is None:
+        return  # a remote display, or Wayland only
+    paths = [f"/tmp/.X11-unix/X{match[1]}", f"\0/tmp/.X11-unix/X{match[1]}"]
+    if not any(_answers(path) for path in paths):
+        raise SinkError(f"--show: the display {display} does not answer; write a file with -o instead")
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
 
 
 class TeeSink:

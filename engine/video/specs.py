@@ -32,7 +32,7 @@ def is_video(path: Path) -> bool:
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key by which frame_9.png comes before frame_10.png, whatever the padding and the case."""
     parts = re.split(r"(\d+)", str(path).lower())
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def media_files(spec: str) -> list[Path] | None:

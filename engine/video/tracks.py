@@ -7,10 +7,12 @@ import io
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.video.encoders import CONTAINERS
 from engine.video.file_source import Media
-from engine.video.libav import PacketReader, import_av, open_input, video_streams
+from engine.video.libav import PacketReader, SteadyClock, import_av, open_input, video_streams
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class TrackCopier:
         self._format = container
         self._refused = 0
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
+        self._clocks: dict[int, SteadyClock] = {}
         self._input: InputContainer | None = open_input(media.path) if media.path is not None else None
         self._reader: PacketReader | None = None
         self._packets: Iterator[Packet] = iter(())
@@ -195,12 +198,19 @@ class TrackCopier:
         elif repacked is not None:
             copy = self._output.add_mux_stream(repacked)
         else:
-            self.warnings.append(f"{describe(stream)} is left out: {self._format} can't hold it; -o out.mkv keeps it")
+            self.warnings.append(f"{describe(stream)} is left out: {self._format} can't hold it{self._hint(stream)}")
             return
         copy.disposition = stream.disposition
         copy.metadata.update(copied_tags(stream.metadata, self._format))
         if stream.type != "attachment":
             self._copies[stream.index] = (copy, repacked)
+            self._clocks[stream.index] = SteadyClock(stream.time_base or Fraction(1, 90000))
+
+    def _hint(self, stream: Stream) -> str:
+        assert self._media.path is not None
+        if self._format != "matroska" and stream.index in holdable(self._media.path, "matroska"):
+            return "; -o out.mkv keeps it"
+        return ""
 
     def _attach_cover(self, stream: Stream) -> None:
         """Matroska keeps pictures as attached files; the payload is the stream's only packet."""
@@ -235,7 +245,9 @@ class TrackCopier:
     def _copy(self, packet: Packet) -> None:
         av = import_av()
         copy, repacked = self._copies[packet.stream.index]
+        stamp = packet.dts if packet.dts is not None else packet.pts or 0
         offset = round(self._media.offset_seconds / packet.time_base)
+        offset -= self._clocks[packet.stream.index].shift(stamp, packet.duration or 0)
         if repacked is not None:
             payload = repack(bytes(packet), repacked)
             if payload is None:
@@ -267,14 +279,15 @@ _PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_te
 
 
 def container_for(path: str) -> str:
-    """Suffix of an output that keeps every track: .mp4 if that can, .mov for QuickTime sources, else .mkv."""
+    """Suffix of an output that keeps every track: .mp4 if that can, else Matroska's, else the source's own.
+
+    QuickTime sources stay .mov where that can: unlike Matroska, it has a clock as fine as the source's.
+    """
+    own = Path(path).suffix.lower()
     with open_input(path) as source:
         pictures = {stream.index for stream in video_streams(source)}
         others = [s for s in source.streams if s.index not in pictures and not is_rebuilt(s)]
         playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
         indices = {stream.index for stream in others}
-    if not indices or (playable and indices <= holdable(path, "mp4")):
-        return ".mp4"
-    if path.lower().endswith(".mov") and indices <= holdable(path, "mov"):
-        return ".mov"
-    return ".mkv"
+    candidates = [".mp4"] * playable + [".mov"] * (own == ".mov") + [".mkv"] + [own] * (own in CONTAINERS)
+    return next((suffix for suffix in candidates if indices <= holdable(path, CONTAINERS[suffix][0])), ".mkv")

@@ -1,5 +1,7 @@
 """The U-Net of the reference pix2pix implementation."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -33,7 +35,7 @@ class ReferenceUNet(nn.Module):
 
         small, smallest = widths[-2:]
         level = Level([nn.LeakyReLU(0.2, True), down(small, smallest), nn.ReLU(True), up(smallest, small), n(small)])
-        for outer, inner in reversed(list(zip(widths[:-2], widths[1:-1], strict=True))):
+        for outer, inner in reversed(list(pairwise(widths[:-1]))):
             layers = [nn.LeakyReLU(0.2, True), down(outer, inner), n(inner), level]
             layers += [nn.ReLU(True), up(2 * inner, outer), n(outer)]
             level = Level([*layers, nn.Dropout()] if dropout and outer == inner else layers)

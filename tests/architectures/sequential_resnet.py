@@ -1,5 +1,7 @@
 """ResNets as tutorials write them: one nn.Sequential in `model`, blocks with `block`."""
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -37,11 +39,11 @@ class SequentialResNet(nn.Module):
         p = 3 if zero_padded else 0
         layers = [*pad, nn.Conv2d(colours, width, 7, 1, p, bias=bias), norm(width), nn.ReLU()]
         widths = [width * 2**level for level in range(downs + 1)]
-        for c, double in zip(widths, widths[1:], strict=False):
+        for c, double in pairwise(widths):
             layers += [nn.ReflectionPad2d(1)] if reflect_down else []
             layers += [nn.Conv2d(c, double, 3, 2, int(not reflect_down), bias=bias), norm(double), nn.ReLU()]
         layers += [Block(widths[-1], norm, bias, zero_padded) for _ in range(blocks)]
-        for half, c in reversed(list(zip(widths, widths[1:], strict=False))):
+        for half, c in reversed(list(pairwise(widths))):
             layers += {
                 "transposed": lambda c, half: [nn.ConvTranspose2d(c, half, 3, 2, 1, 1, bias=bias)],
                 "resize": lambda c, half: [nn.Upsample(scale_factor=2), nn.Conv2d(c, half, 3, 1, 1, bias=bias)],

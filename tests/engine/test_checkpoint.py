@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import os
 import pickle
+import random
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -373,6 +375,38 @@ def test_malicious_pickle_is_not_run(form: str, tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
     pickle.loads(pickle.dumps(trap))  # the trap does work
     assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_malicious_pickle_of_other_protocols(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "executed"), protocol=protocol))
+    message = error_of(path)
+    assert "is not loaded" in message
+    assert "state_dict()" in message
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("form", ["zip", "before zip", "safetensors"])
+def test_any_damage_is_reported_or_harmless(form: str, tmp_path: Path) -> None:
+    """A file cut anywhere, or with any bytes changed, loads or gives a CheckpointError."""
+    path = tmp_path / "file"
+    state = small_resnet().state_dict()
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    content, random_state = path.read_bytes(), random.Random(0)
+    for attempt in range(40):
+        damaged = bytearray(content)
+        if attempt % 2:
+            damaged = damaged[: random_state.randrange(len(content))]
+        else:
+            for _ in range(3):
+                damaged[random_state.randrange(len(content))] = random_state.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            load_generator(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

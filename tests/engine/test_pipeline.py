@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -89,23 +90,31 @@ class Inverter:
         return self._best_batch
 
 
-@pytest.mark.parametrize("best_batch", [1, 3, 4])
+@pytest.mark.parametrize("batch", [1, 3, 4])
 @pytest.mark.parametrize("count", [1, 3, 4, 50])
-def test_every_frame_arrives_once_in_order(count: int, best_batch: int) -> None:
-    source, sink, translator = CountingSource(count), ListSink(), Inverter(best_batch=best_batch)
-    result = Pipeline(source, translator, sink).run()
+def test_every_frame_arrives_once_in_order(count: int, batch: int) -> None:
+    source, sink, translator = CountingSource(count), ListSink(), Inverter()
+    result = Pipeline(source, translator, sink, batch=batch).run()
     assert [frame.pts for frame in sink.frames] == list(range(count))
     assert all((frame.image == 255 - frame.pts).all() for frame in sink.frames)
     assert (result.frames, result.completed, result.output) == (count, True, Path("out.mp4"))
     assert sink.ended == "finished"
     assert result.warnings == ["one packet skipped"]
-    assert max(translator.batches) <= best_batch
+    assert max(translator.batches) <= batch
     assert sum(translator.batches) == count
+
+
+@pytest.mark.parametrize(("count", "expected"), [(20, 1), (400, 3), (None, 3)])
+def test_batches_are_measured_where_there_are_frames_to_gain(count: int | None, expected: int) -> None:
+    source, translator = CountingSource(400 if count is None else count), Inverter(best_batch=3)
+    source.info = dataclasses.replace(source.info, frame_count=count)
+    result = Pipeline(source, translator, ListSink()).run()
+    assert result.batch == max(translator.batches) == expected
 
 
 def test_images_of_different_sizes_are_never_put_in_one_batch() -> None:
     sink = ListSink()
-    Pipeline(CountingSource(7, sizes=2), Inverter(best_batch=4), sink).run()
+    Pipeline(CountingSource(7, sizes=2), Inverter(), sink, batch=4).run()
     assert [frame.image.shape[0] for frame in sink.frames] == [8, 9, 8, 9, 8, 9, 8]
 
 

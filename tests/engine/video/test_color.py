@@ -6,7 +6,6 @@ import itertools
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -158,7 +157,3 @@ def test_aspect_ratio(tmp_path: Path) -> None:
     assert contents.aspect == Fraction(128, 117)
     rotated = make_video(tmp_path / "rotated.mp4", aspect=Fraction(4, 3), rotation=(90, False, False))
     assert through(rotated, tmp_path / "upright.mp4").contents.aspect == Fraction(3, 4)
-
-
-def test_av_knows_the_filter() -> None:
-    assert "lut3d" in av.filter.filters_available

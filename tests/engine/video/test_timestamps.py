@@ -52,10 +52,11 @@ def test_the_last_frame_is_shown_as_long_as_in_the_source(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1"])
-def test_other_codecs_keep_time(tmp_path: Path, codec: str) -> None:
+def test_other_codecs_keep_time(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture) -> None:
     source = make_video(tmp_path / "in.mp4", pts=VARIABLE, time_base=Fraction(1, 90000), size=(128, 96))
     result = through(source, tmp_path / "out.mp4", codec=codec)
     assert result.contents.times == read(source).times
+    assert capfd.readouterr().err == ""
 
 
 def test_webm_is_exact_for_a_clock_of_milliseconds(tmp_path: Path) -> None:
@@ -127,3 +128,30 @@ def test_avi_counts_frames(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4")
     result = through(source, tmp_path / "out.avi")
     assert len(result.contents.frames) == 10
+
+
+def test_a_trimmed_file_shows_what_its_edit_list_shows(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "whole.mp4", pts=[index * 512 for index in range(60)], options={"g": "60"})
+    trimmed = trim(whole, tmp_path / "in.mp4", skip=20)
+    before = read(trimmed)
+    assert len(before.times) == 40
+    result = through(trimmed, tmp_path / "out.mp4")
+    assert result.source.info.frame_count == 40
+    assert result.contents.times == before.times
+    assert result.warnings == []
+
+
+def trim(path: Path, output: Path, *, skip: int) -> Path:
+    """Copies a file with its first frames hidden by an edit list, as editors do that don't encode anew."""
+    import av
+
+    with av.open(str(path)) as source, av.open(str(output), "w") as target:
+        video = source.streams.video[0]
+        copy = target.add_stream_from_template(video, opaque=True)
+        for packet in source.demux(video):
+            if packet.size:
+                packet.pts -= skip * 512
+                packet.dts -= skip * 512
+                packet.stream = copy
+                target.mux(packet)
+    return output
