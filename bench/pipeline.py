@@ -27,9 +27,6 @@ from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE
 from engine.translator import Translator, load_generator
 
-# The generator alone runs for as many frames as make a round of it about this long.
-GENERATOR_ROUND_SECONDS = 4.0
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench pipeline`."""
@@ -40,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="of this project (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--frames", type=int, help="stop after so many frames of the clip")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="of the generator alone in each round (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the raw figures")
 
 
@@ -49,7 +49,12 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.style, device=arguments.device, backend=arguments.backend, precision=arguments.precision
     )
     report = measure(
-        Path(arguments.clip), translator, style=arguments.style, rounds=arguments.rounds, frames=arguments.frames
+        Path(arguments.clip),
+        translator,
+        style=arguments.style,
+        rounds=arguments.rounds,
+        frames=arguments.frames,
+        generator_seconds=arguments.seconds,
     )
     print_report(report)
     if arguments.json:
@@ -57,7 +62,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def measure(
-    clip: Path, translator: Translator, *, style: str, rounds: int, frames: int | None = None
+    clip: Path,
+    translator: Translator,
+    *,
+    style: str,
+    rounds: int,
+    frames: int | None = None,
+    generator_seconds: float = 4.0,
 ) -> dict[str, Any]:
     """Runs all contenders on `clip`, in turn, `rounds` times.
 
@@ -69,7 +80,7 @@ def measure(
     first = _first_frame(clip)
     translator(first)
     contenders = {
-        "generator alone": lambda output: _generator_alone(translator, first),
+        "generator alone": lambda output: _generator_alone(translator, first, generator_seconds),
         "this project": lambda output: _product(translator, clip, output, frames),
         "OpenCV loop, eager float32": lambda output: loop.run(clip, output, frames),
     }
@@ -91,7 +102,7 @@ def measure(
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "av", "opencv-python")},
         "clip": clip.name,
         "size": f"{first.shape[1]}x{first.shape[0]}",
-        "style": style,
+        "style": Path(style).stem,
         "engine": str(translator.engine_for(first)),
         "device": str(translator.device),
         "rounds": rounds,
@@ -115,10 +126,10 @@ def _first_frame(clip: Path) -> np.ndarray:
         source.close()
 
 
-def _generator_alone(translator: Translator, frame: np.ndarray) -> float:
+def _generator_alone(translator: Translator, frame: np.ndarray, seconds: float) -> float:
     """Frames per second of the translator on one frame again and again: no decoding, no encoding."""
     count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < GENERATOR_ROUND_SECONDS:
+    while (elapsed := time.perf_counter() - start) < seconds:
         translator(frame)
         count += 1
     return count / elapsed

@@ -146,6 +146,9 @@ class PacketReader:
                 failed_in_a_row += 1
                 if failed_in_a_row >= MAX_FAILED_READS:
                     break
+            except IndexError:  # PyAV at the end of a file in which damage has made streams appear
+                self.damaged += 1
+                break
         for stream in self._streams:
             packet = av.Packet()
             packet.stream = stream

@@ -173,7 +173,7 @@ class TrackCopier:
             self.warnings.append(f"{self._media.path}: {self._reader.damaged} damaged places in its other tracks")
         if self._refused:
             self.warnings.append(
-                f"{self._media.path}: {self._refused} packets of other tracks have impossible times and are left out"
+                f"{self._media.path}: {self._refused} packets of other tracks are damaged and left out"
             )
         if self._input is not None:
             self._input.close()
@@ -260,6 +260,8 @@ class TrackCopier:
         packet.stream = copy
         try:
             self._output.mux_one(packet)
+        except av.error.InvalidDataError:
+            self._refused += 1
         except av.error.FFmpegError as error:
             if error.errno != errno.EINVAL:
                 raise
