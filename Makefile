@@ -27,12 +27,13 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(CPP_FILES)
 	@command -v $(SYSTEM_PYTHON) > /dev/null || { echo "error: $(SYSTEM_PYTHON) not found: install Python 3.10 or newer, with venv" >&2; exit 1; }
 	test -x $(PYTHON) || $(SYSTEM_PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV) and building the extension: some minutes, once'
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch setuptools wheel pybind11 cmake ninja
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,train]'
 	@touch $@
 
 run: setup
-	$(PYTHON) -m engine.run $(if $(VIDEO),"$(VIDEO)") $(if $(STYLE),--style "$(STYLE)") $(ARGS)
+	@$(PYTHON) -m engine.run $(if $(VIDEO),"$(VIDEO)") $(if $(STYLE),--style "$(STYLE)") $(ARGS)
 
 test: setup
 	$(PYTHON) -m pytest

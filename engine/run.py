@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import logging
 import os
 import signal
@@ -247,6 +246,7 @@ class Runner:
     def _output_of(self, job: str, source: Source) -> Path | None:
         """Where the result of `job` goes; None: only to a window."""
         from engine import video
+        from engine.video.partial_file import unused
 
         options = self._options
         if options.output is None:
@@ -266,18 +266,12 @@ class Runner:
             return folder  # images keep their names in it
         if folder is not None:
             proposed = folder / proposed.name
-        return proposed if options.overwrite else _unused(proposed)
+        return proposed if options.overwrite else unused(proposed)
 
 
 def _least(*counts: int | None) -> int | None:
     known = [count for count in counts if count is not None]
     return min(known) if known else None
-
-
-def _unused(path: Path) -> Path:
-    """`path`, or the first of `NAME-2.EXT`, `NAME-3.EXT` ... that does not exist."""
-    candidates = itertools.chain([path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2)))
-    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _list_styles() -> None:

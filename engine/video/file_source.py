@@ -205,6 +205,8 @@ class FileSource:
             time_base=self._time_base,
             live=is_url(self._spec) and self._container.duration is None,
         )
+        if self.info.live and self._container.streams.audio:
+            self._notes.append(f"{self._spec}: sound of a live stream is not recorded")
         if stream.duration is not None:
             self._stream_end = (stream.start_time or 0) - self._pts_offset + stream.duration
         elif "DURATION" in stream.metadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class PartialFile:
         return self._rename(self.path)
 
     def keep_partial(self) -> Path:
-        """Gives the unfinished file a name that says so: `clip.mp4` becomes `clip.partial.mp4`."""
-        return self._rename(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}"))
+        """Names the unfinished file so: `clip.mp4` becomes `clip.partial.mp4`, or the next name that is free."""
+        return self._rename(unused(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")))
 
     def remove(self) -> None:
         """Removes what was written."""
@@ -42,6 +43,12 @@ class PartialFile:
         except OSError as error:
             raise SinkError(f"{target}: can't be given its name ({error.strerror})") from error
         return target
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the first of `NAME-2.EXT`, `NAME-3.EXT` ... that does not exist."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ from engine.generators.resnet import ResNetConfig
 from engine.run import main
 from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE, list_styles
+from engine.video.partial_file import PartialFile
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +216,15 @@ def test_a_signal_keeps_what_is_done(number: signal.Signals, clip: Path, tmp_pat
     assert 0 < len(times) < len(frame_times(clip))
     assert times == frame_times(clip)[: len(times)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, partial.name]
+
+
+def test_a_partial_file_is_never_replaced_by_a_shorter_one(tmp_path: Path) -> None:
+    names = []
+    for _ in range(2):
+        file = PartialFile(tmp_path / "out.mp4", overwrite=False)
+        file.part.write_bytes(b"x")
+        names.append(file.keep_partial().name)
+    assert names == ["out.partial.mp4", "out.partial-2.mp4"]
 
 
 def test_a_signal_before_the_first_frame_leaves_nothing(clip: Path, tmp_path: Path) -> None:
