@@ -1,7 +1,8 @@
 """End to end: this project, the generator alone, and the loop that people write with OpenCV and PyTorch, in turn.
 
 All run the same generator on the same clip. Frames per second count from the first frame on, so that start-up is left
-out for everybody; the ratio is that of each round to the generator alone in the same round.
+out for everybody. The generator alone runs before and after each of them, and a ratio is to the mean of those two,
+because the speed of a shared machine drifts within a minute.
 """
 
 from __future__ import annotations
@@ -73,28 +74,31 @@ def measure(
     """Runs all contenders on `clip`, in turn, `rounds` times.
 
     Returns:
-        Per contender the frames per second of each round and their median; the ratio to the generator alone per
-        round; what each output holds (frames, sound).
+        Per contender the frames per second of each round, their ratios to the generator alone, the medians of both,
+        and what the output holds (frames, codec, sound).
     """
     loop = OpenCVLoop(style, device=translator.device)
     first = _first_frame(clip)
     translator(first)
     contenders = {
-        "generator alone": lambda output: _generator_alone(translator, first, generator_seconds),
         "this project": lambda output: _product(translator, clip, output, frames),
         "OpenCV loop, eager float32": lambda output: loop.run(clip, output, frames),
     }
-    fps: dict[str, list[float]] = {name: [] for name in contenders}
-    kept: dict[str, str] = {}
+    alone = [_generator_alone(translator, first, generator_seconds)]
+    rows: dict[str, dict[str, Any]] = {name: {"fps": [], "ratio_to_generator": []} for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
             for name, contender in contenders.items():
                 output = Path(folder) / f"{name.split()[0]}.mp4"
                 output.unlink(missing_ok=True)
-                fps[name].append(contender(output))
-                if output.exists():
-                    kept[name] = describe_output(output)
-    alone = fps["generator alone"]
+                fps = contender(output)
+                alone.append(_generator_alone(translator, first, generator_seconds))
+                rows[name]["fps"].append(fps)
+                rows[name]["ratio_to_generator"].append(fps / statistics.mean(alone[-2:]))
+                rows[name]["output"] = describe_output(output)
+    for row in rows.values():
+        row["median_fps"] = statistics.median(row["fps"])
+        row["median_ratio_to_generator"] = statistics.median(row["ratio_to_generator"])
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor_name(),
@@ -106,15 +110,8 @@ def measure(
         "engine": str(translator.engine_for(first)),
         "device": str(translator.device),
         "rounds": rounds,
-        "contenders": {
-            name: {
-                "fps": values,
-                "median_fps": statistics.median(values),
-                "median_ratio_to_generator": statistics.median(a / b for a, b in zip(values, alone, strict=True)),
-                "output": kept.get(name, ""),
-            }
-            for name, values in fps.items()
-        },
+        "generator alone": {"fps": alone, "median_fps": statistics.median(alone)},
+        "contenders": rows,
     }
 
 
@@ -188,8 +185,13 @@ def describe_output(path: Path) -> str:
 def print_report(report: dict[str, Any]) -> None:
     """Prints the report of `measure` as a table."""
     print(f"{report['clip']} {report['size']}, style {report['style']}, {report['engine']}, {report['rounds']} rounds")
-    print(f"{'':<28}{'fps':>8}{'range':>16}{'of generator':>14}  output")
-    for name, row in report["contenders"].items():
+    print(f"{'':<28}{'fps':>8}{'range':>14}{'of generator':>14}{'range':>14}  output")
+    rows = {"generator alone": report["generator alone"], **report["contenders"]}
+    for name, row in rows.items():
+        ratios = row.get("ratio_to_generator", [1.0])
         spread = f"{min(row['fps']):.1f}-{max(row['fps']):.1f}"
-        ratio = f"{row['median_ratio_to_generator']:.0%}"
-        print(f"{name:<28}{row['median_fps']:>8.1f}{spread:>16}{ratio:>14}  {row['output']}")
+        ratio_spread = f"{min(ratios):.0%}-{max(ratios):.0%}"
+        print(
+            f"{name:<28}{row['median_fps']:>8.1f}{spread:>14}{statistics.median(ratios):>14.0%}{ratio_spread:>14}"
+            f"  {row.get('output', '')}"
+        )

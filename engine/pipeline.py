@@ -1,9 +1,10 @@
-"""Decode, translate and encode at the same time: two worker threads and the caller's, over bounded queues.
+"""Decode, translate and encode at the same time: the calling thread translates, two workers feed and drain it.
 
-    source --(decode thread)--> queue --(translate thread)--> queue --(calling thread)--> sink
+    source --(decode thread)--> queue --(calling thread)--> translator --> queue --(encode thread)--> sink
 
-The sink is driven from the calling thread because that is where windows and signals live. Queues are short, so memory
-does not depend on the length of the video, and a live source's latency stays bounded.
+The generator runs in the calling thread because that is where it was loaded: OpenMP keeps a pool of workers for every
+thread that computes, and with two pools on the same cores each waits for the other (a tenth of the speed, measured).
+Queues are short, so memory does not depend on the length of the video, and a live source's latency stays bounded.
 """
 
 from __future__ import annotations
@@ -29,9 +30,6 @@ from engine.video.base import Frame, Sink, Source, StopStream
 # Seconds between looks at the stop event while a thread waits for a neighbour.
 _POLL_SECONDS = 0.1
 
-# How long to wait, once stopped, for the translation under way to end by itself.
-_JOIN_SECONDS = 30.0
-
 # Frames that may wait between two stages of a file: enough to smooth their times, little enough for memory.
 _QUEUE_FRAMES = 4
 
@@ -40,6 +38,9 @@ _LONG_FRAMES = 300
 
 # Latencies are kept of this many frames, the latest.
 _LATENCIES = 10_000
+
+# How long to wait at the end for a decoder that hangs in a read, from a network say.
+_JOIN_SECONDS = 5.0
 
 _Item = TypeVar("_Item")
 
@@ -154,7 +155,7 @@ class Pipeline:
     Args:
         batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
-        on_progress: called from the calling thread after each written frame.
+        on_progress: called from the calling thread after each translated frame.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Pipeline:
         self._error: BaseException | None = None
         self._engine: Engine | None = None
         self._stages = {name: StageTime() for name in ("decode", "translate", "encode")}
+        self._first_written = 0.0
         self._latencies_ms: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
 
     def stop(self) -> None:
@@ -192,28 +194,37 @@ class Pipeline:
             EngineError: what the source, the translator or the sink raised; what was done so far has been kept, and
                 the error's `partial` attribute names it (None: nothing).
         """
+        is_live = self._source.info.live
         decoded: _Channel[_Timed] = _Channel(_QUEUE_FRAMES, self._halt)
-        translated: _Channel[_Timed] = _Channel(1 if self._source.info.live else _QUEUE_FRAMES, self._halt)
-        if self._source.info.live:
-            # A live source keeps the newest frame itself: translation takes that one, with no queue to age in.
-            stages = [("translate", translated, lambda: self._translate(self._decode(), translated))]
-        else:
-            stages = [
-                ("decode", decoded, lambda: decoded.put_all(self._decode())),
-                ("translate", translated, lambda: self._translate(decoded, translated)),
-            ]
-        workers = [
-            threading.Thread(target=self._work, args=(work, output), name=name, daemon=True)
-            for name, output, work in stages
-        ]
+        translated: _Channel[_Timed] = _Channel(1 if is_live else _QUEUE_FRAMES, self._halt)
+        decoder = threading.Thread(target=self._feed, args=(decoded,), name="decode", daemon=True)
+        encoder = threading.Thread(target=self._drain, args=(translated,), name="encode", daemon=True)
+        # A live source keeps the newest frame itself: translation takes that one, with no queue to age in.
+        frames = self._decode() if is_live else decoded
+        # A window belongs to the calling thread.
+        deliver = self._write if self._sink.needs_calling_thread else translated.put
+
         start = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        first_written = self._encode(translated)
+        if not is_live:
+            decoder.start()
+        encoder.start()
+        try:
+            for timed in self._translate(frames):
+                deliver(timed)
+                self._report_progress()
+        except (_Stopped, StopStream):
+            pass
+        except Exception as error:
+            self._error = self._error or error
+        with contextlib.suppress(_Stopped):
+            translated.end()
+        encoder.join()
         self._halt.set()
         self._source.close()
-        for worker in workers:
-            worker.join(_JOIN_SECONDS)
+        if not is_live:
+            decoder.join(_JOIN_SECONDS)
+        self._report_progress()
+
         interrupted = self._interrupted.is_set()
         if self._error is None and not interrupted and self._stages["encode"].frames == 0:
             self._error = SourceError(f"{self._source.info.name}: no frame could be decoded")
@@ -221,13 +232,13 @@ class Pipeline:
         output = self._close(completed)
         end = time.perf_counter()
 
-        frames = self._stages["encode"].frames
+        frame_count = self._stages["encode"].frames
         return Result(
             output=output,
             completed=completed,
-            frames=frames,
+            frames=frame_count,
             seconds=end - start,
-            steady_fps=(frames - 1) / (end - first_written) if frames > 1 else 0.0,
+            steady_fps=(frame_count - 1) / (end - self._first_written) if frame_count > 1 else 0.0,
             stage_ms={name: stage.ms_per_frame for name, stage in self._stages.items()},
             latency_ms=_percentiles(self._latencies_ms),
             batch=self._batch or 1,
@@ -236,16 +247,28 @@ class Pipeline:
             warnings=[*self._source.warnings, *self._sink.warnings],
         )
 
-    def _work(self, work: Callable[[], None], output: _Channel[_Timed]) -> None:
-        """Body of a worker thread: an error ends its output, so that what came before it still reaches the sink."""
+    def _feed(self, decoded: _Channel[_Timed]) -> None:
+        """Body of the decode thread. An error ends the frames, so that those before it are still written."""
         try:
-            work()
+            decoded.put_all(self._decode())
         except _Stopped:
             return
         except BaseException as error:  # handed to the calling thread, which raises it
             self._error = self._error or error
         with contextlib.suppress(_Stopped):
-            output.end()
+            decoded.end()
+
+    def _drain(self, translated: _Channel[_Timed]) -> None:
+        """Body of the encode thread. An error or the wish to stop halts the stages before it."""
+        try:
+            for timed in translated:
+                self._write(timed)
+        except _Stopped:
+            return
+        except BaseException as error:
+            if not isinstance(error, StopStream):
+                self._error = self._error or error
+            self._halt.set()
 
     def _decode(self) -> Iterator[_Timed]:
         """The source's frames up to the limit, each with the moment it was there."""
@@ -259,7 +282,7 @@ class Pipeline:
             self._stages["decode"].add(now - start)
             yield frame, frame.captured_seconds or now
 
-    def _translate(self, decoded: Iterable[_Timed], translated: _Channel[_Timed]) -> None:
+    def _translate(self, decoded: Iterable[_Timed]) -> Iterator[_Timed]:
         waiting: list[_Timed] = []
         for frame, ready in decoded:
             if self._engine is None:
@@ -267,14 +290,14 @@ class Pipeline:
                 if self._batch is None:
                     self._batch = self._translator.choose_batch(frame.image) if self._is_long() else 1
             if waiting and waiting[0][0].image.shape != frame.image.shape:
-                translated.put_all(self._translated(waiting))
+                yield from self._translated(waiting)
                 waiting = []
             waiting.append((frame, ready))
             if len(waiting) == self._batch:
-                translated.put_all(self._translated(waiting))
+                yield from self._translated(waiting)
                 waiting = []
         if waiting:
-            translated.put_all(self._translated(waiting))
+            yield from self._translated(waiting)
 
     def _is_long(self) -> bool:
         """Whether there may be enough frames to make good for measuring batches."""
@@ -288,28 +311,19 @@ class Pipeline:
         for (frame, ready), image in zip(waiting, images, strict=True):
             yield dataclasses.replace(frame, image=image), ready
 
-    def _encode(self, translated: _Channel[_Timed]) -> float:
-        """Writes until the frames end; returns the moment that the first was written."""
-        first_written = time.perf_counter()
-        stage = self._stages["encode"]
-        try:
-            for frame, ready in translated:
-                start = time.perf_counter()
-                self._sink.write(frame)
-                now = time.perf_counter()
-                stage.add(now - start)
-                self._latencies_ms.append(1e3 * (now - ready))
-                if stage.frames == 1:
-                    first_written = now
-                if self._on_progress is not None:
-                    self._on_progress(Progress(frames=stage.frames, stages=self._stages))
-        except _Stopped:
-            pass
-        except StopStream:
-            self._halt.set()
-        except Exception as error:
-            self._error = self._error or error
-        return first_written
+    def _write(self, timed: _Timed) -> None:
+        frame, ready = timed
+        start = time.perf_counter()
+        self._sink.write(frame)
+        now = time.perf_counter()
+        self._stages["encode"].add(now - start)
+        self._latencies_ms.append(1e3 * (now - ready))
+        if self._stages["encode"].frames == 1:
+            self._first_written = now
+
+    def _report_progress(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(frames=self._stages["encode"].frames, stages=self._stages))
 
     def _close(self, completed: bool) -> Path | None:
         """Completes the output, or keeps what there is of it and raises the error that ended the run."""

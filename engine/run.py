@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import engine
+from engine.allocator import keep_freed_memory
 from engine.errors import EngineError, SinkError
 from engine.report import ProgressBar, print_summary, summarise, write_json
 from engine.samples import SAMPLE
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status (0 done, 1 error, 2 usage, 128 + N stopped by signal N)."""
     options = build_parser().parse_args(arguments)
     _set_up_logging(quiet=options.quiet)
+    keep_freed_memory()
     stop = StopRequest()
     try:
         if options.list_styles:

@@ -1,4 +1,4 @@
-"""torch.compile with weights frozen in: a minute of compilation for one frame size, then faster than eager."""
+"""torch.compile with weights frozen in: up to a minute of compilation for one frame size, then faster than eager."""
 
 from __future__ import annotations
 

@@ -68,7 +68,13 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Takes frames in presentation order, from one thread."""
+    """Takes frames in presentation order, from one thread.
+
+    Attributes:
+        needs_calling_thread: frames must come from the thread that called the pipeline, as windows want it.
+    """
+
+    needs_calling_thread: bool
 
     def write(self, frame: Frame) -> None: ...
 

@@ -50,6 +50,8 @@ class FileSink:
         SinkError: unknown container or codec, codec that the container can't hold, or `path` can't be written.
     """
 
+    needs_calling_thread = False
+
     def __init__(
         self,
         path: Path,

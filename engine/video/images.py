@@ -150,6 +150,8 @@ class ImageSink:
         SinkError: unknown suffix, or `path` can't be written.
     """
 
+    needs_calling_thread = False
+
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         if path.suffix.lower() not in WRITTEN_SUFFIXES:
             raise SinkError(f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix}")
@@ -186,6 +188,8 @@ class ImageFolderSink:
         pattern: file name with a number in it, such as frame_%06d.png; None keeps the names.
         overwrite: replace files that exist.
     """
+
+    needs_calling_thread = False
 
     def __init__(
         self, folder: Path, *, suffix: str = ".png", pattern: str | None = None, overwrite: bool = False

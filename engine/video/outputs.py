@@ -19,6 +19,7 @@ _KEY_ESCAPE = 27
 class NullSink:
     """Takes frames and keeps nothing: for measuring."""
 
+    needs_calling_thread = False
     warnings: list[str] = []  # noqa: RUF012 - never filled
 
     def write(self, frame: Frame) -> None:
@@ -37,6 +38,8 @@ class WindowSink:
     Raises:
         SinkError: no display, or an OpenCV without windows.
     """
+
+    needs_calling_thread = True
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -110,6 +113,7 @@ class TeeSink:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
+        self.needs_calling_thread = any(sink.needs_calling_thread for sink in sinks)
 
     def write(self, frame: Frame) -> None:
         for sink in self._sinks:

@@ -48,9 +48,18 @@ class CountingSource:
 class ListSink:
     """Keeps what it is given; can fail at a given frame."""
 
-    def __init__(self, *, fail_at: int | None = None, error: Exception | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        fail_at: int | None = None,
+        error: Exception | None = None,
+        seconds: float = 0.0,
+        needs_calling_thread: bool = False,
+    ) -> None:
         self.frames: list[Frame] = []
         self.ended = ""
+        self.needs_calling_thread = needs_calling_thread
+        self.threads: set[threading.Thread] = set()
         self.warnings: list[str] = []
         self._fail_at, self._error, self._seconds = fail_at, error or SinkError("disk full"), seconds
 
@@ -58,6 +67,7 @@ class ListSink:
         if len(self.frames) == self._fail_at:
             raise self._error
         time.sleep(self._seconds)
+        self.threads.add(threading.current_thread())
         self.frames.append(frame)
 
     def finish(self) -> Path | None:
@@ -172,12 +182,21 @@ def test_stop_ends_it_early_and_keeps_what_was_done() -> None:
     result = pipeline.run()
     assert not result.completed
     assert result.output == Path("out.partial.mp4")
-    assert 10 <= result.frames <= 11
+    assert 10 <= result.frames <= 20
     assert threading.active_count() < 10
 
 
-def test_a_closed_window_ends_it_as_a_finished_one() -> None:
-    sink = ListSink(fail_at=5, error=StopStream())
+@pytest.mark.parametrize("needs_calling_thread", [False, True])
+def test_a_window_is_written_from_the_calling_thread_and_a_file_is_not(needs_calling_thread: bool) -> None:
+    sink = ListSink(needs_calling_thread=needs_calling_thread)
+    result = Pipeline(CountingSource(9), Inverter(), sink).run()
+    assert result.frames == len(sink.frames) == 9
+    assert (sink.threads == {threading.current_thread()}) is needs_calling_thread
+
+
+@pytest.mark.parametrize("needs_calling_thread", [False, True])
+def test_a_closed_window_ends_it_as_a_finished_one(needs_calling_thread: bool) -> None:
+    sink = ListSink(fail_at=5, error=StopStream(), needs_calling_thread=needs_calling_thread)
     result = Pipeline(CountingSource(1000), Inverter(), sink).run()
     assert result.completed
     assert sink.ended == "finished"
