@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from engine.checkpoint.layouts import Match
@@ -156,7 +156,7 @@ def save_generator(generator: Generator, path: str | Path, *, metadata: Mapping[
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(state, partial, metadata=fields)
+        partial.write_bytes(save(state, metadata=fields))  # `save_file` would make it readable for its owner only
         partial.replace(path)
     except Exception as error:  # safetensors reports a full disk with an exception of its own
         raise CheckpointError(f"{path}: can't be written: {error}") from error

@@ -276,10 +276,12 @@ def test_save_replaces_or_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "style.safetensors"
     path.write_text("old")
     save_generator(build(SRVGGConfig(width=4, convolutions=1)), path)
+    (plain := tmp_path / "plain").write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode  # as readable as any other file
     assert load_generator(path).config == SRVGGConfig(width=4, convolutions=1)
     with pytest.raises(CheckpointError, match="can't be written"):
         save_generator(build(SRVGGConfig(width=4)), tmp_path / "missing" / "style.safetensors")
-    assert [file.name for file in tmp_path.iterdir()] == ["style.safetensors"]
+    assert {file.name for file in tmp_path.iterdir()} == {"plain", "style.safetensors"}
 
 
 # Files that must be refused, each with one line that helps.
