@@ -120,7 +120,8 @@ def open_sink(
     sink = _file_sink(spec, source, crf=crf, codec=codec, overwrite=overwrite, threads=threads) if spec else None
     if not show:
         return sink or NullSink()
-    window = WindowSink(source.info.name)
+    # Beside a file the window is a preview, and must not hold the file back.
+    window = WindowSink(source.info.name, time_base=None if sink or source.info.live else source.info.time_base)
     return TeeSink(sink, window) if sink else window
 
 

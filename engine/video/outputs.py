@@ -6,6 +6,8 @@ import os
 import re
 import socket
 import sys
+import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,9 @@ from engine.errors import SinkError
 from engine.video.base import Frame, Sink, StopStream
 
 _KEY_ESCAPE = 27
+
+# A gap in the timestamps is not waited out.
+_LONGEST_FRAME_SECONDS = 2.0
 
 
 class NullSink:
@@ -33,7 +38,12 @@ class NullSink:
 
 
 class WindowSink:
-    """Shows frames in a window. Write from one thread only; on macOS it must be the main thread.
+    """Shows frames in a window, no faster than they are meant to be seen.
+
+    Args:
+        title: of the window.
+        time_base: seconds per unit of the frames' timestamps, to keep a file to its own speed; None shows a frame as
+            soon as it comes, as live sources want it.
 
     Raises:
         SinkError: no display, or an OpenCV without windows.
@@ -41,8 +51,11 @@ class WindowSink:
 
     needs_calling_thread = True
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, time_base: Fraction | None = None) -> None:
         self._title = title
+        self._time_base = time_base
+        self._shown_at = 0.0
+        self._shown_pts: int | None = None
         if sys.platform.startswith("linux"):
             _check_display()
             # The Qt inside opencv-python complains about fonts on stderr whenever it opens a window.
@@ -57,11 +70,12 @@ class WindowSink:
         """
         try:
             if not self._is_open:
-                cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+                cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
                 cv2.resizeWindow(self._title, frame.image.shape[1], frame.image.shape[0])
                 self._is_open = True
             cv2.imshow(self._title, frame.image)
-            key = cv2.waitKey(1) & 0xFF
+            key = cv2.waitKey(max(1, round(1e3 * self._seconds_early(frame)))) & 0xFF
+            self._shown_at, self._shown_pts = time.perf_counter(), frame.pts
             closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
         except cv2.error as error:
             raise SinkError(
@@ -70,6 +84,13 @@ class WindowSink:
             ) from error
         if closed or key in (ord("q"), _KEY_ESCAPE):
             raise StopStream("the window was closed")
+
+    def _seconds_early(self, frame: Frame) -> float:
+        """How long the frame before has yet to be seen; counted anew from each frame, so that a delay is no debt."""
+        if self._time_base is None or frame.pts is None or self._shown_pts is None:
+            return 0.0
+        seconds = float((frame.pts - self._shown_pts) * self._time_base)
+        return min(seconds, _LONGEST_FRAME_SECONDS) - (time.perf_counter() - self._shown_at)
 
     def finish(self) -> Path | None:
         self._close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -21,6 +23,7 @@ class Screen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shown = 0
+        self.delays_ms: list[int] = []
         self.key = -1
         self.visible = 1.0
         self.destroyed = False
@@ -28,9 +31,13 @@ class Screen:
         monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "resizeWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "imshow", self.imshow)
-        monkeypatch.setattr(cv2, "waitKey", lambda _: self.key)
+        monkeypatch.setattr(cv2, "waitKey", self.wait_key)
         monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: self.visible)
         monkeypatch.setattr(cv2, "destroyWindow", self.destroy)
+
+    def wait_key(self, delay_ms: int) -> int:
+        self.delays_ms.append(delay_ms)
+        return self.key
 
     def imshow(self, *_: object) -> None:
         self.shown += 1
@@ -51,6 +58,17 @@ def test_window_shows_and_closes(screen: Screen) -> None:
     assert screen.shown == 2
     assert sink.finish() is None
     assert screen.destroyed
+
+
+@pytest.mark.parametrize(("time_base", "least", "most"), [(Fraction(1, 1000), 300, 500), (None, 1, 1)])
+def test_a_file_is_shown_at_its_own_speed(screen: Screen, time_base: Fraction | None, least: int, most: int) -> None:
+    sink = WindowSink("clip", time_base=time_base)
+    for pts in (0, 500, 1_000_000):
+        sink.write(dataclasses.replace(FRAME, pts=pts))
+    first, second, after_a_gap = screen.delays_ms
+    assert first == 1
+    assert least <= second <= most
+    assert after_a_gap <= 2000
 
 
 @pytest.mark.parametrize("key", [ord("q"), 27])
