@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _describe(checkpoint: str) -> int:
     from engine.checkpoint import inspect_checkpoint
-    from engine.translator import locate_generator
+    from engine.styles import locate_generator
 
     try:
         info = inspect_checkpoint(locate_generator(checkpoint))
@@ -52,8 +52,7 @@ def _describe_machine() -> int:
     import torch
 
     from engine.backends import BACKENDS
-    from engine.precision import fastest_precision, processor_name
-    from engine.translator import choose_device
+    from engine.precision import choose_device, fastest_precision, processor_name
 
     status = 0
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
@@ -80,7 +79,8 @@ def _describe_machine() -> int:
 
 
 def _describe_operators() -> str:
-    from engine import _native, ops  # noqa: F401 - loads the operator library
+    from engine import ops  # noqa: F401, I001 - loads the operator library, which the next one is linked to
+    from engine import _native
 
     return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected"
 

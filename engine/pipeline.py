@@ -187,6 +187,11 @@ class Pipeline:
         self._interrupted.set()
         self._halt.set()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the first frame is still being translated: its engine may take a minute to compile."""
+        return self._stages["translate"].frames == 0
+
     def run(self) -> Result:
         """Runs to the end of the source or until stopped.
 
@@ -205,23 +210,26 @@ class Pipeline:
         deliver = self._write if self._sink.needs_calling_thread else translated.put
 
         start = time.perf_counter()
-        if not is_live:
-            decoder.start()
-        encoder.start()
         try:
+            if not is_live:
+                decoder.start()
+            encoder.start()
             for timed in self._translate(frames):
                 deliver(timed)
                 self._report_progress()
         except (_Stopped, StopStream):
             pass
+        except KeyboardInterrupt:
+            self.stop()
         except Exception as error:
             self._error = self._error or error
         with contextlib.suppress(_Stopped):
             translated.end()
-        encoder.join()
+        if encoder.ident is not None:
+            encoder.join()
         self._halt.set()
         self._source.close()
-        if not is_live:
+        if decoder.ident is not None:
             decoder.join(_JOIN_SECONDS)
         self._report_progress()
 

@@ -8,10 +8,31 @@ import platform
 import numpy as np
 import torch
 
+from engine.errors import BackendError
+
 # Parity contract: PSNR in dB of the uint8 output against eager float32 on the same real frame.
 PARITY_DB = {"fp32": 60.0, "bf16": 45.0, "fp16": 45.0, "fast": 40.0}
 
 PRECISIONS = tuple(PARITY_DB)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU; any other name is taken as torch means it.
+
+    Raises:
+        BackendError: no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise BackendError(f"unknown device {device!r}: accepted are auto, cpu, cuda, cuda:N") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {device!r} is not supported: accepted are auto, cpu, cuda, cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return chosen
 
 
 def has_bf16_arithmetic() -> bool:

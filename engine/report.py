@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +84,7 @@ def print_summary(info: SourceInfo, result: Result) -> None:
         kept = f"what was done is in {result.output}" if result.output else "nothing was written"
         print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
     elif result.output:
-        print(result.output)
+        _print(str(result.output))
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
     lines = [
         f"{result.frames} frames of {info.width}x{info.height} in {result.seconds:.1f} s, {result.steady_fps:.1f} fps"
@@ -98,12 +101,32 @@ def _describe_engine(ran: Engine) -> str:
     return f"{ran}" + (f" at {ran.parity_db:.1f} dB of float32" if math.isfinite(ran.parity_db) else "")
 
 
+def check_json_target(target: str, *, taken: Iterable[str | None]) -> None:
+    """Raises SinkError, before any work is done, where the summary can't be written or would replace a file in use."""
+    path = Path(target)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise SinkError(f"can't write the summary to {target}: it is a folder, or its folder is missing or read-only")
+    if any(other and path.resolve() == Path(other).resolve() for other in taken):
+        raise SinkError(f"can't write the summary to {target}: the video or checkpoint itself has that name")
+
+
 def write_json(target: str, summary: dict[str, Any]) -> None:
-    text = json.dumps(summary, indent=2)
+    """Writes the summary to a file, `-` being standard output; a file is replaced only by a complete one."""
+    text = json.dumps(summary, indent=2) + "\n"
     if target == "-":
-        print(text)
+        _print(text, end="")
         return
+    path = Path(target)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        Path(target).write_text(text + "\n")
+        partial.write_text(text)
+        partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise SinkError(f"can't write the summary to {target}: {error.strerror}") from error
+
+
+def _print(text: str, *, end: str = "\n") -> None:
+    """Prints to standard output; that nobody reads it (`| head`, a full disk) does not spoil a finished job."""
+    with contextlib.suppress(OSError):
+        print(text, end=end, flush=True)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import engine
 from engine.allocator import keep_freed_memory
-from engine.errors import EngineError, SinkError
-from engine.report import ProgressBar, print_summary, summarise, write_json
+from engine.errors import BackendError, EngineError, SinkError
+from engine.report import ProgressBar, check_json_target, print_summary, summarise, write_json
 from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
@@ -49,14 +49,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         nargs="?",
+        type=_source,
         help="video file, image, folder or glob of either, webcam index (0) or /dev/videoN, URL; default: sample clip",
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="video file, image, or folder; default: beside the source"
+        "-o",
+        "--output",
+        type=_not_empty,
+        metavar="OUT",
+        help="video file, image, or folder; default: beside the source",
     )
     parser.add_argument("-y", "--overwrite", action="store_true", help="replace an output that exists")
     parser.add_argument(
-        "--style", metavar="NAME|FILE", help="bundled style or checkpoint; default: the first of the list"
+        "--style",
+        type=_not_empty,
+        metavar="NAME|FILE",
+        help="bundled style or checkpoint; default: the first of the list",
     )
     parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
 
@@ -86,7 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument("--camera-size", type=_size, metavar="WxH", help="size to ask the webcam for")
 
     report = parser.add_argument_group("report")
-    report.add_argument("--json", metavar="FILE", help="write the summary as JSON; - for standard output")
+    report.add_argument(
+        "--json", type=_not_empty, metavar="FILE", help="write the summary as JSON; - for standard output"
+    )
     report.add_argument("--quiet", action="store_true", help="no progress and no summary, errors only")
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
     report.add_argument("--version", action="version", version=f"streamgan {engine.__version__}")
@@ -108,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     except EngineError as error:
         return _report(error, debug=options.debug)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return stop.exit_status
     except BrokenPipeError:
         return 1
@@ -124,10 +134,10 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
 
     from engine import video
 
-    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
-        raise SinkError(f"can't write the summary to {options.json}: no such folder")
+    if options.json and options.json != "-":
+        check_json_target(options.json, taken=(options.source, options.output, options.style))
     if options.threads:
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(_thread_count(options.threads))
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = Runner(options, stop, many=len(jobs) > 1)
     status = 0
@@ -144,6 +154,13 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     if options.json:
         write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
     return status
+
+
+def _thread_count(threads: int) -> int:
+    most = 4 * (os.cpu_count() or 1)
+    if threads > most:
+        raise BackendError(f"--threads {threads} is too many for {os.cpu_count()} cores: at most {most}")
+    return threads
 
 
 class StopRequest:
@@ -174,6 +191,8 @@ class StopRequest:
         if self.pipeline is None:
             raise KeyboardInterrupt
         self.pipeline.stop()
+        if self.pipeline.is_starting:
+            raise KeyboardInterrupt  # a compilation would go on for a minute
 
 
 class Runner:
@@ -309,6 +328,17 @@ def _set_up_logging(*, quiet: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.WARNING)
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _source(text: str) -> str:
+    """A source as it is given; `file:///clip.mp4` is `/clip.mp4`."""
+    return _not_empty(text.removeprefix("file://") if text.startswith("file://") else text.removeprefix("file:"))
+
+
 def _positive(text: str) -> int:
     return _whole_number(text, least=1, most=None)
 
@@ -332,9 +362,14 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by the caller (`>&-`)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # noqa: PERF203 - nobody reads it; the interpreter must not complain of that at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if threading.active_count() > 1:
         os._exit(status)  # a stopped run may still be inside the generator; the interpreter must not wait for it
     sys.exit(status)

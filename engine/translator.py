@@ -25,12 +25,13 @@ from engine.generators import Generator
 from engine.precision import (
     PARITY_DB,
     PRECISIONS,
+    choose_device,
     dtype_of,
     fastest_precision,
     is_emulated,
     psnr_db,
 )
-from engine.styles import find_style
+from engine.styles import locate_generator
 
 logger = logging.getLogger("streamgan")
 
@@ -78,35 +79,6 @@ def load_generator(style: str | Path, *, norm_mode: NormMode = "eval") -> Genera
         CheckpointError: no such style or file, or the file holds no known generator.
     """
     return load_checkpoint(locate_generator(style), norm_mode=norm_mode)
-
-
-def locate_generator(style: str | Path) -> Path:
-    """The file behind a bundled style's name or a checkpoint's path; what looks like a path is taken as one.
-
-    Raises:
-        CheckpointError: it is no path and no style has this name.
-    """
-    path = Path(style)
-    return path if path.exists() or path.suffix or path.name != str(style) else find_style(str(style))
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU; any other name is taken as torch means it.
-
-    Raises:
-        BackendError: no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise BackendError(f"unknown device {device!r}: accepted are auto, cpu, cuda, cuda:N") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise BackendError(f"device {device!r} is not supported: accepted are auto, cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise BackendError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return chosen
 
 
 class Translator:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.errors import CheckpointError
 
-__all__ = ["DEFAULT_STYLE", "Style", "find_style", "list_styles"]
+__all__ = ["DEFAULT_STYLE", "Style", "find_style", "list_styles", "locate_generator"]
 
 DEFAULT_STYLE = "vermilion"
 
@@ -54,6 +54,16 @@ def list_styles() -> list[Style]:
     """The bundled styles, the default first, then by name; read from the files' headers, without the weights."""
     styles = [_read_style(path) for path in _FOLDER.glob("*.safetensors")]
     return sorted(styles, key=lambda style: (style.name != DEFAULT_STYLE, style.name))
+
+
+def locate_generator(style: str | Path) -> Path:
+    """The file behind a bundled style's name or a checkpoint's path; what looks like a path is taken as one.
+
+    Raises:
+        CheckpointError: it is no path and no style has this name.
+    """
+    path = Path(style)
+    return path if path.exists() or path.suffix or path.name != str(style) else find_style(str(style))
 
 
 def find_style(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -82,6 +83,8 @@ class FileSink:
         self._is_full = False
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
+        self._check_encoder_opens()
+        self._check_space()
 
     def write(self, frame: Frame) -> None:
         """Encodes a frame and copies the other tracks up to its time.
@@ -178,7 +181,7 @@ class FileSink:
                 f"{self._file.path}: {width}x{height} is padded to {padded}, the codec needs even sides"
             )
         self._output = av.open(
-            str(self._file.part),
+            os.path.abspath(self._file.part),
             "w",
             format=self._format,
             container_options=self._container_options(),
@@ -224,28 +227,29 @@ class FileSink:
         try:
             self._stream.codec_context.open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            name = self._codec.name
-            if self._opens_at(640, 360):
-                raise FrameSizeError(
-                    f"{self._file.path}: {name} can't encode {width}x{height}; scale the source, or try another --codec"
-                ) from error
-            raise SinkError(
-                f"--codec {name}: the encoder can't be opened ({one_line(error)}); "
-                "its hardware or driver may be missing, or --crf be out of its range; libx264 works everywhere"
+            raise FrameSizeError(
+                f"{self._file.path}: {self._codec.name} can't encode {width}x{height} ({one_line(error)}); "
+                "scale the source, or try another --codec"
             ) from error
 
-    def _opens_at(self, width: int, height: int) -> bool:
-        """True if the same encoder with the same options opens for another size: then the size was the trouble."""
+    def _check_encoder_opens(self) -> None:
+        """Opens the encoder for a usual size, before any frame is translated: listed hardware is often not there.
+
+        Raises:
+            SinkError: it does not open.
+        """
         av = import_av()
         context = av.CodecContext.create(self._codec.name, "w")
-        context.width, context.height, context.pix_fmt = width, height, pixel_format_of(self._codec)
-        context.time_base, context.framerate = self._time_base, self._media.frame_rate
+        context.width, context.height, context.pix_fmt = 640, 360, pixel_format_of(self._codec)
+        context.time_base, context.framerate = 1 / self._media.frame_rate, self._media.frame_rate
         context.options = dict(self._options)
         try:
             context.open()
-        except (av.error.FFmpegError, OSError, ValueError):
-            return False
-        return True
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise SinkError(
+                f"--codec {self._codec.name}: the encoder can't be opened ({one_line(error)}); "
+                "its hardware or driver may be missing, or --crf be out of its range; libx264 works everywhere"
+            ) from error
 
     def _encoder_time_base(self) -> Fraction:
         """The source's clock, so that timestamps stay exact; the frame rate's where the format knows nothing finer."""

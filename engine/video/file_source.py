@@ -76,6 +76,7 @@ class FileSource:
         self._notes: list[str] = []
         self._damaged_packets = 0
         self._damaged_frames = 0
+        self._frames = 0
         self._scaled_frames = 0
         self._ended = False
         self._stream_end: int | None = None
@@ -121,6 +122,8 @@ class FileSource:
             lines.append(f"{self._spec}: {damaged} damaged packets; what could be decoded of them is in the output")
         if self._damaged_frames:
             lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
+        if self._ended and lines != self._notes and self._frames_lost() > 0:
+            lines.append(f"{self._spec}: about {self._frames_lost()} frames are lost in the source")
         if self._scaled_frames:
             size = f"{self._decoded_size[0]}x{self._decoded_size[1]}"
             lines.append(f"{self._spec}: {self._scaled_frames} frames of another size were scaled to {size}")
@@ -266,6 +269,7 @@ class FileSource:
             yield from frames
 
     def _frame(self, decoded: VideoFrame) -> Frame:
+        self._frames += 1
         self._damaged_frames += decoded.is_corrupt
         self._scaled_frames += (decoded.width, decoded.height) != self._decoded_size
         duration = decoded.duration or self._default_duration
@@ -275,6 +279,10 @@ class FileSource:
         self._next_pts = pts + duration
         image = self._orientation.apply(self._to_bgr(decoded))
         return Frame(image=image, pts=pts, duration=duration)
+
+    def _frames_lost(self) -> int:
+        """Frames that the file's index or duration promises and that could not be decoded."""
+        return (self.info.frame_count or 0) - self._frames
 
     def _seconds_missing(self) -> Fraction:
         """How far before the end that the file's index promises the last frame ended."""

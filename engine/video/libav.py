@@ -67,7 +67,9 @@ def open_input(spec: str) -> InputContainer:
     timeout = NETWORK_TIMEOUT_SECONDS if is_url(spec) else None
     try:
         # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
-        return av.open(spec, "r", options=options, timeout=timeout, metadata_errors="surrogateescape")
+        # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
+        name = spec if is_url(spec) else os.path.abspath(spec)
+        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
 

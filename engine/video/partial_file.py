@@ -9,6 +9,9 @@ from pathlib import Path
 
 from engine.errors import SinkError
 
+# File systems take names of 255 bytes; what is put around them while they are written needs some of that.
+_LONGEST_NAME_BYTES = 230
+
 
 class PartialFile:
     """The hidden file beside `path` that is written first, and its two ends: complete or partial.
@@ -19,12 +22,13 @@ class PartialFile:
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         check_writable(path, overwrite=overwrite)
+        self._overwrite = overwrite
         self.path = path
         self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def complete(self) -> Path:
-        """Forces the data to disk, then gives the file its final name."""
-        return self._rename(self.path)
+        """Forces the data to disk, then gives the file its final name, or the next free one if it has been taken."""
+        return self._rename(self.path if self._overwrite else unused(self.path))
 
     def keep_partial(self) -> Path:
         """Names the unfinished file so: `clip.mp4` becomes `clip.partial.mp4`, or the next name that is free."""
@@ -53,9 +57,11 @@ def unused(path: Path) -> Path:
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Raises SinkError where `path` can't be made."""
+    if len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
+        raise SinkError(f"{path.name[:40]}...: the name is too long, at most {_LONGEST_NAME_BYTES} bytes")
     if path.is_dir():
         raise SinkError(f"{path}: is a folder; name a file in it, such as {path / 'out.mp4'}")
-    if path.exists() and not overwrite:
+    if (path.exists() or path.is_symlink()) and not overwrite:
         raise SinkError(f"{path}: exists already; give another name with -o, or --overwrite to replace it")
     folder = path.parent
     if not folder.is_dir():

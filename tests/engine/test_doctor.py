@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ def test_a_backend_that_cannot_run_says_why(
     monkeypatch.setattr(BACKENDS["inductor"], "unavailable", lambda device: "no compiler here")
     main([])
     assert "not available: no compiler here" in capsys.readouterr().out
+
+
+def test_missing_operators_are_reported_and_not_fatal() -> None:
+    """In a process of its own, where the operator library can't be found."""
+    script = (
+        "import sys; sys.modules['engine.ops'] = None\n"
+        "import engine.errors, engine.doctor, builtins\n"
+        "def fail(): raise engine.errors.BackendError('not built')\n"
+        "engine.doctor._describe_operators = fail\n"
+        "sys.exit(engine.doctor.main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "not available: not built" in done.stdout
+    assert "backend eager" in done.stdout
 
 
 def test_a_checkpoint_is_described(capsys: pytest.CaptureFixture[str]) -> None:

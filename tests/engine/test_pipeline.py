@@ -183,7 +183,21 @@ def test_stop_ends_it_early_and_keeps_what_was_done() -> None:
     assert not result.completed
     assert result.output == Path("out.partial.mp4")
     assert 10 <= result.frames <= 20
-    assert threading.active_count() < 10
+    assert not {"decode", "encode"} & {thread.name for thread in threading.enumerate()}
+
+
+def test_an_interrupt_while_the_engine_is_made_ready_ends_it_at_once() -> None:
+    class Compiling(Inverter):
+        def engine_for(self, frame: np.ndarray) -> Engine:
+            assert pipeline.is_starting
+            raise KeyboardInterrupt  # what the command line's signal handler does then
+
+    source, sink = CountingSource(1000), ListSink()
+    pipeline = Pipeline(source, Compiling(), sink)
+    result = pipeline.run()
+    assert not result.completed
+    assert (result.output, result.frames, sink.ended) == (None, 0, "aborted")
+    assert source.closed.is_set()
 
 
 @pytest.mark.parametrize("needs_calling_thread", [False, True])

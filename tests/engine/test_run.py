@@ -166,6 +166,12 @@ def test_list_styles(capsys: pytest.CaptureFixture[str]) -> None:
         (["{clip}", "--precision", "fp8"], "accepted are auto"),
         (["9", "--benchmark"], "9"),
         (["{clip}", "--json", "missing/report.json", "--frames", "1", "--benchmark"], "missing"),
+        (["{clip}", "--json", "{clip}", "--benchmark"], "my clip.mp4"),
+        (["{clip}", "--json", "out.mp4", "-o", "out.mp4"], "out.mp4"),
+        (["{clip}", "--json", ".", "--benchmark"], "is a folder"),
+        (["{clip}", "--threads", "100000"], "at most"),
+        (["{clip}", "-o", "x" * 250 + ".mp4"], "too long"),
+        (["{clip}", "--codec", "h264_nvenc"], "can't be opened"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -181,7 +187,45 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == [clip]
 
 
-@pytest.mark.parametrize("arguments", [["--frames", "0"], ["--crf", "x"], ["--camera-size", "12"], ["--batch", "-1"]])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no colon in file names")
+@pytest.mark.parametrize("source", ["{name}", "file:{name}", "file://{path}"])
+def test_names_with_a_colon_are_no_protocols(
+    source: str, clip: Path, tiny_style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    renamed = clip.rename(tmp_path / "a:b.mp4")
+    spec = source.format(name=renamed.name, path=renamed)
+    assert main([spec, "-o", "c:d.mp4", "--style", str(tiny_style), "--frames", "2", "--quiet"]) == 0
+    assert len(frame_times(tmp_path / "c:d.mp4")) == 2
+
+
+def test_a_name_taken_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    file = PartialFile(tmp_path / "out.mp4", overwrite=False)
+    file.part.write_bytes(b"mine")
+    (tmp_path / "out.mp4").write_bytes(b"another's")
+    assert file.complete() == tmp_path / "out-2.mp4"
+    assert (tmp_path / "out.mp4").read_bytes() == b"another's"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">/dev/full", "| head -c 0"])
+def test_closed_standard_streams_do_not_spoil_the_job(
+    streams: str, clip: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mp4"
+    command = (
+        f'set -o pipefail; "{sys.executable}" -m engine.run "{clip}" -o "{output}" --style "{tiny_style}" --frames 2'
+    )
+    done = subprocess.run(["bash", "-c", f"{command} {streams}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "error" not in done.stderr + done.stdout
+    assert len(frame_times(output)) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--frames", "0"], ["-o", ""], ["--crf", "x"], ["--camera-size", "12"], ["--batch", "-1"]]
+)
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["clip.mp4", *arguments])

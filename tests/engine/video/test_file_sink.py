@@ -248,7 +248,7 @@ def test_full_disk(tmp_path: Path) -> None:
 def test_nearly_full_disk_closes_a_playable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.video import file_sink
 
-    free = iter([1 << 30] * 30 + [1 << 20] * 1000)
+    free = iter([1 << 30] * 31 + [1 << 20] * 1000)
     monkeypatch.setattr(file_sink, "free_bytes", lambda _: next(free))
     sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
     for index in range(30):
