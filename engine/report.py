@@ -26,6 +26,8 @@ class ProgressBar:
         from tqdm import tqdm
 
         class Bar(tqdm):
+            monitor_interval = 0  # no thread of its own for each bar
+
             @property
             def format_dict(self) -> dict[str, Any]:
                 values: dict[str, Any] = super().format_dict
