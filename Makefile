@@ -55,11 +55,11 @@ bench: setup
 
 test-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda
+	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/ops tests/engine/test_translator.py
 
 bench-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-	$(SYSTEM_PYTHON) -m bench pipeline --device cuda
+	$(SYSTEM_PYTHON) -m bench pipeline --device cuda --generator-only
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from engine import video
+from engine.errors import SourceError
 from engine.pipeline import Pipeline
 from engine.precision import processor_name
 from engine.samples import SAMPLE
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="of the generator alone in each round (default: %(default)s)"
     )
+    parser.add_argument("--generator-only", action="store_true", help="no video: needs no PyAV")
     parser.add_argument("--json", metavar="FILE", help="write the raw figures")
 
 
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         frames=arguments.frames,
         generator_seconds=arguments.seconds,
+        generator_only=arguments.generator_only,
     )
     print_report(report)
     if arguments.json:
@@ -70,6 +73,7 @@ def measure(
     rounds: int,
     frames: int | None = None,
     generator_seconds: float = 4.0,
+    generator_only: bool = False,
 ) -> dict[str, Any]:
     """Runs all contenders on `clip`, in turn, `rounds` times.
 
@@ -84,6 +88,8 @@ def measure(
         "this project": lambda output: _product(translator, clip, output, frames),
         "OpenCV loop, eager float32": lambda output: loop.run(clip, output, frames),
     }
+    if generator_only:
+        contenders = {}
     alone = [_generator_alone(translator, first, generator_seconds)]
     rows: dict[str, dict[str, Any]] = {name: {"fps": [], "ratio_to_generator": []} for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +109,7 @@ def measure(
         "date": datetime.date.today().isoformat(),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "av", "opencv-python")},
+        "versions": _versions("torch", "av", "opencv-python", "opencv-python-headless"),
         "clip": clip.name,
         "size": f"{first.shape[1]}x{first.shape[0]}",
         "style": Path(style).stem,
@@ -116,11 +122,12 @@ def measure(
 
 
 def _first_frame(clip: Path) -> np.ndarray:
-    source = video.open_source(str(clip))
-    try:
-        return next(iter(source)).image
-    finally:
-        source.close()
+    capture = cv2.VideoCapture(str(clip))
+    read, frame = capture.read()
+    capture.release()
+    if not read:
+        raise SourceError(f"{clip}: no such video, or not one frame of it can be read")
+    return frame
 
 
 def _generator_alone(translator: Translator, frame: np.ndarray, seconds: float) -> float:
@@ -169,6 +176,11 @@ class OpenCVLoop:
         writer.release()
         capture.release()
         return (count - 1) / (time.perf_counter() - start)
+
+
+def _versions(*names: str) -> dict[str, str]:
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    return {name: installed[name] for name in names if name in installed}
 
 
 def describe_output(path: Path) -> str:

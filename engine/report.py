@@ -87,6 +87,8 @@ def print_summary(info: SourceInfo, result: Result) -> None:
         print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
     elif result.output:
         _print(str(result.output))
+    if not result.frames:
+        return
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
     lines = [
         f"{result.frames} frames of {info.width}x{info.height} in {result.seconds:.1f} s, {result.steady_fps:.1f} fps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def test_pipeline_puts_the_contenders_side_by_side(tmp_path: Path, capsys: pytes
     assert contenders["this project"]["output"] == "12 frames, h264, sound"
     assert contenders["OpenCV loop, eager float32"]["output"] == "12 frames, mpeg4, no sound"
     assert "of generator" in capsys.readouterr().out
+
+
+def test_the_generator_alone_needs_no_video_library(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert main(["pipeline", "--generator-only", "--rounds", "1", "--seconds", "0.1"]) == 0
+    assert "generator alone" in capsys.readouterr().out
 
 
 def test_a_missing_clip_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
