@@ -38,7 +38,7 @@ def choose_device(device: str) -> torch.device:
 def has_bf16_arithmetic() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or bf16 dot products on Arm)."""
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert_bf16", "bf16"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def has_fp16_arithmetic() -> bool:

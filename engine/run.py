@@ -370,6 +370,7 @@ if __name__ == "__main__":
             stream.flush()
         except OSError:  # noqa: PERF203 - nobody reads it; the interpreter must not complain of that at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if threading.active_count() > 1:
+    # CPython ends with the signal itself, whatever the status, if KeyboardInterrupt was raised inside an exec() once.
+    if status > 128 or threading.active_count() > 1:
         os._exit(status)  # a stopped run may still be inside the generator; the interpreter must not wait for it
     sys.exit(status)

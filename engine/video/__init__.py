@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.errors import SinkError, SourceError
 from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
+from engine.video.encoders import CONTAINERS
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
@@ -134,6 +135,11 @@ def _file_sink(spec: str, source: Source, *, crf: int | None, codec: str | None,
     many_images = isinstance(source, ImageSource) and (source.info.frame_count or 0) > 1
     if path.is_dir() or spec.endswith(("/", os.sep)) or (many_images and not suffix):
         return ImageFolderSink(path, overwrite=overwrite)
+    if suffix not in WRITTEN_SUFFIXES and suffix not in CONTAINERS:
+        what = f"{suffix} files are not written" if suffix else "the name has no suffix to tell its format by"
+        raise SinkError(
+            f"{spec}: {what}; videos: {' '.join(CONTAINERS)}, images {' '.join(WRITTEN_SUFFIXES)}, a folder ends in /"
+        )
     if suffix in WRITTEN_SUFFIXES:
         if source.info.frame_count != 1:
             raise SinkError(f"{spec}: one image can't hold a video; name a video file, or a pattern such as %06d.png")

@@ -273,7 +273,12 @@ def test_a_partial_file_is_never_replaced_by_a_shorter_one(tmp_path: Path) -> No
 
 def test_a_signal_before_the_first_frame_leaves_nothing(clip: Path, tmp_path: Path) -> None:
     process = start([str(clip), "-o", str(tmp_path / "out.mp4")])
-    time.sleep(0.7)
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 60
+    while maps.exists() and "libtorch" not in maps.read_text():  # torch is imported when the command line is understood
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1 if maps.exists() else 1.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

@@ -140,7 +140,12 @@ def test_video_to_pattern_and_back(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     source = ImageSource("x", [save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8)), tmp_path / "a.png"])
-    for output, reason in (("out.png", "one image"), ("a.png", "input itself"), (".", "input itself"), ("o.bmp", "")):
+    for output, reason in (
+        ("out.png", "one image"),
+        ("a.png", "input itself"),
+        (".", "input itself"),
+        ("o.bmp", r"\.png"),
+    ):
         with pytest.raises(SinkError, match=reason):
             open_sink(str(tmp_path / output), source, overwrite=True)
 
