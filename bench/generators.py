@@ -1,0 +1,119 @@
+"""The generators that speed is measured on, and what a frame costs in them. A new one is one entry in `GENERATORS`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine.errors import EngineError
+from engine.generators import (
+    Generator,
+    GeneratorConfig,
+    ResNetConfig,
+    TransformerNetConfig,
+    UNetConfig,
+    build,
+)
+from engine.samples import SAMPLE
+from engine.styles import DEFAULT_STYLE
+from engine.translator import load_generator
+
+
+def _untrained(config: GeneratorConfig) -> Callable[[], Generator]:
+    """Weights as PyTorch initialises them: what a frame costs does not depend on their values."""
+
+    def make() -> Generator:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(config).eval()
+
+    return make
+
+
+# Name -> how to get the generator: the full CycleGAN generator, a compact one, pix2pix's, fast neural style's, and the
+# bundled trained style.
+GENERATORS: dict[str, Callable[[], Generator]] = {
+    "resnet9-64": _untrained(ResNetConfig(width=64, blocks=9)),
+    "resnet6-16": _untrained(ResNetConfig(width=16, blocks=6)),
+    "unet256": _untrained(UNetConfig(width=64, downsamplings=8, norm="batch")),
+    "transformer": _untrained(TransformerNetConfig()),
+    DEFAULT_STYLE: lambda: load_generator(DEFAULT_STYLE),
+}
+
+SIZES = ("256x256", "640x360", "1280x720", "1920x1080")
+
+
+def make_generator(name: str) -> Generator:
+    """The generator called `name`, or the one in the checkpoint file of that name; eval mode, float32, on the CPU.
+
+    Raises:
+        EngineError: there is neither.
+    """
+    generator = GENERATORS[name]() if name in GENERATORS else load_generator(name)
+    return generator.eval().requires_grad_(False)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """`WxH` as (width, height).
+
+    Raises:
+        EngineError: it is not of that form.
+    """
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise EngineError(f"size {size!r}: WxH is needed, such as 640x360")
+    return int(width), int(height)
+
+
+def real_frame(width: int, height: int) -> np.ndarray:
+    """A frame of the sample clip at that size, uint8 [H, W, 3], BGR."""
+    capture = cv2.VideoCapture(str(SAMPLE))
+    capture.set(cv2.CAP_PROP_POS_FRAMES, 60)
+    read, frame = capture.read()
+    capture.release()
+    if not read:
+        raise EngineError(f"{SAMPLE}: the sample clip can't be read")
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def generator_input(generator: Generator, frame: np.ndarray) -> np.ndarray:
+    """`frame` as the generator takes it: float32 [1, 3, H, W], RGB, in its input range, padded by reflection.
+
+    The padding at the right and the bottom brings both sides to a multiple that the generator takes (256 for U-Net
+    256, so 640x360 is run at 768x512), as the product does.
+    """
+    height, width = (_padded(side, generator) for side in frame.shape[:2])
+    padded = cv2.copyMakeBorder(
+        frame, 0, height - frame.shape[0], 0, width - frame.shape[1], borderType=cv2.BORDER_REFLECT_101
+    )
+    low, high = generator.input_range
+    values = padded[:, :, ::-1].astype(np.float32) / 255 * (high - low) + low
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+def output_bytes(generator: Generator, output: np.ndarray) -> np.ndarray:
+    """A generator's output as the uint8 picture that parity is measured on; same shape."""
+    low, high = generator.output_range
+    values = np.nan_to_num((output.astype(np.float32) - low) * (255 / (high - low)))
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def count_flops(generator: Generator, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of one input of `shape` in the convolutions as they are defined.
+
+    Two per multiply-add, whatever algorithm computes them: a Winograd convolution can pass the peak of direct ones.
+    """
+    on_meta = copy.deepcopy(generator).to("meta")
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(False), torch.no_grad(), counter:
+        on_meta(torch.empty(shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def _padded(side: int, generator: Generator) -> int:
+    return -(-max(side, generator.minimum_size) // generator.multiple) * generator.multiple

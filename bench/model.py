@@ -1,0 +1,297 @@
+"""Generators: this project's backends beside what else a user would run them with, in turn, on this machine.
+
+Every contender runs in a process of its own, in the configuration that its documentation recommends. Its first output
+is held against eager float32 on a real frame, and one that is further off than its precision allows is listed, not
+timed. Then come rounds: the machine's peaks, and each contender for a moment, in an order that changes. Ratios are
+taken within rounds, because the speed of a shared machine drifts. One unit of work is one frame, input and output in
+the contender's own format. The time to the first frame counts from the start of a fresh process, with conversions done
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import compare, results
+from bench.contenders import Contender, contenders
+from bench.generators import (
+    GENERATORS,
+    SIZES,
+    count_flops,
+    generator_input,
+    make_generator,
+    output_bytes,
+    parse_size,
+    real_frame,
+)
+from bench.peaks import Probe
+from bench.peers import WEIGHTS
+from bench.processes import ContenderError, WorkerProcess
+from bench.results import Results, Row
+from bench.standing import share_of_peak, standing
+from bench.worker import EXAMPLE
+from engine.checkpoint import save_generator
+from engine.errors import EngineError
+from engine.precision import PARITY_DB, PRECISIONS, choose_device, is_emulated, psnr_db
+
+# What `--quick` measures: the full generator where most people compare, the bundled style at the sample clip's size.
+QUICK = (("resnet9-64", "256x256"), ("vermilion", "640x360"))
+
+# A contender this many times slower than the fastest of its group takes part in the first round only.
+FAR_BEHIND = 4.0
+
+_TIMEOUT_SECONDS = 600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m bench model`."""
+    parser.add_argument(
+        "--generators", nargs="+", metavar="NAME", help=f"{', '.join(GENERATORS)}, or checkpoint files (default: all)"
+    )
+    parser.add_argument("--sizes", nargs="+", metavar="WxH", help=f"frame sizes (default: {', '.join(SIZES)})")
+    parser.add_argument("--contenders", nargs="+", metavar="TEXT", help="only those whose name holds one of the texts")
+    parser.add_argument("--quick", action="store_true", help="two generators at one size each, three rounds")
+    parser.add_argument("--rounds", type=int, help="(default: 5, or 3 if quick)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="of a contender in each round (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures, after every group")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail on a regression against these figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures group after group and prints a table of each."""
+    device = choose_device(arguments.device).type
+    chosen = _chosen_contenders(device, arguments.contenders)
+    groups = _chosen_groups(arguments)
+    rounds = arguments.rounds or (3 if arguments.quick else 5)
+    torch.set_num_threads(arguments.threads)
+    report = results.start(
+        "model",
+        threads=arguments.threads,
+        device=device,
+        arguments={"rounds": rounds, "seconds": arguments.seconds, "groups": [" ".join(group) for group in groups]},
+    )
+    settings = Settings(arguments.threads, device, rounds, arguments.seconds)
+    for generator, size in groups:
+        rows, peaks = measure_group(generator, size, chosen, settings)
+        report.rows += rows
+        report.peaks += peaks
+        print_group(report, f"{generator} {size}")
+        if arguments.json:
+            report.write(arguments.json)
+    if arguments.compare:
+        compare.check_against(report, arguments.compare)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How all groups of a run are measured."""
+
+    threads: int
+    device: str
+    rounds: int
+    seconds: float
+
+
+@dataclasses.dataclass
+class _Entry:
+    """A contender that is ready: its process and its row."""
+
+    contender: Contender
+    process: WorkerProcess
+    row: Row
+
+
+def measure_group(
+    name: str, size: str, chosen: Sequence[Contender], settings: Settings
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Prepares, checks and times all contenders on one generator at one frame size.
+
+    Returns:
+        One row per contender, and the peaks of each round.
+    """
+    group = f"{name} {size}"
+    generator = make_generator(name)
+    example = generator_input(generator, real_frame(*parse_size(size)))
+    gflop = count_flops(generator, example.shape) / 1e9
+    with torch.inference_mode():
+        expected = output_bytes(generator, generator(torch.from_numpy(example)).numpy())
+    entries: list[_Entry] = []
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="streamgan-bench-") as scratch:
+        try:
+            for number, contender in enumerate(chosen, 1):
+                row = Row(group, contender.name, contender.ours, facts={"precision": contender.precision})
+                row.facts["gflop"] = gflop
+                rows.append(row)
+                try:
+                    process = _prepare(contender, row, Path(scratch), generator, example, settings)
+                except EngineError as error:
+                    row.failure = str(error)
+                else:
+                    entries.append(_Entry(contender, process, row))
+                    _check(row, contender, generator, Path(scratch), expected)
+                _progress(f"{group} [{number}/{len(chosen)}] {contender.name}: {_said_of(row)}")
+            peaks = _run_rounds(group, [entry for entry in entries if not entry.row.failure], settings)
+        finally:
+            for entry in entries:
+                entry.process.close()
+    return rows, peaks
+
+
+def _prepare(
+    contender: Contender, row: Row, scratch: Path, generator: Any, example: np.ndarray, settings: Settings
+) -> WorkerProcess:
+    """Converts what is to be converted, and starts the process that will be timed, up to its first frame."""
+    reason = contender.unavailable(threads=settings.threads, device=settings.device)
+    if reason:
+        raise ContenderError(reason)
+    spec = contender.spec(threads=settings.threads, device=settings.device)
+    implementation = contender.implementation()
+    per_precision = getattr(implementation, "PER_PRECISION", False)
+    folder = scratch / (f"{contender.module}-{contender.precision}" if per_precision else contender.module)
+    request: dict[str, Any] = {
+        "folder": str(folder),
+        "contender": dataclasses.asdict(contender),
+        "spec": dataclasses.asdict(spec),
+        "timeout_seconds": _TIMEOUT_SECONDS,
+    }
+    # Compilers' caches start empty, so that the first frame comes as late as it does for a user's new generator.
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / f"cache {contender.name}".replace(" ", "-"))}
+    if not folder.exists():
+        folder.mkdir()
+        save_generator(generator, folder / WEIGHTS)
+        np.save(folder / EXAMPLE, example)
+        if hasattr(implementation, "convert"):
+            process = WorkerProcess(threads=settings.threads, environment=environment)
+            try:
+                seconds = process.ask(do="convert", **request)["seconds"]
+            finally:
+                process.close()
+            (folder / "seconds").write_text(str(seconds))
+    if (folder / "seconds").exists():
+        row.facts["conversion_seconds"] = float((folder / "seconds").read_text())
+    elif hasattr(implementation, "convert"):
+        raise ContenderError("its conversion failed before")
+    process = WorkerProcess(threads=settings.threads, environment=environment)
+    try:
+        answer = process.ask(do="load", output=str(scratch / "output.npy"), **request)
+        process.ask(do="rest", timeout_seconds=_TIMEOUT_SECONDS)
+    except BaseException:
+        process.close()
+        raise
+    row.facts["first_frame_seconds"] = answer["ready"] - process.started
+    row.facts["peak_memory_bytes"] = answer["peak_memory_bytes"]
+    return process
+
+
+def _check(row: Row, contender: Contender, generator: Any, scratch: Path, expected: np.ndarray) -> None:
+    """Marks the row as failed if the contender's output is further from eager float32 than its precision allows."""
+    output = np.load(scratch / "output.npy")
+    if output.shape != expected.shape:
+        row.failure = f"its output is {list(output.shape)} instead of {list(expected.shape)}"
+        return
+    parity = psnr_db(output_bytes(generator, output), expected)
+    row.facts["psnr_db"] = parity if np.isfinite(parity) else None
+    if parity < PARITY_DB[contender.precision]:
+        limit = PARITY_DB[contender.precision]
+        row.failure = f"not timed: {parity:.1f} dB of eager float32, and {contender.precision} has to reach {limit:.0f}"
+
+
+def _run_rounds(group: str, entries: list[_Entry], settings: Settings) -> list[dict[str, Any]]:
+    """Times all entries in turn; fills in their rows. Returns the peaks of each round."""
+    probe = Probe(threads=settings.threads, device=settings.device)
+    order = random.Random(0)
+    peaks = []
+    for number in range(settings.rounds):
+        peaks.append({"group": group, "round": number, **probe.measure()})
+        for entry in order.sample(entries, len(entries)):
+            entry.row.seconds.append(_turn(entry, number, entries, settings))
+        _progress(f"{group}: round {number + 1} of {settings.rounds}")
+    return peaks
+
+
+def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings) -> float | None:
+    """Median seconds of a frame in this round; None if the entry sits it out or failed."""
+    firsts = [other.row.seconds[0] for other in entries if other.row.seconds and other.row.seconds[0] is not None]
+    if entry.row.failure or (number > 0 and (entry.row.seconds[0] or 0.0) > FAR_BEHIND * min(firsts)):
+        return None
+    try:
+        answer = entry.process.ask(do="run", seconds=settings.seconds, least=1, timeout_seconds=_TIMEOUT_SECONDS)
+        entry.process.ask(do="rest", timeout_seconds=_TIMEOUT_SECONDS)
+    except ContenderError as error:
+        entry.row.failure = str(error)
+        return None
+    entry.row.facts["peak_memory_bytes"] = answer["peak_memory_bytes"]
+    return statistics.median(answer["seconds"])
+
+
+def print_group(report: Results, group: str) -> None:
+    """Prints the table of one group, fastest first, and below it who did not take part, and why."""
+    rows = report.group(group)
+    timed = sorted((row for row in rows if row.measured), key=lambda row: statistics.median(row.measured))
+    gflop = rows[0].facts["gflop"]
+    print(f"\n{group}, {gflop:.1f} GFLOP a frame, {report.machine['threads']} threads on {report.machine['device']}")
+    print(f"{'':<26}{'ms':>9}{'95 % of median':>18}{'of best peer':>14}{'GFLOP/s':>9}{'of peak':>9}", end="")
+    print(f"{'PSNR dB':>9}{'MB':>7}{'1st frame s':>13}")
+    for row in timed:
+        median, low, high = results.summary(row.measured)
+        against = standing(report, row)
+        ratio = f"{against[0]:.2f}x" if against else ""
+        psnr, memory = row.facts.get("psnr_db"), row.facts.get("peak_memory_bytes")
+        share = share_of_peak(report, row)
+        print(
+            f"{('* ' if row.ours else '  ') + row.contender:<26}{median * 1e3:>9.1f}"
+            f"{f'{low * 1e3:.1f}-{high * 1e3:.1f}':>18}{ratio:>14}{gflop / median:>9.0f}"
+            f"{f'{share:.0%}' if share else '':>9}{'inf' if psnr is None else f'{psnr:.1f}':>9}"
+            f"{f'{memory / 1e6:.0f}' if memory else '':>7}{row.facts['first_frame_seconds']:>13.1f}"
+        )
+    for row in rows:
+        if row.failure:
+            print(f"  {row.contender}: {row.failure}")
+
+
+def _chosen_groups(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    if arguments.quick and not (arguments.generators or arguments.sizes):
+        return list(QUICK)
+    sizes = arguments.sizes or SIZES
+    for size in sizes:
+        parse_size(size)
+    return [(generator, size) for generator in arguments.generators or GENERATORS for size in sizes]
+
+
+def _chosen_contenders(device: str, texts: Sequence[str] | None) -> list[Contender]:
+    emulated = tuple(name for name in PRECISIONS if is_emulated(name, torch.device(device)))
+    everyone = contenders(device, emulated=emulated)
+    chosen = [contender for contender in everyone if not texts or any(text in contender.name for text in texts)]
+    if not chosen:
+        names = ", ".join(contender.name for contender in everyone)
+        raise EngineError(f"no contender has {' or '.join(texts or ())!r} in its name: there are {names}")
+    return chosen
+
+
+def _said_of(row: Row) -> str:
+    if row.failure:
+        return row.failure
+    psnr = row.facts["psnr_db"]
+    parity = "exact" if psnr is None else f"{psnr:.1f} dB"
+    return f"first frame after {row.facts['first_frame_seconds']:.1f} s, {parity}"
+
+
+def _progress(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)

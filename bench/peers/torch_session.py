@@ -1,0 +1,39 @@
+"""What the contenders that run in PyTorch share: input in their dtype and layout, and the session around a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bench.peers import Session, Spec
+from engine.precision import dtype_of
+
+
+def torch_input(example: np.ndarray, spec: Spec) -> torch.Tensor:
+    """`example` in the dtype of the precision, channels_last, on the device; sets torch's threads."""
+    torch.set_num_threads(spec.threads)
+    device = torch.device(spec.device)
+    tensor = torch.from_numpy(example).to(device=device, dtype=dtype_of(spec.precision, device))
+    return tensor.to(memory_format=torch.channels_last)
+
+
+def torch_module(generator: torch.nn.Module, tensor: torch.Tensor) -> torch.nn.Module:
+    """`generator` on the device and in the dtype of `tensor`, weights channels_last."""
+    moved = generator.to(device=tensor.device, dtype=tensor.dtype)
+    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def torch_session(module: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> Session:
+    """A session that runs `module` on `tensor` in inference mode."""
+    on_gpu = tensor.device.type == "cuda"
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            output = module(tensor)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return output
+
+    return Session(run, lambda output: output.float().cpu().contiguous().numpy())
