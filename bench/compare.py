@@ -89,9 +89,13 @@ def check_against(new: Results, old_path: Path, *, any_machine: bool = False) ->
         EngineError: a row is slower, failed or missing; the files are of different benchmarks or machines; or there is
             not one row that can be compared, since a check of nothing must not pass.
     """
-    found = comparisons(new, read(Path(old_path)), any_machine=any_machine)
+    old = read(Path(old_path))
+    found = comparisons(new, old, any_machine=any_machine)
     for comparison in found:
         print(comparison)
+    left_out = [group for group in old.groups if group not in new.groups]
+    if left_out:
+        print(f"not measured this time: {', '.join(left_out)}")
     regressions = [comparison.name for comparison in found if comparison.is_regression]
     if regressions:
         raise EngineError(
@@ -112,7 +116,7 @@ def compare(new: Results, old: Results, *, any_machine: bool = False) -> list[Re
 
 
 def comparisons(new: Results, old: Results, *, any_machine: bool = False) -> list[Comparison]:
-    """Every row of ours that `old` holds measured, compared with `new`.
+    """Every row of ours that `old` holds measured, in the groups that `new` measured too, compared with `new`.
 
     Raises:
         EngineError: the results are of different benchmarks or machines.
@@ -122,7 +126,7 @@ def comparisons(new: Results, old: Results, *, any_machine: bool = False) -> lis
     return [
         _compare_row(new, old, rows.get((row.group, row.contender)), row)
         for row in old.rows
-        if row.ours and row.measured and row.failure is None
+        if row.ours and row.measured and row.failure is None and row.group in new.groups
     ]
 
 

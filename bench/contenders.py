@@ -33,6 +33,11 @@ class Contender:
         """How it runs with so many threads on `device`."""
         return Spec(self.precision, threads, device, self.backend)
 
+    @property
+    def uses_inductor(self) -> bool:
+        """Whether it starts torch's compiler, which examines the machine on its first use."""
+        return self.module in ("torch_compile", "aoti") or self.backend in ("inductor", "aoti")
+
     def implementation(self) -> ModuleType:
         """Its module, imported."""
         return importlib.import_module(f"bench.peers.{self.module}")

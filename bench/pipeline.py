@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import torch
 
-from bench import clips, results
+from bench import clips, compare, results
 from bench.measured_process import run_process
 from bench.results import Results, Row
 from engine.errors import EngineError, SourceError
@@ -173,6 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--generator-only", action="store_true", help="no video: needs no PyAV")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results, after every round")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail on a regression against these figures")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -230,6 +231,8 @@ def _run_all(clip: Path, folder: Path, arguments: argparse.Namespace) -> None:
         if arguments.json:
             report.write(arguments.json)
     print_table(report)
+    if arguments.compare:
+        compare.check_against(report, arguments.compare)
 
 
 def _translator(arguments: argparse.Namespace, *, frames: int | None) -> Translator:
@@ -244,7 +247,7 @@ def _translator(arguments: argparse.Namespace, *, frames: int | None) -> Transla
 
 
 def _start(arguments: argparse.Namespace, clip: Path, alone: GeneratorAlone) -> Results:
-    told = {name: value for name, value in vars(arguments).items() if name not in ("command", "run", "json")}
+    told = {name: value for name, value in vars(arguments).items() if name not in ("command", "run", "json", "compare")}
     told |= {"clip": clip.name, "style": Path(arguments.style).stem}
     threads = arguments.threads or torch.get_num_threads()
     return results.start("pipeline", threads=threads, device=alone.device, arguments=told)
@@ -357,6 +360,8 @@ class Comparison:
                 raise EngineError(ended.last_line or f"it ended with status {ended.status} and said nothing")
             held = clips.inspect(output)
         frames = len(held.times)
+        if not frames:
+            raise EngineError("its output holds no frame")
         return {
             **_printed_facts(contender, ended.printed),
             "seconds": ended.seconds / frames,

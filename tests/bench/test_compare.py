@@ -160,3 +160,13 @@ def run(folder: Path, new: str) -> None:
     parser = argparse.ArgumentParser()
     compare.add_arguments(parser)
     compare.run(parser.parse_args([str(folder / f"{new}.json"), str(folder / "old.json")]))
+
+
+def test_groups_that_were_not_measured_again_are_no_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, old = results(0), results(1)
+    old.rows += [dataclasses.replace(row, group="another group") for row in old.rows]
+    old.write(tmp_path / "old.json")
+    compare.check_against(new, tmp_path / "old.json")
+    assert "not measured this time: another group" in capsys.readouterr().out

@@ -340,3 +340,10 @@ def test_no_results_is_an_error(project: Path) -> None:
         path.unlink()
     with pytest.raises(EngineError, match="holds no results"):
         run(project)
+
+
+def test_the_pages_of_this_repository_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    report.run(parser.parse_args(["--check"]))
