@@ -91,12 +91,12 @@ def test_probe() -> None:
 
 @pytest.mark.usefixtures("small_buffers")
 def test_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3e9 operations per second are 3 GFLOPS; a copy of 1 MiB in one millisecond moves 2 MiB."""
-    asked = []
+    """The best of several, 3e9 operations per second, is 3 GFLOPS; a copy of 1 MiB in 1 ms moves 2 MiB."""
+    asked: list[tuple[str, int, float]] = []
 
     def fake_peak(kind: str, threads: int, seconds: float) -> float | None:
         asked.append((kind, threads, seconds))
-        return None if kind == "bf16" else 3e9
+        return None if kind == "bf16" else 3e9 / (1 + len(asked) % 2)
 
     monkeypatch.setattr(peaks._native, "peak", fake_peak)
     monkeypatch.setattr(peaks, "_wall_seconds", lambda work: 1e-3)
@@ -107,7 +107,7 @@ def test_units(monkeypatch: pytest.MonkeyPatch) -> None:
         "int8_gops": 3.0,
         "copy_gbytes": pytest.approx(2 * 2**20 / 1e6),
     }
-    assert asked == [("float32", 2, 0.5), ("bf16", 2, 0.5), ("int8", 2, 0.5)]
+    assert asked == [(kind, 2, 0.1) for kind in ("float32", "bf16", "int8") for _ in range(peaks.REPEATS)]
 
 
 @pytest.mark.usefixtures("small_buffers")
