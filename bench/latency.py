@@ -300,7 +300,7 @@ class Display:
         assert frame.captured_seconds is not None, "the pipeline lost a live frame's capture time"
         self._arrived.append(frame.captured_seconds)
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         return None
 
     def abort(self) -> Path | None:

@@ -33,6 +33,7 @@ from bench import clips, compare, results
 from bench.measured_process import run_process
 from bench.results import Results, Row
 from engine.errors import EngineError, SourceError
+from engine.precision import is_nearly_uniform
 from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE, locate_generator
 from engine.translator import Translator
@@ -258,16 +259,21 @@ def _group(clip: Path, frame: np.ndarray) -> str:
 
 
 def first_frame(clip: Path) -> np.ndarray:
-    """The first frame, uint8 [H, W, 3] BGR.
+    """The first frame that is not nearly uniform (a film fades in), else the last; uint8 [H, W, 3] BGR.
 
     Raises:
         SourceError: the file is missing or not one frame of it can be read.
     """
     capture = cv2.VideoCapture(str(clip))
     read, frame = capture.read()
-    capture.release()
     if not read:
         raise SourceError(f"{clip}: no such video, or not one frame of it can be read")
+    while is_nearly_uniform(frame):
+        read, following = capture.read()
+        if not read:
+            break
+        frame = following
+    capture.release()
     return frame
 
 

@@ -178,6 +178,9 @@ class Pipeline:
         self._halt = threading.Event()
         self._error: BaseException | None = None
         self._engine: Engine | None = None
+        self._is_preparing = False
+        self._is_cut = False
+        self._uniform_before = translator.uniform_frames
         self._stages = {name: StageTime() for name in ("decode", "translate", "encode")}
         self._first_written = 0.0
         self._latencies_ms: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
@@ -189,8 +192,8 @@ class Pipeline:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the first frame is still being translated: its engine may take a minute to compile."""
-        return self._stages["translate"].frames == 0
+        """Whether the engine is still being made ready, which may take a minute of compiling."""
+        return self._is_preparing or self._stages["translate"].frames == 0
 
     def run(self) -> Result:
         """Runs to the end of the source or until stopped.
@@ -252,7 +255,7 @@ class Pipeline:
             batch=self._batch or 1,
             engine=self._engine,
             peak_memory_bytes=memory.peak_process_bytes(),
-            warnings=[*self._source.warnings, *self._sink.warnings],
+            warnings=[*self._source.warnings, *self._sink.warnings, *self._uniform_note()],
         )
 
     def _feed(self, decoded: _Channel[_Timed]) -> None:
@@ -289,28 +292,42 @@ class Pipeline:
             now = time.perf_counter()
             self._stages["decode"].add(now - start)
             yield frame, frame.captured_seconds or now
+        self._is_cut = True
+        with contextlib.suppress(EngineError):  # nobody asked for the frame after the limit
+            self._is_cut = self._source.info.live or next(frames, None) is not None
 
     def _translate(self, decoded: Iterable[_Timed]) -> Iterator[_Timed]:
         waiting: list[_Timed] = []
         for frame, ready in decoded:
-            if self._engine is None:
-                self._engine = self._translator.engine_for(frame.image)
-                if self._batch is None:
-                    self._batch = self._translator.choose_batch(frame.image) if self._is_long() else 1
+            if self._engine is None or self._engine.is_stand_in:
+                self._prepare(frame.image)
             if waiting and waiting[0][0].image.shape != frame.image.shape:
                 yield from self._translated(waiting)
                 waiting = []
             waiting.append((frame, ready))
-            if len(waiting) == self._batch:
+            if len(waiting) == (self._batch or 1):
                 yield from self._translated(waiting)
                 waiting = []
         if waiting:
             yield from self._translated(waiting)
 
+    def _prepare(self, image: np.ndarray) -> None:
+        """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
+        self._is_preparing = True
+        self._engine = self._translator.engine_for(image)
+        if self._batch is None and not self._engine.is_stand_in:
+            self._batch = self._translator.choose_batch(image) if self._is_long() else 1
+        self._is_preparing = False
+
     def _is_long(self) -> bool:
         """Whether there may be enough frames to make good for measuring batches."""
         counts = [count for count in (self._source.info.frame_count, self._limit) if count is not None]
         return not counts or min(counts) >= _LONG_FRAMES
+
+    def _uniform_note(self) -> list[str]:
+        count = self._translator.uniform_frames - self._uniform_before
+        reason = "half precision would show in their translation"
+        return [f"{count} nearly uniform frame(s) ran in eager fp32: {reason}"] if count else []
 
     def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:
         start = time.perf_counter()
@@ -337,7 +354,7 @@ class Pipeline:
         """Completes the output, or keeps what there is of it and raises the error that ended the run."""
         if completed:
             try:
-                return self._sink.finish()
+                return self._sink.finish(is_cut=self._is_cut)
             except Exception as error:
                 self._error = error
         partial = self._sink.abort()

@@ -78,8 +78,12 @@ class Sink(Protocol):
 
     def write(self, frame: Frame) -> None: ...
 
-    def finish(self) -> Path | None:
-        """Completes the output and gives it its final name; returns that (None: nothing is kept)."""
+    def finish(self, *, is_cut: bool = False) -> Path | None:
+        """Completes the output and gives it its final name; returns that (None: nothing is kept).
+
+        Args:
+            is_cut: the source has more frames than were asked for, so other tracks end where the picture does.
+        """
         ...
 
     def abort(self) -> Path | None:

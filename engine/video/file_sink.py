@@ -111,14 +111,14 @@ class FileSink:
             raise self._failure(error) from error
         self._frames += 1
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         """Encodes what is still inside the encoder, copies the rest of the other tracks, gives the file its name."""
         if self._output is None:
             raise SinkError(f"{self._file.path}: not written, because the source gave no frame")
         try:
             self._mux(self._stream.encode(None), is_last=True)
             assert self._tracks is not None
-            self._tracks.advance(None)
+            self._tracks.advance(self._end_seconds if is_cut else None)
             self._close()
         except (import_av().error.FFmpegError, OSError) as error:
             failure = self._failure(error)

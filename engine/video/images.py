@@ -166,7 +166,7 @@ class ImageSink:
             raise SinkError(f"{self._path}: one image file can't hold several frames; name a folder or a video file")
         self._written = write_image(self._path, frame.image, overwrite=self._overwrite)
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         if self._written is None:
             raise SinkError(f"{self._path}: not written, because the source gave no frame")
         return self._written
@@ -213,7 +213,7 @@ class ImageFolderSink:
         self._count += 1
         write_image(self._folder / self._name(frame), frame.image, overwrite=self._overwrite)
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         if not self._count:
             raise SinkError(f"{self._folder}: nothing written, because the source gave no frame")
         return self._folder

@@ -30,7 +30,7 @@ class NullSink:
     def write(self, frame: Frame) -> None:
         pass
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         return None
 
     def abort(self) -> Path | None:
@@ -92,7 +92,7 @@ class WindowSink:
         seconds = float((frame.pts - self._shown_pts) * self._time_base)
         return min(seconds, _LONGEST_FRAME_SECONDS) - (time.perf_counter() - self._shown_at)
 
-    def finish(self) -> Path | None:
+    def finish(self, *, is_cut: bool = False) -> Path | None:
         self._close()
         return None
 
@@ -140,8 +140,8 @@ class TeeSink:
         for sink in self._sinks:
             sink.write(frame)
 
-    def finish(self) -> Path | None:
-        return [sink.finish() for sink in reversed(self._sinks)][-1]
+    def finish(self, *, is_cut: bool = False) -> Path | None:
+        return [sink.finish(is_cut=is_cut) for sink in reversed(self._sinks)][-1]
 
     def abort(self) -> Path | None:
         return [sink.abort() for sink in reversed(self._sinks)][-1]

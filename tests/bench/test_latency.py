@@ -25,6 +25,8 @@ IMAGES = [np.full((4, 6, 3), 40 * number, np.uint8) for number in range(5)]
 class SleepingTranslator:
     """What the pipeline calls of a `Translator`, with a fixed time per call."""
 
+    uniform_frames = 0
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 

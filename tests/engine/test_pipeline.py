@@ -70,8 +70,8 @@ class ListSink:
         self.threads.add(threading.current_thread())
         self.frames.append(frame)
 
-    def finish(self) -> Path | None:
-        self.ended += "finished"
+    def finish(self, *, is_cut: bool = False) -> Path | None:
+        self.ended += "cut" if is_cut else "finished"
         return Path("out.mp4")
 
     def abort(self) -> Path | None:
@@ -84,6 +84,7 @@ class Inverter:
 
     def __init__(self, *, best_batch: int = 1, fail_at: int | None = None, seconds: float = 0.0) -> None:
         self.batches: list[int] = []
+        self.uniform_frames = 0
         self._best_batch, self._fail_at, self._seconds = best_batch, fail_at, seconds
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -122,17 +123,40 @@ def test_batches_are_measured_where_there_are_frames_to_gain(count: int | None, 
     assert result.batch == max(translator.batches) == expected
 
 
+def test_engine_and_batch_are_chosen_on_the_first_frame_that_is_not_nearly_uniform() -> None:
+    class Fading(Inverter):
+        def engine_for(self, frame: np.ndarray) -> Engine:
+            is_dark = int(frame[0, 0, 0]) < 5
+            self.uniform_frames += is_dark
+            engine = super().engine_for(frame)
+            return dataclasses.replace(engine, is_stand_in=True) if is_dark else engine
+
+        def choose_batch(self, frame: np.ndarray) -> int:
+            assert frame[0, 0, 0] == 5
+            return super().choose_batch(frame)
+
+    sink, translator = ListSink(), Fading(best_batch=3)
+    result = Pipeline(CountingSource(400), translator, sink).run()
+    assert [frame.pts for frame in sink.frames] == list(range(400))
+    assert result.engine is not None
+    assert not result.engine.is_stand_in
+    assert translator.batches[:6] == [1, 1, 1, 1, 1, 3]
+    assert result.batch == 3
+    assert any("5 nearly uniform" in warning for warning in result.warnings)
+
+
 def test_images_of_different_sizes_are_never_put_in_one_batch() -> None:
     sink = ListSink()
     Pipeline(CountingSource(7, sizes=2), Inverter(), sink, batch=4).run()
     assert [frame.image.shape[0] for frame in sink.frames] == [8, 9, 8, 9, 8, 9, 8]
 
 
-def test_the_limit_ends_it_as_a_finished_one() -> None:
+@pytest.mark.parametrize(("limit", "ended"), [(5, "cut"), (99, "cut"), (100, "finished"), (101, "finished")])
+def test_the_limit_ends_it_as_a_finished_one_cut_short(limit: int, ended: str) -> None:
     source, sink = CountingSource(100), ListSink()
-    result = Pipeline(source, Inverter(), sink, limit=5).run()
-    assert (len(sink.frames), result.completed, sink.ended) == (5, True, "finished")
-    assert source.given == 5
+    result = Pipeline(source, Inverter(), sink, limit=limit).run()
+    assert (len(sink.frames), result.completed, sink.ended) == (min(limit, 100), True, ended)
+    assert source.given == min(limit + 1, 100)
 
 
 def test_memory_does_not_grow_with_the_length() -> None:
@@ -158,7 +182,7 @@ def test_an_error_keeps_what_was_done_and_names_it(where: str) -> None:
 
 def test_an_error_while_finishing_keeps_what_was_done() -> None:
     sink = ListSink()
-    sink.finish = lambda: (_ for _ in ()).throw(SinkError("disk full"))
+    sink.finish = lambda *, is_cut: (_ for _ in ()).throw(SinkError("disk full"))
     with pytest.raises(SinkError, match="disk full") as caught:
         Pipeline(CountingSource(3), Inverter(), sink).run()
     assert caught.value.partial == Path("out.partial.mp4")

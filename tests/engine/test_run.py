@@ -100,6 +100,16 @@ def test_json_tells_what_was_done(clip: Path, tiny_style: Path, tmp_path: Path) 
     assert len(frame_times(output)) == 20
 
 
+def test_the_sound_of_the_first_frames_ends_with_them(clip: Path, tiny_style: Path, tmp_path: Path) -> None:
+    """24 of 144 frames: a sixth of the sound's packets, one more at most."""
+    output = tmp_path / "out.mp4"
+    assert main([str(clip), "-o", str(output), "--style", str(tiny_style), "--frames", "24", "--quiet"]) == 0
+    assert frame_times(output) == frame_times(clip)[:24]
+    sound, whole = packets(output, "audio"), packets(clip, "audio")
+    assert sound == whole[: len(sound)]
+    assert len(whole) * 24 // 144 <= len(sound) <= len(whole) * 24 // 144 + 2
+
+
 def test_benchmark_writes_nothing(clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(clip), "--style", str(tiny_style), "--benchmark", "--frames", "5"]) == 0
     assert "5 frames of 640x360" in capsys.readouterr().err

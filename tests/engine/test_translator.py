@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,9 @@ from engine.generators.base import Generator, GeneratorConfig
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srresnet import SRResNetConfig
 from engine.generators.unet import UNetConfig
-from engine.precision import PARITY_DB, dtype_of, has_bf16_arithmetic, psnr_db
-from engine.translator import Translator
+from engine.precision import PARITY_DB, dtype_of, has_bf16_arithmetic, is_nearly_uniform, psnr_db
+from engine.samples import SAMPLE
+from engine.translator import Translator, load_generator
 from tests.tolerances import PARITY_PSNR_DB
 
 
@@ -32,6 +34,12 @@ def resnet() -> Generator:
 
 def random_frame(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def sample_frame() -> np.ndarray:
+    read, frame = cv2.VideoCapture(str(SAMPLE)).read()
+    assert read
+    return frame
 
 
 def expected_frame(generator: Generator, frame: np.ndarray) -> np.ndarray:
@@ -94,6 +102,46 @@ def test_auto_takes_the_fastest_precision_the_processor_has(resnet: Generator) -
     engine = translator.engine_for(random_frame(64, 64))
     assert engine.precision == ("bf16" if has_bf16_arithmetic() else "fp32")
     assert engine.parity_db >= PARITY_DB[engine.precision]
+
+
+def test_nearly_uniform_frames_run_in_float32_and_prove_nothing(resnet: Generator) -> None:
+    if not has_bf16_arithmetic():
+        pytest.skip("this processor runs float32 anyway")
+    black, picture = np.zeros((64, 64, 3), np.uint8), random_frame(64, 64)
+    black[10:12] = 1
+    translator = Translator(resnet, device="cpu")
+    exact = Translator(resnet, precision="fp32", device="cpu")
+    assert np.array_equal(translator(black), exact(black))
+    assert translator.engine_for(black).is_stand_in
+    assert translator.engine_for(picture).precision == "bf16"
+    assert np.array_equal(translator(black), exact(black))
+    mixed = np.stack([picture, black])
+    assert np.array_equal(translator(mixed), exact(mixed))
+    assert translator.uniform_frames == 3
+    assert exact.uniform_frames == 0
+
+
+def test_half_precision_is_no_use_on_a_nearly_uniform_frame() -> None:
+    """What the rule is for: the same generator and clip, faded to black."""
+    if not has_bf16_arithmetic():
+        pytest.skip("this processor runs float32 anyway")
+    generator = load_generator("vermilion")
+    frame = cv2.resize(sample_frame(), (320, 180))
+    translator, exact = (Translator(generator, precision=name, device="cpu") for name in ("bf16", "fp32"))
+    engine = translator.engine_for(frame)
+    faded = (frame // 64)[None]
+    assert psnr_db(translator._run(engine, faded), exact(faded)) < PARITY_DB["bf16"]
+    assert np.array_equal(translator(faded), exact(faded))
+    assert psnr_db(translator(frame), exact(frame)) >= PARITY_DB["bf16"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (64, 64), (200, 300), (1080, 1920)])
+def test_uniformity_is_per_channel_and_at_any_size(size: tuple[int, int]) -> None:
+    blue = np.zeros((*size, 3), np.uint8)
+    blue[..., 0] = 255
+    assert is_nearly_uniform(blue)
+    if min(size) > 1:
+        assert not is_nearly_uniform(random_frame(*size))
 
 
 @dataclasses.dataclass(frozen=True)
