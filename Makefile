@@ -11,7 +11,7 @@ CPP_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/d
 # The peers that benchmarks compare with have an environment of their own.
 BENCH_VENV := .venv-bench
 BENCH := $(BENCH_VENV)/bin/python -m bench
-# Where the figures go, and the options of every benchmark: make bench RESULTS=/tmp/new BENCH_ARGS='--compare ...'
+# Where the figures of the full form go: make bench-full RESULTS=/tmp/new
 RESULTS ?= bench/results
 MACHINE ?= cpu
 

@@ -266,12 +266,17 @@ def _draw_lines(axes: Axes, lines: dict[str, list[tuple[float, float]]], ours: s
         xs, ys = zip(*points, strict=True)
         order = 3 if name in ours else 2
         axes.plot(xs, ys, dash, color=colour, marker="o", markersize=3.5, label=_short(name), zorder=order)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    ticks = _apart(sorted({x for points in lines.values() for x, _ in points}))
+    places = sorted({x for points in lines.values() for x, _ in points})
+    is_logarithmic = places[0] > 0
+    if is_logarithmic:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _plain_ticks(axes, [y for points in lines.values() for _, y in points])
+    else:  # a quantity that begins at none, such as the number of blocks
+        axes.set_ylim(bottom=0)
+    ticks = _apart(places) if is_logarithmic else places
     axes.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    _plain_ticks(axes, [y for points in lines.values() for _, y in points])
     axes.grid(visible=True, color="#e6e7e9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(fontsize=8)
@@ -313,7 +318,7 @@ def _draw_latency(results: Results, title: str) -> Figure:
     ages = [1e3 * age for rows in rates.values() for row in rows for age in row.measured]
     figure, panels = _panels(title, len(rates), columns=3, width=3.6, height=2.7)
     for axes, ((group, rate), rows) in zip(panels, rates.items(), strict=True):
-        axes.set_title(f"{group}, {rate:g} frames/s in" if rate else group)
+        axes.set_title(f"{group}, {rate:.3g} frames/s in" if rate else group)
         for row in rows:
             _draw_ages(axes, row)
         axes.set_xscale("log")
@@ -394,9 +399,7 @@ def series(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
 
 def _scaling_groups(results: Results) -> list[str]:
     return [
-        group
-        for group in results.groups
-        if any(len(points) > 1 and points[0][0] > 0 for points in series(results.group(group)).values())
+        group for group in results.groups if any(len(points) > 1 for points in series(results.group(group)).values())
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import EngineError
@@ -24,15 +25,36 @@ from engine.styles import DEFAULT_STYLE
 from engine.translator import load_generator
 
 
-def _untrained(config: GeneratorConfig) -> Callable[[], Generator]:
-    """Weights as PyTorch initialises them: what a frame costs does not depend on their values."""
+def _untrained(config: GeneratorConfig, *, output_std: float | None = None) -> Callable[[], Generator]:
+    """Weights as PyTorch initialises them: what a frame costs does not depend on their values.
+
+    Args:
+        output_std: the last convolution is scaled so that each channel of the output, for a real frame, is in the
+            middle of its range and varies by this many grey levels. For a generator that would paint all but one grey,
+            in which no error shows.
+    """
 
     def make() -> Generator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build(config).eval()
+            generator = build(config).eval()
+        if output_std is not None:
+            _spread_output(generator, output_std)
+        return generator
 
     return make
+
+
+def _spread_output(generator: Generator, grey_levels: float) -> None:
+    low, high = generator.output_range
+    last = [layer for layer in generator.modules() if isinstance(layer, nn.Conv2d)][-1]
+    with torch.inference_mode(False), torch.no_grad():
+        output = generator(torch.from_numpy(generator_input(generator, real_frame(256, 256))))
+        std, mean = torch.std_mean(output, dim=(0, 2, 3))
+        gain = grey_levels / 255 * (high - low) / std
+        last.weight.mul_(gain[:, None, None, None])
+        assert last.bias is not None
+        last.bias.copy_((last.bias - mean) * gain + (low + high) / 2)
 
 
 # Name -> how to get the generator: the full CycleGAN generator, a compact one, pix2pix's, fast neural style's, and the
@@ -41,7 +63,7 @@ GENERATORS: dict[str, Callable[[], Generator]] = {
     "resnet9-64": _untrained(ResNetConfig(width=64, blocks=9)),
     "resnet6-16": _untrained(ResNetConfig(width=16, blocks=6)),
     "unet256": _untrained(UNetConfig(width=64, downsamplings=8, norm="batch")),
-    "transformer": _untrained(TransformerNetConfig()),
+    "transformer": _untrained(TransformerNetConfig(), output_std=25.0),
     DEFAULT_STYLE: lambda: load_generator(DEFAULT_STYLE),
 }
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ from engine.styles import DEFAULT_STYLE
 # What `--quick` measures: the bundled style at the sample clip's size.
 QUICK = ((DEFAULT_STYLE, "640x360"),)
 
-# A contender this many times slower than the fastest of its group, and this slow, takes part in the first round only.
+# What is measured where nothing is said: every generator at two sizes, the bundled style at all.
+FULL = (
+    *((generator, size) for generator in GENERATORS for size in SIZES[:2]),
+    *((DEFAULT_STYLE, size) for size in SIZES[2:]),
+)
+
+# A contender this many times slower than the fastest of its group sits out the larger sizes of that generator; if a
+# frame takes it this long too, it takes part in the first round only.
 FAR_BEHIND = 4.0
 SLOW_SECONDS = 1.0
 
@@ -65,7 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generators", nargs="+", metavar="NAME", help=f"{', '.join(GENERATORS)}, or checkpoint files (default: all)"
     )
-    parser.add_argument("--sizes", nargs="+", metavar="WxH", help=f"frame sizes (default: {', '.join(SIZES)})")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        metavar="WxH",
+        help=f"frame sizes (default: {', '.join(SIZES)} of --generators, else the first two, all of {DEFAULT_STYLE})",
+    )
     parser.add_argument("--contenders", nargs="+", metavar="TEXT", help="only those whose name holds one of the texts")
     parser.add_argument("--quick", action="store_true", help="one generator at one size, three rounds")
     parser.add_argument("--rounds", type=int, help="(default: 6, or 3 if quick)")
@@ -95,8 +107,16 @@ def run(arguments: argparse.Namespace) -> None:
         if any(contender.uses_inductor for contender in chosen):
             _examine_machine(Path(cache))
         settings = Settings(arguments.threads, device, rounds, arguments.seconds, Path(cache))
+        far_behind: dict[tuple[str, str], str] = {}  # (generator, contender) -> why it sits out from now on
         for generator, size in groups:
-            rows, peaks = measure_group(generator, size, chosen, settings)
+            excused = {contender: reason for (name, contender), reason in far_behind.items() if name == generator}
+            rows, peaks = measure_group(generator, size, chosen, settings, excused)
+            for row in rows:
+                behind = _times_slower(row, rows)
+                if behind > FAR_BEHIND:
+                    far_behind[generator, row.contender] = (
+                        f"not run: {behind:.0f} times slower than the fastest at {size}"
+                    )
             report.rows += rows
             report.peaks += peaks
             print_group(report, f"{generator} {size}")
@@ -127,9 +147,12 @@ class _Entry:
 
 
 def measure_group(
-    name: str, size: str, chosen: Sequence[Contender], settings: Settings
+    name: str, size: str, chosen: Sequence[Contender], settings: Settings, excused: Mapping[str, str]
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Prepares, checks and times all contenders on one generator at one frame size.
+
+    Args:
+        excused: names of contenders that are not run, and why.
 
     Returns:
         One row per contender, and the peaks of each round.
@@ -149,6 +172,8 @@ def measure_group(
                 row.facts["gflop"] = gflop
                 rows.append(row)
                 try:
+                    if contender.name in excused:
+                        raise ContenderError(excused[contender.name])
                     process = _prepare(contender, row, Path(scratch), generator, example, settings)
                 except EngineError as error:
                     row.failure = str(error)
@@ -246,9 +271,9 @@ def _run_rounds(group: str, entries: list[_Entry], settings: Settings) -> list[d
 
 def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings) -> float | None:
     """Median seconds of a frame in this round; None if the entry sits it out or failed."""
-    firsts = [other.row.seconds[0] for other in entries if other.row.seconds and other.row.seconds[0] is not None]
     first = (entry.row.seconds[0] or 0.0) if number > 0 else 0.0
-    if entry.row.failure or (first > SLOW_SECONDS and first > FAR_BEHIND * min(firsts)):
+    is_far_behind = first > SLOW_SECONDS and _times_slower(entry.row, [other.row for other in entries]) > FAR_BEHIND
+    if entry.row.failure or is_far_behind:
         return None
     try:
         answer = entry.process.ask(do="run", seconds=settings.seconds, least=1, timeout_seconds=_TIMEOUT_SECONDS)
@@ -258,6 +283,12 @@ def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings)
         return None
     entry.row.facts["peak_memory_bytes"] = answer["peak_memory_bytes"]
     return statistics.median(answer["seconds"])
+
+
+def _times_slower(row: Row, rows: Sequence[Row]) -> float:
+    """How many times slower than the fastest of `rows` it was in the first round; 0 if it was not in it."""
+    firsts = [other.seconds[0] for other in rows if other.seconds and other.seconds[0] is not None]
+    return (row.seconds[0] or 0.0) / min(firsts) if row.seconds and firsts else 0.0
 
 
 def print_group(report: Results, group: str) -> None:
@@ -288,6 +319,8 @@ def print_group(report: Results, group: str) -> None:
 def _chosen_groups(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     if arguments.quick and not (arguments.generators or arguments.sizes):
         return list(QUICK)
+    if not (arguments.generators or arguments.sizes):
+        return list(FULL)
     sizes = arguments.sizes or SIZES
     for size in sizes:
         parse_size(size)

@@ -220,14 +220,17 @@ def print_report(report: Results) -> None:
     """Prints the table: medians over rounds, and speed-ups as medians of the ratios within rounds."""
     isa, threads = report.machine["isa"], report.machine["threads"]
     print(f"{report.arguments['size']}, {threads} threads, instruction set {isa}; x: how many times as fast ours is")
-    print(f"{'':<38}{'kernel':<13}{'ours ms':>8}{'expression ms':>18}{'torch.compile ms':>20}{'GB/s':>8}{'of copy':>9}")
+    width = 2 + max(len(group) for group in report.groups)
+    print(
+        f"{'':<{width}}{'kernel':<13}{'ours ms':>8}{'expression ms':>18}{'torch.compile ms':>20}{'GB/s':>8}{'of copy':>9}"
+    )
     for group in report.groups:
         rows = {row.contender: row for row in report.group(group)}
         ours = rows["operator"]
         ms = {name: statistics.median(row.measured) * 1e3 for name, row in rows.items()}
         times = {name: statistics.median(results.ratios(row.seconds, ours.seconds)) for name, row in rows.items()}
         print(
-            f"{group:<38}{ours.facts['kernel']:<13}{ms['operator']:>8.3f}"
+            f"{group:<{width}}{ours.facts['kernel']:<13}{ms['operator']:>8.3f}"
             f"{ms['expression']:>10.2f} {times['expression']:>6.1f}x"
             f"{ms['torch.compile']:>12.2f} {times['torch.compile']:>6.1f}x"
             f"{ours.facts['bytes_moved'] / ms['operator'] / 1e6:>8.1f}{times['copy']:>9.0%}"

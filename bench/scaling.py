@@ -122,15 +122,16 @@ def _prepare(
         "units": point.units or gflop,
         "gflop": gflop,
         "precision": precision,
+        "engine": f"engine {backend} {precision}",
     }
-    row = Row(point.series, f"engine {backend} {precision}, {point.x:.4g}", ours=True, facts=facts)
+    row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
         compiled = get_backend(backend).compile_generator(generator.to(device=device, dtype=dtype), image)
 
     def call() -> None:
         if torch.get_num_threads() != (point.threads or threads):
             torch.set_num_threads(point.threads or threads)
-        with torch.inference_mode():
+        with torch.no_grad():  # as `Translator` does
             compiled(image)
         if device.type == "cuda":
             torch.cuda.synchronize()

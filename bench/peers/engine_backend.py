@@ -24,4 +24,4 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     generator = load_weights(folder).to(device=spec.device, dtype=tensor.dtype)
     with torch.no_grad():
         compiled = get_backend(spec.backend).compile_generator(generator, tensor)
-    return torch_session(compiled, tensor)
+    return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does

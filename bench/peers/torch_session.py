@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -25,12 +26,17 @@ def torch_module(generator: torch.nn.Module, tensor: torch.Tensor) -> torch.nn.M
     return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def torch_session(module: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> Session:
-    """A session that runs `module` on `tensor` in inference mode."""
+def torch_session(
+    module: Callable[[torch.Tensor], torch.Tensor],
+    tensor: torch.Tensor,
+    *,
+    mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode,
+) -> Session:
+    """A session that runs `module` on `tensor` in `mode`: what was compiled in another would be compiled again."""
     on_gpu = tensor.device.type == "cuda"
 
     def run() -> torch.Tensor:
-        with torch.inference_mode():
+        with mode():
             output = module(tensor)
         if on_gpu:
             torch.cuda.synchronize()
