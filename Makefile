@@ -69,7 +69,7 @@ $(BENCH_VENV)/.installed: $(VENV)/.installed
 	@touch $@
 
 bench: bench-setup
-	$(BENCH) ops --processes 3 --rounds 5 --json build/bench/ops-$(MACHINE).json
+	$(BENCH) ops --processes 2 --rounds 4 --json build/bench/ops-$(MACHINE).json
 	$(BENCH) model --quick --json build/bench/model-$(MACHINE).json
 	$(BENCH) pipeline --seconds 3 --rounds 1 --generator-seconds 2 --json build/bench/pipeline-$(MACHINE).json
 	$(BENCH) latency --seconds 4 --rates 0.5x 1.5x --json build/bench/latency-$(MACHINE).json

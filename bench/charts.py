@@ -224,7 +224,7 @@ def _area_lines(results: Results) -> dict[str, dict[str, list[tuple[float, float
             point = (int(width) * int(height) / 1e6, _fps(row))
             lines.setdefault(generator, {}).setdefault(row.contender, []).append(point)
     return {
-        generator: {name: sorted(points) for name, points in by_name.items()}
+        generator: {name: sorted(points) for name, points in by_name.items() if len(points) > 1}
         for generator, by_name in lines.items()
         if any(len(points) > 1 for points in by_name.values())
     }
@@ -318,7 +318,8 @@ def _draw_latency(results: Results, title: str) -> Figure:
     ages = [1e3 * age for rows in rates.values() for row in rows for age in row.measured]
     figure, panels = _panels(title, len(rates), columns=3, width=3.6, height=2.7)
     for axes, ((group, rate), rows) in zip(panels, rates.items(), strict=True):
-        axes.set_title(f"{group}, {rate:.3g} frames/s in" if rate else group)
+        of_generator = group.partition(", ")[2] or group
+        axes.set_title(f"{of_generator}\n{rate:.3g} frames/s in" if rate else group)
         for row in rows:
             _draw_ages(axes, row)
         axes.set_xscale("log")
@@ -337,9 +338,8 @@ def _draw_latency(results: Results, title: str) -> Figure:
 def _draw_ages(axes: Axes, row: Row) -> None:
     ages = sorted(1e3 * age for age in row.measured)
     shares = [100 * (place + 1) / len(ages) for place in range(len(ages))]
-    # The rate is in the panel's title: of "queueing loop, 12 fps in" the other part is the name.
-    label = "ours" if row.ours else next(part for part in row.contender.split(", ") if not part.endswith("fps in"))
-    axes.plot(ages, shares, color=_OURS if row.ours else _PEER, linewidth=2, label=label, drawstyle="steps-post")
+    colour = _OURS if row.ours else _PEER
+    axes.plot(ages, shares, color=colour, linewidth=2, label=row.contender, drawstyle="steps-post")
 
 
 def _plain_x_ticks(axes: Axes, values: Sequence[float]) -> None:

@@ -155,10 +155,10 @@ def measure(
     """
     height, width = images[0].shape[:2]
     own_seconds = generator_seconds(translator, images[0])
-    rates_fps = [_fps(rate, own_seconds) for rate in rates]
     rows = []
-    for label, fps in {f"{fps:.3g} fps in": fps for fps in rates_fps}.items():
-        for contender, play in ((label, play_live), (f"queueing loop, {label}", play_queueing_loop)):
+    for rate in dict.fromkeys(rates):
+        fps = _fps(rate, own_seconds)
+        for contender, play in (("engine.run", play_live), ("queueing loop", play_queueing_loop)):
             generator_ms = 1e3 * generator_seconds(translator, images[0])  # again: a shared machine's speed drifts
             camera = FakeWebcam(images, fps=fps, frame_count=max(1, round(fps * seconds)))
             display = Display()
@@ -167,7 +167,7 @@ def measure(
             facts = _describe(camera, display, ages)
             rows.append(
                 Row(
-                    group=f"live {width}x{height}",
+                    group=f"live {width}x{height}, {_said(rate)}",
                     contender=contender,
                     ours=play is play_live,
                     seconds=[*_evenly(ages, _MOST_AGES)],
@@ -176,6 +176,10 @@ def measure(
                 )
             )
     return rows
+
+
+def _said(rate: str) -> str:
+    return f"{rate} the generator's speed" if rate.endswith("x") else f"{rate} frames/s"
 
 
 def generator_seconds(translator: Translator, image: np.ndarray) -> float:
@@ -363,19 +367,22 @@ def _describe(camera: FakeWebcam, display: Display, ages: Sequence[float]) -> di
 
 
 def _print_rows(rows: Sequence[Row], engine: str) -> None:
-    print(f"{rows[0].group}, {engine}; ages in ms, from capture to display; x: in times of the generator alone")
+    print(
+        f"{rows[0].group.partition(',')[0]}, {engine}; ages in ms, from capture to display; x: in times of the generator alone"
+    )
     print(f"{'':<30}{'generator':>10}{'in run':>8}{'captured':>9}{'shown':>7}{'lost in':>9}{'for newer':>10}", end="")
     print(f"{'shown':>8}{'age':>9}{'':>7}{'age':>9}{'age':>9}{'age':>9}")
     print(f"{'':<30}{'ms':>10}{'ms':>8}{'':>9}{'':>7}{'driver':>9}{'dropped':>10}", end="")
     print(f"{'fps':>8}{'median':>9}{'x':>7}{'p95':>9}{'max':>9}{'growth':>9}")
     for row in rows:
         facts = row.facts
+        name = f"{row.contender}, {facts['input_fps']:.3g} fps in"
         if row.failure:
-            print(f"{row.contender:<30} {row.failure}")
+            print(f"{name:<30} {row.failure}")
             continue
         mark = "  DISTURBED" if _is_disturbed(row) else ""
         print(
-            f"{row.contender:<30}{facts['generator_ms']:>10.1f}{facts['translate_ms']:>8.1f}{facts['captured']:>9}"
+            f"{name:<30}{facts['generator_ms']:>10.1f}{facts['translate_ms']:>8.1f}{facts['captured']:>9}"
             f"{facts['shown']:>7}{facts['dropped_in_driver']:>9}{facts['dropped_for_newer']:>10}"
             f"{_figure(facts['shown_fps']):>8}{facts['age_ms_median']:>9.1f}"
             f"{facts['age_ms_median'] / facts['generator_ms']:>6.2f}x{facts['age_ms_p95']:>9.1f}"

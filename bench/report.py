@@ -397,17 +397,28 @@ def _output(row: Row) -> str:
 
 def latency_table(results: Results) -> str:
     """How old a picture is when it is shown."""
-    header = ["source", "contender", "shown, frames/s", "dropped", "age, ms: median", "95 %", "most", "generator, ms"]
+    header = [
+        "source",
+        "frames/s in",
+        "contender",
+        "shown, frames/s",
+        "dropped",
+        "age, ms: median",
+        "95 %",
+        "most",
+        "generator, ms",
+    ]
     rows = []
     for row in results.rows:
         name = f"**{row.contender}**" if row.ours else row.contender
         if row.failure is not None:
-            rows.append([row.group, name, f"failed: {_trouble_of(row)}", *[""] * (len(header) - 3)])
+            rows.append([row.group, "", name, f"failed: {_trouble_of(row)}", *[""] * (len(header) - 4)])
             continue
         captured, dropped = row.facts.get("captured"), row.facts.get("dropped")
         rows.append(
             [
                 row.group,
+                _fact(row, "input_fps", 1.0, "{:.1f}"),
                 name,
                 _fact(row, "shown_fps", 1.0, "{:.1f}"),
                 f"{dropped} of {captured}" if captured is not None and dropped is not None else "",

@@ -46,8 +46,8 @@ def rows() -> list[results.Row]:
 
 def test_every_captured_frame_is_shown_or_dropped(rows: list[results.Row]) -> None:
     assert [row.ours for row in rows] == [True, False, True, False]
-    assert len({row.contender for row in rows}) == 4
-    assert {row.group for row in rows} == {"live 6x4"}
+    assert len({(row.group, row.contender) for row in rows}) == 4
+    assert {row.group for row in rows} == {"live 6x4, 25 frames/s", "live 6x4, 5x the generator's speed"}
     for row in rows:
         facts = row.facts
         assert row.failure is None
@@ -156,8 +156,8 @@ def test_the_command_writes_readable_results(tmp_path: Path, capsys: pytest.Capt
     report = results.read(written)
     assert report.command == "latency"
     assert report.arguments["rates"] == ["20", "0.5x"]
-    assert report.groups == ["live 64x36"]
-    assert [row.contender for row in report.rows][:2] == ["20 fps in", "queueing loop, 20 fps in"]
+    assert report.groups == ["live 64x36, 20 frames/s", "live 64x36, 0.5x the generator's speed"]
+    assert [row.contender for row in report.rows][:2] == ["engine.run", "queueing loop"]
     assert all(row.facts["generator_ms"] > 0 for row in report.rows)
     printed = capsys.readouterr().out
     assert all(row.contender in printed for row in report.rows)

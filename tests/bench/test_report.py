@@ -108,14 +108,16 @@ def latency(seed: int = 0) -> Results:
     random = np.random.default_rng(seed)
     results = Results("latency", dict(MACHINE), "2026-11-21T10:00:00+00:00", {})
     for rate in (12, 24, 60):
-        for name, ours in ((f"{rate} fps in", True), (f"queueing loop, {rate} fps in", False)):
+        for name, ours in (("engine.run", True), ("queueing loop", False)):
             ages = 0.085 + random.gamma(4, 0.006, 200)
             if not ours:
                 ages = ages + np.arange(200) * max(1 / 11.8 - 1 / rate, 0)
             facts = {"input_fps": rate, "captured": 200, "dropped": 30 if ours else 0, "shown_fps": 11.6}
             facts |= {"age_ms_median": 1e3 * float(np.median(ages)), "age_ms_max": 1e3 * float(np.max(ages))}
             facts |= {"age_ms_p95": 1e3 * float(np.quantile(ages, 0.95)), "generator_ms": 85.0}
-            results.rows.append(Row("live 640x360", name, ours, [float(age) for age in ages], None, facts))
+            results.rows.append(
+                Row(f"live 640x360, {rate} frames/s", name, ours, [float(age) for age in ages], None, facts)
+            )
     return results
 
 
@@ -247,7 +249,7 @@ def test_other_tables(project: Path) -> None:
     assert product[3:] == ["10.8", "92.0 (92.0 to 92.0) %", "0.163", "380", "144 frames, timestamps right, h264, sound"]
     assert "144 frames, WRONG NUMBER" in cells(text, "sample 640x360 | OpenCV loop")[-1]
     assert cells(text, "sample 640x360 | styletransfer")[2] == "failed: not installed"
-    assert cells(text, "live 640x360 | **12 fps in**")[2:4] == ["11.6", "30 of 200"]
+    assert cells(text, "live 640x360, 12 frames/s | 12.0 | **engine.run**")[3:5] == ["11.6", "30 of 200"]
     assert cells(text, "sample 640x360 | OpenCV loop")[4] == "54.0 %"
     assert cells(text, "0.92 |") == ["0.92", "73.6", "155", "66.2"]
     assert "**AMD EPYC**, 2 threads of 2 cores, avx512_bf16, torch 2.13.0+cpu, 9 rounds, 2026-11-21." in text
