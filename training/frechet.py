@@ -84,7 +84,7 @@ def load_inception(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise EngineError("FID needs torch-fidelity: pip install 'streamgan[train]'") from None
+        raise EngineError("FID needs torch-fidelity: pip install 'streamgan[fid]'") from None
     read_mapping(path)  # it is what it seems, and safe to load
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))

@@ -191,6 +191,13 @@ def test_the_learning_rate_falls_over_the_steps_that_are_given(pairs: Path) -> N
     assert rates[-1] == 0.0
 
 
+def test_tensorboard_files_are_written_where_it_is_installed(pairs: Path) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = [part for part in pix2pix(pairs, *QUIET, "--max_steps", "2") if part != "--no_tensorboard"]
+    assert main(arguments) == 0
+    assert list((folder_of(pairs) / "tensorboard").glob("events.*"))
+
+
 def test_minutes_end_it(pairs: Path) -> None:
     start = time.monotonic()
     assert main(pix2pix(pairs, *QUIET, "--max_minutes", "0.02", "--n_epochs", "100000")) == 0
