@@ -20,9 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +28,9 @@ from torch import Tensor, nn
 from engine.checkpoint import save_generator
 from engine.errors import CheckpointError, EngineError
 from engine.generators import ResNetConfig, build
-from training.style_pairs import Pairs, Picture, Pictures, RenderOptions, find_pictures, load_teacher, render_pairs
+from engine.precision import psnr_db
+from training.metrics import ssim
+from training.style_pairs import Pairs, Pictures, RenderOptions, find_pictures, load_teacher, render_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,27 +213,6 @@ def evaluate(student: nn.Module, pairs: Pairs) -> Quality:
         for painted, target in zip(paint(student, pairs.inputs), pairs.targets, strict=True)
     ]
     return Quality(*(float(value) for value in np.mean(scores, axis=0)))
-
-
-def psnr_db(a: Picture, b: Picture) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures; infinite where they are the same."""
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return 10.0 * math.log10(255.0**2 / error) if error else math.inf
-
-
-def ssim(a: Picture, b: Picture) -> float:
-    """Structural similarity over the RGB channels, Gaussian window 11x11 of 1.5 pixels (Wang et al., 2004)."""
-
-    def blur(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return cv2.GaussianBlur(image, (11, 11), 1.5).astype(np.float64)
-
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    mean_x, mean_y = blur(x), blur(y)
-    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
-    luminance = (2.0 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return float(np.mean(luminance * (2.0 * covariance + c2) / (variance_x + variance_y + c2)))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,8 +14,10 @@ import torch
 from engine.checkpoint import load_generator
 from engine.errors import CheckpointError, EngineError, SourceError
 from engine.generators import ResNet, ResNetConfig, build
+from engine.precision import psnr_db
 from training import distill_style
-from training.distill_style import TrainOptions, distillation_loss, evaluate, main, psnr_db, ssim, train
+from training.distill_style import TrainOptions, distillation_loss, evaluate, main, train
+from training.metrics import ssim
 from training.style_pairs import Pairs, Picture, RenderOptions, find_pictures, load_teacher, random_crop, render_pairs
 
 TINY = ResNetConfig(width=4, blocks=1)
