@@ -71,8 +71,8 @@ $(BENCH_VENV)/.installed: $(VENV)/.installed
 bench: bench-setup
 	$(BENCH) ops --processes 2 --rounds 4 --json build/bench/ops-$(MACHINE).json
 	$(BENCH) model --quick --json build/bench/model-$(MACHINE).json
-	$(BENCH) pipeline --seconds 3 --rounds 1 --generator-seconds 2 --json build/bench/pipeline-$(MACHINE).json
-	$(BENCH) latency --seconds 4 --rates 0.5x 1.5x --json build/bench/latency-$(MACHINE).json
+	$(BENCH) pipeline --seconds 2 --rounds 1 --generator-seconds 1 --json build/bench/pipeline-$(MACHINE).json
+	$(BENCH) latency --seconds 3 --rates 0.5x 1.5x --json build/bench/latency-$(MACHINE).json
 
 bench-full: bench-setup
 	$(BENCH) ops --json $(RESULTS)/ops-$(MACHINE).json
