@@ -40,6 +40,11 @@ class RunFolder:
         except OSError as error:
             raise SinkError(f"can't make the folder {path}: {error.strerror}") from error
 
+    def require_unused(self) -> None:
+        """Raises EngineError where a run has saved its state already: a new one would write over it."""
+        if self._state_path().exists():
+            raise EngineError(f"{self.path} holds a run: go on with it by --continue_train, or take another --name")
+
     def write_options(self, options: argparse.Namespace) -> None:
         """Keeps the options, for people and for `training.evaluate`."""
         text = json.dumps(vars(options), indent=2, default=str) + "\n"

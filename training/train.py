@@ -84,6 +84,8 @@ class Run:
         self._watched: collections.deque[dict[str, Tensor]] = collections.deque(maxlen=50)
         if options.continue_train:
             self._restore(self.folder.load_state(self.model))
+        else:
+            self.folder.require_unused()
 
     # --- the main path ---
 
@@ -213,7 +215,7 @@ class Run:
             if not math.isfinite(float(loss)):
                 raise EngineError(
                     f"the loss {name} is {float(loss)} at step {step}: the last checkpoint is kept; go on from it with "
-                    f"--continue_train, or start anew with a lower --lr or --precision fp32"
+                    f"--continue_train, or start anew under another --name with a lower --lr or --precision fp32"
                 )
 
     def _print(self, losses: dict[str, float]) -> None:

@@ -254,10 +254,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     assert main(pix2pix(pairs, *QUIET, "--max_steps", "2")) == 0
     before = (folder_of(pairs) / "latest_net_G.pth").read_bytes()
     capsys.readouterr()
-    line = error_of(pix2pix(pairs, "--max_steps", "50", "--lr", "1e18", "--lambda_L1", "1e30"), capsys)
+    line = error_of(pix2pix(pairs, "--continue_train", "--max_steps", "50", "--lambda_L1", "1e39"), capsys)
     assert "at step" in line
     assert "the loss G_" in line or "the loss D" in line
     assert (folder_of(pairs) / "latest_net_G.pth").read_bytes() == before
+
+
+def test_a_new_run_does_not_write_over_another(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(pix2pix(pairs, *QUIET, "--max_steps", "1")) == 0
+    before = {path: path.read_bytes() for path in folder_of(pairs).rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert "holds a run: go on with it by --continue_train" in error_of(pix2pix(pairs, "--max_steps", "1"), capsys)
+    assert {path: path.read_bytes() for path in folder_of(pairs).rglob("*") if path.is_file()} == before
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(
