@@ -79,6 +79,7 @@ bench-full: bench-setup
 	$(BENCH) model --json $(RESULTS)/model-$(MACHINE).json
 	$(BENCH) scaling --json $(RESULTS)/scaling-$(MACHINE).json
 	$(BENCH) pipeline --json $(RESULTS)/pipeline-$(MACHINE).json
+	$(BENCH) training --json $(RESULTS)/training-$(MACHINE).json
 	$(BENCH) latency --json $(RESULTS)/latency-$(MACHINE).json
 
 report: bench-setup

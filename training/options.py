@@ -109,6 +109,9 @@ def _add_network_options(group: Any) -> None:
     group.add_argument("--downsampling_padding", choices=("zeros", "reflect"), default="zeros", help="of resnet_*")
     group.add_argument("--init_type", choices=INIT_TYPES, default="normal")
     group.add_argument("--init_gain", type=float, default=0.02)
+    group.add_argument(
+        "--pretrained", type=Path, metavar="FILE", help="a checkpoint that the generator starts from; not of cycle_gan"
+    )
     group.add_argument("--input_nc", type=_positive, default=3)
     group.add_argument("--output_nc", type=_positive, default=3)
 

@@ -23,7 +23,7 @@ from training import distributed
 from training.files import read_mapping, save_whole, write_whole
 from training.models import TrainingModel
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class RunFolder:

@@ -14,7 +14,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,8 @@ class Run:
         }
         self.stopped_by: int | None = None
         self._recent: list[tuple[int, dict[str, Tensor]]] = []  # losses of the steps since they were last looked at
-        self._watched: collections.deque[dict[str, Tensor]] = collections.deque(maxlen=50)
+        # losses of the last steps, which the plateau policy looks at
+        self._watched: collections.deque[Mapping[str, Tensor | float]] = collections.deque(maxlen=50)
         if options.continue_train:
             self._restore(self.folder.load_state(self.model))
         else:
@@ -261,6 +262,7 @@ class Run:
         state: dict[str, Any] = {
             "progress": dataclasses.asdict(self.progress),
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "watched": [{name: float(loss) for name, loss in losses.items()} for losses in self._watched],
             "random": {"cpu": torch.get_rng_state()},
         }
         if self.device.type == "cuda":
@@ -271,6 +273,7 @@ class Run:
         self.progress = Progress(**state["progress"])
         for name, scheduler in self.schedulers.items():
             scheduler.load_state_dict(state["schedulers"][name])
+        self._watched.extend(state["watched"])
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import ops, results
+from bench import ops, results, training
 from bench.__main__ import main
+from bench.tutorial_steps import Batch, CycleGanTutorial
 from engine.errors import EngineError
+from training.presets import PRESETS
 
 
 def test_ops_puts_every_operator_beside_what_it_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +64,37 @@ def test_scaling_measures_every_series(tmp_path: Path, monkeypatch: pytest.Monke
     assert report.groups == ["area", "width", "depth", "threads", "batch"]
     assert all(len(row.measured) == 1 and row.facts["units"] > 0 for row in report.rows)
     assert [row.facts["x"] for row in report.group("threads")] == [1, 2]
+
+
+@pytest.fixture
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"cyclegan": "resnet_1blocks", "pix2pix": "unet_16"}
+    for preset, generator in small.items():
+        monkeypatch.setitem(PRESETS, preset, {**PRESETS[preset], "netG": generator, "ngf": 8, "ndf": 8})
+
+
+@pytest.mark.usefixtures("small_presets")
+def test_training_takes_the_same_step_as_the_tutorial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "training.json"
+    assert main(["training", "--size", "64", "--rounds", "2", "--device", "cpu", "--json", str(path)]) == 0
+    report = results.read(path)
+    assert report.groups == ["cycle_gan resnet_9blocks 64x64", "pix2pix unet_256 64x64"]
+    for group in report.groups:
+        tutorial, *ours = report.group(group)
+        assert (tutorial.contender, tutorial.ours) == ("tutorial fp32", False)
+        assert "training fp32" in [row.contender for row in ours]
+        assert all(row.ours and len(row.measured) == 2 for row in ours)
+        fp32 = next(row for row in ours if row.contender == "training fp32")
+        assert fp32.facts["first_loss"] == pytest.approx(tutorial.facts["first_loss"], rel=1e-3)
+    assert "x as fast" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_presets")
+def test_training_times_no_other_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Lazy(CycleGanTutorial):
+        def step(self, batch: Batch) -> float:
+            return super().step(batch) / 2
+
+    monkeypatch.setitem(training.WORKS, "cycle_gan resnet_9blocks", training.Work("cyclegan", Lazy))
+    assert main(["training", "--size", "64", "--works", "cyclegan", "--device", "cpu"]) == 1
+    assert "has a loss of" in capsys.readouterr().err

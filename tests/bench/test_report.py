@@ -131,6 +131,14 @@ def scaling() -> Results:
     return results
 
 
+def training() -> Results:
+    results = Results("training", dict(MACHINE), "2026-11-21T10:00:00+00:00", {})
+    for name, ours, seconds in (("tutorial fp32", False, 4.0), ("training bf16", True, 2.0)):
+        facts = {"batch": 2, "precision": name.split()[1]}
+        results.rows.append(Row("pix2pix unet_256 256x256", name, ours, [seconds, seconds * 1.01], None, facts))
+    return results
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with results of all commands and two pages with all markers."""
@@ -140,11 +148,12 @@ def project(tmp_path: Path) -> Path:
         "ops-cpu": ops(),
         "pipeline-cpu": pipeline(),
         "latency-cpu": latency(),
+        "training-cpu": training(),
         "scaling-cpu": scaling(),
     }.items():
         results.write(tmp_path / "results" / f"{name}.json")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(page("model", "ops", "pipeline", "latency", "scaling"))
+    (tmp_path / "README.md").write_text(page("model", "ops", "pipeline", "latency", "training", "scaling"))
     (tmp_path / "docs" / "performance.md").write_text(page("model-full", "charts"))
     return tmp_path
 
@@ -251,6 +260,7 @@ def test_other_tables(project: Path) -> None:
     assert cells(text, "sample 640x360 | styletransfer")[2] == "failed: not installed"
     assert cells(text, "live 640x360, 12 frames/s | 12.0 | **engine.run**")[3:5] == ["11.6", "30 of 200"]
     assert cells(text, "sample 640x360 | OpenCV loop")[4] == "54.0 %"
+    assert cells(text, "pix2pix, unet_256, 256x256 | **training bf16**")[2:] == ["2010", "0.995", "2.00x (2.00 to 2.00)"]
     assert cells(text, "0.92 |") == ["0.92", "73.6", "155", "66.2"]
     assert "**AMD EPYC**, 2 threads of 2 cores, avx512_bf16, torch 2.13.0+cpu, 9 rounds, 2026-11-21." in text
     assert text.startswith("# Title\n")

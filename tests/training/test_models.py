@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.pictures import write_picture
 from tests.training.published import discriminator_loss, generator_loss
+from tests.training.vgg import random_layers, torchvision_state, written_out
+from training.data.images import read_image
 from training.discriminators import DISCRIMINATORS, UNetDiscriminator
 from training.losses import GAN_MODES
 from training.models import TrainingModel, make_model
@@ -151,6 +156,45 @@ def test_super_resolution(net_g: str, net_d: str, gan_mode: str) -> None:
     assert float(losses["G_GAN"]) == pytest.approx(1e-3 * generator_loss(gan_mode, r, f), **close)
     if gan_mode != "wgangp":
         assert float(losses["D"]) == pytest.approx(discriminator_loss(gan_mode, r, f), **close)
+
+
+STYLE_WEIGHTS = ["--lambda_content", "2", "--lambda_style", "3", "--lambda_tv", "0.5", "--lambda_temporal", "7"]
+
+
+def test_style(tmp_path: Path) -> None:
+    """The published losses in float64, features of VGG's layers written out."""
+    layers = random_layers(width=4)
+    torch.save(torchvision_state(layers), tmp_path / "vgg.pth")
+    painting = write_picture(tmp_path / "painting.png", size=(80, 64), seed=9)
+    files = ["--vgg", str(tmp_path / "vgg.pth"), "--style_image", str(painting), "--crop_size", "32"]
+    model = made("style", "--dataset_mode", "frames", *STYLE_WEIGHTS, *files)
+    source = torch.Generator().manual_seed(5)
+    a, following = (torch.rand(2, 3, 32, 32, generator=source) * 2 - 1 for _ in range(2))
+    # Everything moved by a pixel to the right: a place of the next frame is a pixel further left in this one.
+    flow = torch.stack((torch.full((2, 32, 32), -1.0), torch.zeros(2, 32, 32)), dim=1)
+    mask = torch.ones(2, 1, 32, 32)
+    mask[..., 0] = 0
+    before, g = state(model), double(model.networks["G"])
+    losses = model.step({"A": a, "next": following, "flow": flow, "mask": mask})
+    moved(model, before)
+
+    painted = [g((frames.double() + 1) * 127.5) / 127.5 - 1 for frames in (a, following)]
+    of_painted, of_frames = (written_out(torch.cat(x), layers, nn.MaxPool2d(2)) for x in (painted, (a, following)))
+    style = torch.from_numpy(cv2.resize(read_image(painting), (40, 32), interpolation=cv2.INTER_AREA))
+    of_style = written_out(style.permute(2, 0, 1)[None] / 127.5 - 1, layers, nn.MaxPool2d(2))
+    content = (of_painted[1] - of_frames[1]).square().mean() / of_frames[1].square().mean()
+    distances = []
+    for x, y in zip(of_painted[:4], of_style[:4], strict=True):
+        gram, wanted = (torch.einsum("nchw,ndhw->ncd", z, z) / z[0, 0].numel() for z in (x, y))
+        distances.append((gram - wanted).square().mean() / wanted.square().mean())
+    pictures = torch.cat(painted)
+    variation = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
+    variation = variation + (pictures[..., 1:, :] - pictures[..., :-1, :]).abs().mean()
+    change = (painted[1] - painted[0].roll(1, dims=3)).abs() * mask
+    assert float(losses["content"]) == pytest.approx(2 * float(content), rel=1e-3)
+    assert float(losses["style"]) == pytest.approx(3 * float(torch.stack(distances).sum()), rel=1e-3)
+    assert float(losses["tv"]) == pytest.approx(0.5 * float(variation), rel=1e-3)
+    assert float(losses["temporal"]) == pytest.approx(7 * float(change.mean()), rel=1e-3)
 
 
 @pytest.mark.parametrize("pixel_loss", ["l2", "smooth_l1", "charbonnier"])

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import EngineError
+from tests.training.vgg import Layers, random_layers, torchvision_state, written_out
 from training.perceptual import LAST_OF_BLOCKS, PerceptualLoss, StLpips, VggFeatures, gram_matrix
 
 CPU = torch.device("cpu")
-CHANNELS = {16: (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)}
-# Numbers of the convolutions in torchvision's `features`, and in ST-LPIPS's slices.
-TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# Slice and number of the convolutions in files of ST-LPIPS.
 ST_LPIPS = (
     (1, 0),
     (1, 2),
@@ -34,46 +33,23 @@ ST_LPIPS = (
 
 
 @pytest.fixture(scope="module")
-def tensors() -> list[tuple[Tensor, Tensor]]:
-    source = torch.Generator().manual_seed(0)
-    pairs, before = [], 3
-    for after in CHANNELS[16]:
-        weight = torch.randn(after, before, 3, 3, generator=source) * (2 / (9 * before)) ** 0.5
-        pairs.append((weight, torch.randn(after, generator=source) * 0.1))
-        before = after
-    return pairs
+def tensors() -> Layers:
+    return random_layers()
 
 
 @pytest.fixture(scope="module")
-def torchvision_state(tensors: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    state = {}
-    for number, (weight, bias) in zip(TORCHVISION, tensors, strict=True):
-        state |= {f"features.{number}.weight": weight, f"features.{number}.bias": bias}
-    return state | {"classifier.0.weight": torch.zeros(2, 2)}
+def torchvision_weights(tensors: Layers) -> dict[str, Tensor]:
+    return torchvision_state(tensors)
 
 
 @pytest.fixture(scope="module")
-def st_lpips_state(tensors: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def st_lpips_weights(tensors: Layers) -> dict[str, Tensor]:
     state = {}
     for (block, number), (weight, bias) in zip(ST_LPIPS, tensors, strict=True):
         state |= {f"net.slice{block}.{number}.weight": weight, f"net.slice{block}.{number}.bias": bias}
     for number, channels in enumerate((64, 128, 256, 512, 512)):
         state[f"lin{number}.model.1.weight"] = torch.rand(1, channels, 1, 1)
     return state
-
-
-def layers_written_out(images: Tensor, tensors: list[tuple[Tensor, Tensor]], pool: nn.Module) -> list[Tensor]:
-    """Features after each block, of RGB in [-1, 1], in float64."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = (((images + 1) / 2) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    x, features, number = x.double(), [], 0
-    for block, count in enumerate((2, 2, 3, 3, 3)):
-        x = pool(x) if block else x
-        for _ in range(count):
-            weight, bias = tensors[number]
-            x, number = F.conv2d(x, weight.double(), bias.double(), padding=1).relu(), number + 1
-        features.append(x)
-    return features
 
 
 class Blurred(nn.Module):
@@ -84,12 +60,10 @@ class Blurred(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "st_lpips"])
-def test_features_are_the_layers_written_out(
-    kind: str, tensors: list[tuple[Tensor, Tensor]], request: pytest.FixtureRequest
-) -> None:
-    network = VggFeatures(request.getfixturevalue(f"{kind}_state"), LAST_OF_BLOCKS)
+def test_features_are_the_layers_written_out(kind: str, tensors: Layers, request: pytest.FixtureRequest) -> None:
+    network = VggFeatures(request.getfixturevalue(f"{kind}_weights"), LAST_OF_BLOCKS)
     images = torch.rand(1, 3, 48, 40) * 2 - 1
-    expected = layers_written_out(images, tensors, nn.MaxPool2d(2) if kind == "torchvision" else Blurred())
+    expected = written_out(images, tensors, nn.MaxPool2d(2) if kind == "torchvision" else Blurred())
     got = network(images)
     assert list(got) == list(LAST_OF_BLOCKS)
     for name, features in zip(got, expected, strict=True):
@@ -97,12 +71,12 @@ def test_features_are_the_layers_written_out(
         assert torch.allclose(got[name].double(), features, rtol=1e-3, atol=2e-3), name
 
 
-def test_only_the_needed_layers_are_kept(torchvision_state: dict[str, Tensor]) -> None:
-    assert len(VggFeatures(torchvision_state, ("relu2_2",)).convolutions) == 4
+def test_only_the_needed_layers_are_kept(torchvision_weights: dict[str, Tensor]) -> None:
+    assert len(VggFeatures(torchvision_weights, ("relu2_2",)).convolutions) == 4
 
 
-def test_the_perceptual_loss_is_zero_for_equal_images_and_has_gradients(torchvision_state: dict[str, Tensor]) -> None:
-    loss = PerceptualLoss(VggFeatures(torchvision_state, PerceptualLoss.LAYERS))
+def test_the_perceptual_loss_is_zero_for_equal_images_and_has_gradients(torchvision_weights: dict[str, Tensor]) -> None:
+    loss = PerceptualLoss(VggFeatures(torchvision_weights, PerceptualLoss.LAYERS))
     image = torch.rand(1, 3, 32, 32)
     assert float(loss(image, image)) == 0
     noisy = (image + 0.1 * torch.randn_like(image)).requires_grad_(True)
@@ -114,16 +88,14 @@ def test_the_perceptual_loss_is_zero_for_equal_images_and_has_gradients(torchvis
     assert not any(p.requires_grad for p in loss.parameters())
 
 
-def test_st_lpips_is_the_published_distance(
-    st_lpips_state: dict[str, Tensor], tensors: list[tuple[Tensor, Tensor]]
-) -> None:
-    distance = StLpips(st_lpips_state)
+def test_st_lpips_is_the_published_distance(st_lpips_weights: dict[str, Tensor], tensors: Layers) -> None:
+    distance = StLpips(st_lpips_weights)
     a, b = torch.rand(2, 3, 48, 40) * 2 - 1, torch.rand(2, 3, 48, 40) * 2 - 1
     expected = torch.zeros(2, dtype=torch.float64)
-    pairs = zip(*(layers_written_out(images, tensors, Blurred()) for images in (a, b)), strict=True)
+    pairs = zip(*(written_out(images, tensors, Blurred()) for images in (a, b)), strict=True)
     for number, (x, y) in enumerate(pairs):
         difference = (x / x.norm(dim=1, keepdim=True) - y / y.norm(dim=1, keepdim=True)) ** 2
-        head = st_lpips_state[f"lin{number}.model.1.weight"].double()
+        head = st_lpips_weights[f"lin{number}.model.1.weight"].double()
         expected += (difference * head[0]).sum(dim=1).mean(dim=(1, 2))
     assert torch.allclose(distance(a, b).double(), expected, rtol=1e-3)
     assert distance(a, a).tolist() == [0, 0]
@@ -135,14 +107,14 @@ def test_gram_matrices() -> None:
     assert torch.allclose(gram_matrix(features), expected, atol=1e-6)
 
 
-def test_other_files_are_refused(tmp_path: Path, torchvision_state: dict[str, Tensor]) -> None:
+def test_other_files_are_refused(tmp_path: Path, torchvision_weights: dict[str, Tensor]) -> None:
     torch.save({"features.0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "small.pth")
     with pytest.raises(EngineError, match=r"small\.pth: it has 1 convolutions"):
         VggFeatures.load(tmp_path / "small.pth", CPU, layers=("relu1_1",))
-    torch.save(torchvision_state, tmp_path / "vgg.pth")
+    torch.save(torchvision_weights, tmp_path / "vgg.pth")
     with pytest.raises(EngineError, match="no weights of the ST-LPIPS distance"):
         StLpips.load(tmp_path / "vgg.pth")
     with pytest.raises(EngineError, match="no layer relu9_9"):
         VggFeatures.load(tmp_path / "vgg.pth", CPU, layers=("relu9_9",))
-    torch.save({"state_dict": torchvision_state}, tmp_path / "wrapped.pth")
+    torch.save({"state_dict": torchvision_weights}, tmp_path / "wrapped.pth")
     assert VggFeatures.load(tmp_path / "wrapped.pth", CPU, layers=("relu1_2",)).convolutions

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.generators import RRDBNet, SRResNet
+from tests.training.pictures import write_picture
+from tests.training.vgg import random_layers, torchvision_state
 from training.models import TrainingModel, make_model
 from training.options import parse_options
 from training.presets import PRESETS
@@ -18,9 +23,22 @@ def made(preset: str, *arguments: str) -> TrainingModel:
     return make_model(parse_options(["--dataroot", ".", "--preset", preset, *arguments]), torch.device("cpu"))
 
 
-def described(network: nn.Module) -> list[str]:
-    """The layers with something to them, in the order they are called."""
-    return [text for module in network.modules() for text in _describe(module)]
+@pytest.fixture
+def style_files(tmp_path: Path) -> list[str]:
+    """A painting and weights for `--model style`."""
+    torch.save(torchvision_state(random_layers(width=4)), tmp_path / "vgg.pth")
+    painting = write_picture(tmp_path / "painting.png", size=(80, 64))
+    return ["--vgg", str(tmp_path / "vgg.pth"), "--style_image", str(painting), "--crop_size", "64"]
+
+
+def called(network: nn.Module, *, channels: int, side: int) -> list[str]:
+    """The layers with something to them, in the order they are called for an image."""
+    found: list[str] = []
+    for module in network.modules():
+        module.register_forward_hook(lambda layer, *_: found.extend(_describe(layer)))
+    with torch.no_grad():
+        network(torch.zeros(2, channels, side, side))
+    return found
 
 
 def _describe(module: nn.Module) -> Iterator[str]:
@@ -29,11 +47,12 @@ def _describe(module: nn.Module) -> Iterator[str]:
         padding = f" {module.padding_mode}" if module.padding_mode != "zeros" else ""
         extra = f" out+{module.output_padding[0]}" if module.output_padding[0] else ""
         size = f"{module.kernel_size[0]}x{module.kernel_size[0]} /{module.stride[0]} p{module.padding[0]}"
-        yield f"{kind} {module.in_channels}-{module.out_channels} {size}{extra}{padding}"
+        norm = " spectral" if hasattr(module, "weight_u") else ""
+        yield f"{kind} {module.in_channels}-{module.out_channels} {size}{extra}{padding}{norm}"
     elif isinstance(module, nn.LeakyReLU):
         yield f"leaky {module.negative_slope}"
     elif isinstance(module, nn.InstanceNorm2d):
-        yield f"IN {module.num_features}"
+        yield f"IN {module.num_features}{' affine' if module.affine else ''}"
     elif isinstance(module, nn.BatchNorm2d):
         yield f"BN {module.num_features}"
     elif isinstance(module, nn.ReflectionPad2d):
@@ -42,8 +61,12 @@ def _describe(module: nn.Module) -> Iterator[str]:
         yield f"zero {tuple(module.padding)}"
     elif isinstance(module, nn.Upsample):
         yield f"{module.mode} x{int(module.scale_factor)}"  # type: ignore[arg-type]
+    elif isinstance(module, nn.PixelShuffle):
+        yield f"shuffle {module.upscale_factor}"
     elif isinstance(module, nn.Dropout):
         yield f"dropout {module.p}"
+    elif isinstance(module, nn.Linear):
+        yield f"linear {module.in_features}-{module.out_features}"
     elif isinstance(module, (nn.ReLU, nn.Tanh)):
         yield type(module).__name__.lower()
 
@@ -84,11 +107,11 @@ def patch_layers(in_channels: int = 3, *, layers: int = 3, norm: str = "IN") -> 
     return [*found, f"conv {widths[layers]}-1 4x4 /1 p1"]
 
 
-def unet_layers(*, norm: str = "BN", dropout: bool = True) -> list[str]:
+def unet_layers(*, norm: str = "BN", dropout: bool = True, channels: tuple[int, int] = (3, 3)) -> list[str]:
     """Down 64-128-256-512 five times 512, up again, dropout 0.5 in the three levels of 512 that have skips."""
     widths = [64, 128, 256, 512, 512, 512, 512, 512]
-    down: list[str] = ["conv 3-64 4x4 /2 p1"]
-    up: list[str] = ["relu", "convT 128-3 4x4 /2 p1", "tanh"]
+    down: list[str] = [f"conv {channels[0]}-64 4x4 /2 p1"]
+    up: list[str] = ["relu", f"convT 128-{channels[1]} 4x4 /2 p1", "tanh"]
     for level in range(1, 8):
         outer, width = widths[level - 1], widths[level]
         is_last = level == 7
@@ -116,6 +139,51 @@ PIXEL_DISCRIMINATOR = [
     *("conv 6-64 1x1 /1 p0", "leaky 0.2", "conv 64-128 1x1 /1 p0", "BN 128", "leaky 0.2", "conv 128-1 1x1 /1 p0"),
 ]
 
+
+def conv(before: int, after: int, kernel: int = 3, stride: int = 1, extra: str = "") -> str:
+    return f"conv {before}-{after} {kernel}x{kernel} /{stride} p1{extra}"
+
+
+VGG_DISCRIMINATOR = [
+    *(conv(3, 64), "leaky 0.2", conv(64, 64, 4, 2), "BN 64", "leaky 0.2"),
+    *(conv(64, 128), "BN 128", "leaky 0.2", conv(128, 128, 4, 2), "BN 128", "leaky 0.2"),
+    *(conv(128, 256), "BN 256", "leaky 0.2", conv(256, 256, 4, 2), "BN 256", "leaky 0.2"),
+    *(conv(256, 512), "BN 512", "leaky 0.2", conv(512, 512, 4, 2), "BN 512", "leaky 0.2"),
+    *(conv(512, 512), "BN 512", "leaky 0.2", conv(512, 512, 4, 2), "BN 512", "leaky 0.2"),
+    *("linear 8192-100", "leaky 0.2", "linear 100-1"),
+]
+# LeakyReLUs and doublings are no modules of it.
+UNET_DISCRIMINATOR = [
+    *(conv(3, 64), conv(64, 128, 4, 2, " spectral"), conv(128, 256, 4, 2, " spectral")),
+    *(conv(256, 512, 4, 2, " spectral"), conv(512, 256, extra=" spectral"), conv(256, 128, extra=" spectral")),
+    *(conv(128, 64, extra=" spectral"), conv(64, 64, extra=" spectral"), conv(64, 64, extra=" spectral"), conv(64, 1)),
+]
+SRRESNET = [
+    *(conv(3, 64), "leaky 0.1", *([conv(64, 64), "relu", conv(64, 64)] * 16)),
+    *([conv(64, 256), "shuffle 2", "leaky 0.1"] * 2),
+    *(conv(64, 64), "leaky 0.1", conv(64, 3)),
+]
+_DENSE = [part for width in (64, 96, 128, 160) for part in (conv(width, 32), "leaky 0.2")] + [conv(192, 64)]
+RRDBNET = [
+    *(conv(3, 64), *(_DENSE * 3 * 23), conv(64, 64), *([conv(64, 64), "leaky 0.2"] * 3), conv(64, 3)),
+]
+
+
+def _padded(padding: int, before: int, after: int, kernel: int, stride: int = 1) -> list[str]:
+    return [f"reflect {padding}", f"conv {before}-{after} {kernel}x{kernel} /{stride} p0"]
+
+
+_STYLE_BLOCK = [*_padded(1, 128, 128, 3), "IN 128 affine", "relu", *_padded(1, 128, 128, 3), "IN 128 affine"]
+TRANSFORMER = [
+    *(*_padded(4, 3, 32, 9), "IN 32 affine", "relu"),
+    *(*_padded(1, 32, 64, 3, 2), "IN 64 affine", "relu"),
+    *(*_padded(1, 64, 128, 3, 2), "IN 128 affine", "relu"),
+    *(_STYLE_BLOCK * 5),
+    *("nearest x2", *_padded(1, 128, 64, 3), "IN 64 affine", "relu"),
+    *("nearest x2", *_padded(1, 64, 32, 3), "IN 32 affine", "relu"),
+    *_padded(4, 32, 3, 9),
+]
+
 # Preset -> layers of its generator and of its discriminator.
 LAYERS: dict[str, tuple[list[str], list[str]]] = {
     "cyclegan": (resnet_layers(), patch_layers()),
@@ -126,15 +194,31 @@ LAYERS: dict[str, tuple[list[str], list[str]]] = {
     "pix2pix-1": (unet_layers(), PIXEL_DISCRIMINATOR),
     "pix2pix-16": (unet_layers(), patch_layers(6, layers=1, norm="BN")),
     "pix2pix-286": (unet_layers(), patch_layers(6, layers=5, norm="BN")),
+    "pix2pix-l1": (unet_layers(), []),
+    "colorization": (unet_layers(channels=(1, 2)), patch_layers(3, norm="BN")),
+    "srgan": (SRRESNET, VGG_DISCRIMINATOR),
+    "srgan-patch": (SRRESNET, patch_layers(norm="BN")),
+    "srresnet": (SRRESNET, []),
+    "esrgan": (RRDBNET, VGG_DISCRIMINATOR),
+    "real-esrgan": (RRDBNET, UNET_DISCRIMINATOR),
+    "fast-style": (TRANSFORMER, []),
 }
 
 
+def test_every_preset_is_compared() -> None:
+    assert LAYERS.keys() == PRESETS.keys()
+
+
 @pytest.mark.parametrize("preset", LAYERS)
-def test_layers_are_the_published_ones(preset: str) -> None:
-    model = made(preset)
+def test_layers_are_the_published_ones(preset: str, request: pytest.FixtureRequest) -> None:
+    model = made(preset, *(request.getfixturevalue("style_files") if preset == "fast-style" else []))
     generator, discriminator = LAYERS[preset]
+    assert len(model.networks) == (4 if model.options.model == "cycle_gan" else 2 if discriminator else 1)
     for name, network in model.networks.items():
-        assert described(network) == (generator if name.startswith("G") else discriminator), name
+        expected = generator if name.startswith("G") else discriminator
+        channels = int(re.match(r"conv (\d+)", expected[0] if expected[0].startswith("conv") else expected[1])[1])  # type: ignore[index]
+        side = 32 if isinstance(network, (SRResNet, RRDBNet)) else 256
+        assert called(network, channels=channels, side=side) == expected, name
 
 
 def options_of(preset: str) -> dict[str, object]:
@@ -180,9 +264,10 @@ def small_batch(model: TrainingModel) -> dict[str, Tensor]:
     return {"A": a, "B": b}
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "fast-style"])
-def test_every_preset_trains(preset: str) -> None:
-    model = made(preset, "--ngf", "4", "--ndf", "4", "--precision", "fp32")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(preset: str, request: pytest.FixtureRequest) -> None:
+    extra = request.getfixturevalue("style_files") if preset == "fast-style" else []
+    model = made(preset, "--ngf", "4", "--ndf", "4", "--precision", "fp32", *extra)
     batch = small_batch(model)
     before = {name: [p.detach().clone() for p in n.parameters()] for name, n in model.networks.items()}
     losses = model.step(batch)

@@ -20,7 +20,7 @@ from training.discriminators import Discriminator, build_discriminator
 from training.ema import MovingAverage
 from training.image_pool import ImagePool
 from training.losses import PIXEL_LOSSES, GanLoss, gradient_penalty
-from training.networks import build_generator, generator_config, initialise
+from training.networks import build_generator, generator_config, initialise, start_from
 
 Batch = Mapping[str, Tensor]
 
@@ -83,6 +83,8 @@ class TrainingModel:
             blocks=options.n_blocks,
         )
         generator = build_generator(config, init_type=options.init_type, init_gain=options.init_gain)
+        if options.pretrained:
+            start_from(generator, options.pretrained)
         ready = self._place(generator)
         self.networks[name] = generator
         if options.ema:

@@ -26,6 +26,8 @@ class CycleGan(TrainingModel):
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         super().__init__(options, device)
+        if options.pretrained:
+            raise EngineError("--pretrained is for models of one generator: cycle_gan has two")
         if options.lambda_identity and options.input_nc != options.output_nc:
             raise EngineError("the identity loss needs --input_nc and --output_nc equal: --lambda_identity 0")
         self.g_a = self._add_generator("G_A")
