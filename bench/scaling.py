@@ -126,7 +126,7 @@ def _prepare(
     }
     row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
-        compiled = get_backend(backend).compile_generator(generator.to(device=device, dtype=dtype), image)
+        compiled = get_backend(backend).compile_generator(generator.to(device=device), image)
 
     def call() -> None:
         if torch.get_num_threads() != (point.threads or threads):

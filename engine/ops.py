@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -98,6 +99,72 @@ def tensor_to_frames(tensor: Tensor, *, value_range: tuple[float, float], size: 
     return torch.ops.streamgan.tensor_to_frames(tensor, low, high, size[0], size[1])
 
 
+_SLOPES = {"none": 1.0, "relu": 0.0}
+
+
+def instance_norm_act(
+    input: Tensor,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: Literal["none", "relu", "leaky_relu"] = "none",
+    negative_slope: float = 0.2,
+    over_channels: bool = False,
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> Tensor:
+    """InstanceNorm, activation, addition and reflect padding in one operator, with gradients.
+
+    Equivalent to, with `act` the activation:
+
+        normalised = F.group_norm(input, 1 if over_channels else C, weight, bias, eps)
+        F.pad(act(normalised) + residual, pad, mode="reflect")
+
+    Args:
+        input: float32 or bfloat16 [N, C, H, W] on the CPU, contiguous or channels_last; others are copied first.
+        weight, bias: float32 [C].
+        residual: of the shape and dtype of `input`.
+        eps: added to the variance.
+        activation: after the norm.
+        negative_slope: of "leaky_relu".
+        over_channels: one mean and variance for all channels of an image, as GroupNorm of one group has, instead of
+            one for each channel.
+        pad: left, right, top, bottom, each smaller than the side.
+
+    Returns:
+        [N, C, top + H + bottom, left + W + right] in the dtype and layout of `input`. Statistics and arithmetic are
+        float32.
+
+    Raises:
+        RuntimeError: wrong dtypes, shapes or padding; the message says which.
+    """
+    slope = _SLOPES.get(activation, negative_slope)
+    output, _, _ = torch.ops.streamgan.instance_norm_act(
+        input, weight, bias, residual, eps, slope, over_channels, list(pad)
+    )
+    return output
+
+
+def fused_generator(image: Tensor, weights: Tensor, program: Tensor, *, channels: int) -> Tensor:
+    """Runs a whole generator as `engine.fuse.fuse` packed it.
+
+    Args:
+        image: float32 or bfloat16 [N, 1 to 4, H, W] on the CPU, any strides.
+        weights: uint8 [bytes], packed weights.
+        program: int64 [numbers], what is done with them.
+        channels: of the picture.
+
+    Returns:
+        float32 [N, channels, H, W], contiguous in torch.channels_last.
+
+    Raises:
+        RuntimeError: the image is too small for the generator or of another dtype, or program and weights don't fit.
+    """
+    picture: Tensor = torch.ops.streamgan.fused_generator(image, weights, program, channels)
+    return picture.permute(0, 3, 1, 2)
+
+
 @torch.library.register_fake("streamgan::frames_to_tensor")
 def _(frames: Tensor, low: float, high: float, height: int, width: int, dtype: torch.dtype) -> Tensor:
     shape = (frames.shape[0], 3, height, width)
@@ -107,3 +174,79 @@ def _(frames: Tensor, low: float, high: float, height: int, width: int, dtype: t
 @torch.library.register_fake("streamgan::tensor_to_frames")
 def _(tensor: Tensor, low: float, high: float, height: int, width: int) -> Tensor:
     return torch.empty((tensor.shape[0], height, width, 3), dtype=torch.uint8, device=tensor.device)
+
+
+@torch.library.register_fake("streamgan::fused_generator")
+def _(image: Tensor, weights: Tensor, program: Tensor, channels: int) -> Tensor:
+    shape = (image.shape[0], image.shape[2], image.shape[3], channels)
+    return torch.empty(shape, dtype=torch.float32, device=image.device)
+
+
+def _like(input: Tensor, height: int, width: int) -> Tensor:
+    """[N, C, height, width] in the dtype and layout of `input`."""
+    one_channel = input.shape[1] == 1 and input.is_contiguous()
+    interleaved = input.is_contiguous(memory_format=torch.channels_last) and not one_channel
+    layout = torch.channels_last if interleaved else torch.contiguous_format
+    return torch.empty((*input.shape[:2], height, width), dtype=input.dtype, device=input.device, memory_format=layout)
+
+
+@torch.library.register_fake("streamgan::instance_norm_act")
+def _(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    epsilon: float,
+    slope: float,
+    over_channels: bool,
+    pad: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    left, right, top, bottom = pad
+    output = _like(input, top + input.shape[2] + bottom, left + input.shape[3] + right)
+    mean = torch.empty(input.shape[:2], dtype=torch.float32, device=input.device)
+    return output, mean, torch.empty_like(mean)
+
+
+@torch.library.register_fake("streamgan::instance_norm_act_backward")
+def _(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: float,
+    over_channels: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_channel = torch.empty(input.shape[1], dtype=torch.float32, device=input.device)
+    return _like(input, *input.shape[2:]), of_channel, torch.empty_like(of_channel)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    input, weight, bias, residual, _, slope, over_channels, pad = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(input, weight, bias, mean, rstd)
+    ctx.settings = (slope, over_channels, pad, residual is not None)
+
+
+def _instance_norm_act_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    input, weight, bias, mean, rstd = ctx.saved_tensors
+    slope, over_channels, pad, has_residual = ctx.settings
+    if any(pad):
+        grad = torch.ops.aten.reflection_pad2d_backward(grad, input, pad)
+    of_input, of_weight, of_bias = torch.ops.streamgan.instance_norm_act_backward(
+        grad, input, weight, bias, mean, rstd, slope, over_channels
+    )
+    return (
+        of_input,
+        None if weight is None else of_weight,
+        None if bias is None else of_bias,
+        grad if has_residual else None,
+        *(None,) * 4,
+    )
+
+
+torch.library.register_autograd(
+    "streamgan::instance_norm_act", _instance_norm_act_backward, setup_context=_keep_for_backward
+)

@@ -326,7 +326,7 @@ class Pipeline:
 
     def _uniform_note(self) -> list[str]:
         count = self._translator.uniform_frames - self._uniform_before
-        reason = "half precision would show in their translation"
+        reason = "every rounding shows in their translation"
         return [f"{count} nearly uniform frame(s) ran in eager fp32: {reason}"] if count else []
 
     def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:

@@ -6,6 +6,7 @@ Same names, arguments and results as in `engine.ops`, on any device; arguments a
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,3 +40,22 @@ def reflected_indices(size: int, padded: int, device: torch.device) -> Tensor:
     period = max(2 * (size - 1), 1)
     phase = torch.arange(padded, device=device) % period
     return torch.minimum(phase, period - phase) if size > 1 else torch.zeros_like(phase)
+
+
+def instance_norm_act(
+    input: Tensor,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.2,
+    over_channels: bool = False,
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> Tensor:
+    """Definition of `engine.ops.instance_norm_act`, in the arithmetic of the dtype of `input`."""
+    normalised = F.group_norm(input, 1 if over_channels else input.shape[1], weight, bias, eps)
+    slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
+    activated = F.leaky_relu(normalised, slope)
+    return F.pad(activated if residual is None else activated + residual, pad, mode="reflect")

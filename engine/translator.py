@@ -100,7 +100,7 @@ class Translator:
 
     Attributes:
         uniform_frames: how many frames so far were nearly uniform and ran in eager float32 for it, where another
-            precision was chosen (`engine.precision.is_nearly_uniform`).
+            engine was chosen (`engine.precision.is_nearly_uniform`).
 
     Raises:
         EngineError: the generator can't be loaded, or the backend, precision or device is not to be had.
@@ -170,12 +170,12 @@ class Translator:
     def engine_for(self, frame: np.ndarray) -> Engine:
         """The engine that translates this frame, uint8 [H, W, 3].
 
-        It is made ready and proven on the first frame of a size that is not nearly uniform. Where half precision is
-        chosen, eager float32 stands in for it on frames that are.
+        It is made ready and proven on the first frame of a size that is not nearly uniform. Eager float32 stands in for
+        any other on frames that are.
         """
         engine = self._engines.get(frame.shape[:2])
-        precision = engine.precision if engine else self._wanted[0][1]
-        if precision != "fp32" and is_nearly_uniform(frame):
+        chosen = (engine.backend, engine.precision) if engine else self._wanted[0]
+        if chosen != ("eager", "fp32") and is_nearly_uniform(frame):
             if engine is None:
                 self._check_memory(frame[None])
             return self._stand_in
@@ -242,7 +242,8 @@ class Translator:
         first_precision = fastest_precision(self.device) if precision == "auto" else precision
         if is_emulated(first_precision, self.device):
             logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first_precision)
-        first_backend = "eager" if backend == "auto" else backend
+        fastest = "fused" if BACKENDS["fused"].unavailable(self.device) is None else "eager"
+        first_backend = fastest if backend == "auto" else backend
         ladder = [(first_backend, first_precision), (first_backend, "fp32"), ("eager", first_precision)]
         return list(dict.fromkeys([*ladder, ("eager", "fp32")]))
 
@@ -252,7 +253,7 @@ class Translator:
         expected = self._run(self._stand_in, batch)
         proven = (self._try(*candidate, batch, expected) for candidate in self._wanted)
         engine = next(engine for engine in proven if engine is not None)
-        if self._auto and self._compiling_may_pay(engine):
+        if self._auto and engine.backend == "eager" and self._compiling_may_pay(engine):
             logger.warning("compiling for %dx%d, which a long video makes good", batch.shape[2], batch.shape[1])
             compiled = self._try("inductor", engine.precision, batch, expected)
             if compiled is not None and self._measure_ms(compiled, batch) < self._measure_ms(engine, batch):
@@ -276,13 +277,15 @@ class Translator:
                 )
         except BackendError as error:
             self._rejected.add((backend, precision))
-            logger.warning("%s %s is not used: %s", backend, precision, error)
+            # That an engine nobody asked for does not know a generator is no news.
+            is_news = not self._auto or isinstance(error, ParityError)
+            logger.log(logging.WARNING if is_news else logging.INFO, "%s %s is not used: %s", backend, precision, error)
             return None
         return dataclasses.replace(engine, parity_db=parity_db, frame_ms=1e3 * seconds / len(batch))
 
     def _compile(self, backend: str, precision: str, batch: np.ndarray) -> Engine:
         dtype = dtype_of(precision, self.device)
-        generator = copy.deepcopy(self.generator).to(dtype=dtype)
+        generator = copy.deepcopy(self.generator)
         shape = (len(batch), 3, *self._padded_size(*batch.shape[1:3]))
         example = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
         with torch.no_grad():

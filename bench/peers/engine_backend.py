@@ -21,7 +21,7 @@ def unavailable(device: str, spec: Spec) -> str | None:
 def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     """Compiles the generator with `spec.backend`."""
     tensor = torch_input(example, spec)
-    generator = load_weights(folder).to(device=spec.device, dtype=tensor.dtype)
+    generator = load_weights(folder).to(device=spec.device)
     with torch.no_grad():
         compiled = get_backend(spec.backend).compile_generator(generator, tensor)
     return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does

@@ -1,8 +1,9 @@
 """One module per way of running a generator.
 
 Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line) and
-`compile_generator(generator, example) -> callable`, where `generator` is an eval-mode module on the device and in the
-dtype to run in, `example` is an input [N, C, H, W] (channels_last), and the callable takes inputs of that shape.
+`compile_generator(generator, example) -> callable`, where `generator` is an eval-mode module on the device, float32,
+which the backend may change, `example` is an input [N, C, H, W] (channels_last) in the dtype to run in, and the
+callable takes inputs of that shape and dtype.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from types import ModuleType
 
 from torch import Tensor
 
-from engine.backends import eager, inductor
+from engine.backends import eager, fused, inductor
 from engine.errors import BackendError
 
 CompiledGenerator = Callable[[Tensor], Tensor]
 
-BACKENDS: dict[str, ModuleType] = {"eager": eager, "inductor": inductor}
+BACKENDS: dict[str, ModuleType] = {"eager": eager, "fused": fused, "inductor": inductor}
 
 
 def get_backend(name: str) -> ModuleType:

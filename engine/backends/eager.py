@@ -17,4 +17,4 @@ def unavailable(device: torch.device) -> str | None:
 
 def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Returns `generator` itself, with weights in channels_last order, the layout that convolutions are fastest in."""
-    return generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -30,7 +30,7 @@ def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor
     # Freezing packs the weights ahead. Transposed convolutions, which else rearrange theirs in every call, and
     # BatchNorm, which is folded into the convolution before it, gain by it; InstanceNorm can lose.
     gains_by_freezing = any(isinstance(layer, (nn.ConvTranspose2d, nn.BatchNorm2d)) for layer in generator.modules())
-    module = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         # Not by `options`: those reach only a later stage of compilation than the one that looks at `freezing`.
         with config.patch({"freezing": gains_by_freezing, "triton.cudagraphs": example.device.type == "cuda"}):

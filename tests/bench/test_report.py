@@ -260,7 +260,11 @@ def test_other_tables(project: Path) -> None:
     assert cells(text, "sample 640x360 | styletransfer")[2] == "failed: not installed"
     assert cells(text, "live 640x360, 12 frames/s | 12.0 | **engine.run**")[3:5] == ["11.6", "30 of 200"]
     assert cells(text, "sample 640x360 | OpenCV loop")[4] == "54.0 %"
-    assert cells(text, "pix2pix, unet_256, 256x256 | **training bf16**")[2:] == ["2010", "0.995", "2.00x (2.00 to 2.00)"]
+    assert cells(text, "pix2pix, unet_256, 256x256 | **training bf16**")[2:] == [
+        "2010",
+        "0.995",
+        "2.00x (2.00 to 2.00)",
+    ]
     assert cells(text, "0.92 |") == ["0.92", "73.6", "155", "66.2"]
     assert "**AMD EPYC**, 2 threads of 2 cores, avx512_bf16, torch 2.13.0+cpu, 9 rounds, 2026-11-21." in text
     assert text.startswith("# Title\n")

@@ -93,7 +93,7 @@ def test_json_tells_what_was_done(clip: Path, tiny_style: Path, tmp_path: Path) 
     assert result["frames"] == 20
     assert result["completed"] is True
     assert (result["width"], result["height"]) == (640, 360)
-    assert (result["backend"], result["precision"]) == ("eager", "fp32")
+    assert (result["backend"], result["precision"]) == ("fused", "fp32")
     assert set(result["stage_ms"]) == {"decode", "translate", "encode"}
     assert result["fps"] > 0
     assert result["peak_memory_bytes"] > 0

@@ -13,9 +13,9 @@ import torch
 
 from engine import save_generator
 from engine import translator as translator_module
-from engine.backends import eager, inductor
+from engine.backends import eager, fused, inductor
 from engine.errors import BackendError, EngineError, FrameSizeError
-from engine.generators import build
+from engine.generators import AnimeGANConfig, build
 from engine.generators.base import Generator, GeneratorConfig
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srresnet import SRResNetConfig
@@ -110,7 +110,7 @@ def test_nearly_uniform_frames_run_in_float32_and_prove_nothing(resnet: Generato
     black, picture = np.zeros((64, 64, 3), np.uint8), random_frame(64, 64)
     black[10:12] = 1
     translator = Translator(resnet, device="cpu")
-    exact = Translator(resnet, precision="fp32", device="cpu")
+    exact = Translator(resnet, backend="eager", precision="fp32", device="cpu")
     assert np.array_equal(translator(black), exact(black))
     assert translator.engine_for(black).is_stand_in
     assert translator.engine_for(picture).precision == "bf16"
@@ -127,7 +127,9 @@ def test_half_precision_is_no_use_on_a_nearly_uniform_frame() -> None:
         pytest.skip("this processor runs float32 anyway")
     generator = load_generator("vermilion")
     frame = cv2.resize(sample_frame(), (320, 180))
-    translator, exact = (Translator(generator, precision=name, device="cpu") for name in ("bf16", "fp32"))
+    translator, exact = (
+        Translator(generator, backend="eager", precision=name, device="cpu") for name in ("bf16", "fp32")
+    )
     engine = translator.engine_for(frame)
     faded = (frame // 64)[None]
     assert psnr_db(translator._run(engine, faded), exact(faded)) < PARITY_DB["bf16"]
@@ -204,9 +206,26 @@ def test_inductor_runs_with_parity(resnet: Generator) -> None:
     assert psnr_db(translated[1], Translator(resnet, precision="fp32")(frame)) >= PARITY_PSNR_DB["fp32"]
 
 
+def test_auto_takes_the_fused_generator_where_there_is_one(
+    resnet: Generator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = random_frame(32, 48)
+    translator = Translator(resnet, device="cpu", precision="fp32")
+    with caplog.at_level(logging.WARNING, "streamgan"):
+        translator(frame)
+        assert translator.engine_for(frame).backend == "fused"
+        unknown = build(AnimeGANConfig(width=8, blocks=1))
+        assert Translator(unknown, device="cpu").engine_for(frame).backend == "eager"
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "streamgan"):
+        Translator(unknown, device="cpu", backend="fused", precision="fp32")(frame)
+    assert "has no form of a AnimeGAN" in caplog.text
+
+
 def test_auto_compiles_only_when_the_video_is_long(resnet: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(inductor, "unavailable", lambda device: None)
+    monkeypatch.setattr(fused, "unavailable", lambda device: "not here")
     monkeypatch.setattr(
         inductor,
         "compile_generator",

@@ -1,0 +1,108 @@
+// One convolution of a generator, with everything that happens to its input and output on the way.
+//
+// Activations are NHWC of one image, float32, channels a multiple of kChannelBlock (what is more than the layer has is
+// zero). A convolution reads the raw output of earlier ones and brings it to what the layer sees, row by row, into a
+// scratch ring: normalisation (value * scale + shift), activation, residual, padding. Only there, or in Winograd's
+// transformed tiles, do they become what is multiplied, float32 or bfloat16; sums are float32. On write it adds the
+// bias and sums what the next normalisation needs.
+//
+// An output row y of the base grid takes input rows y * stride + dy ... for each phase; with up = 2 the four phases
+// (a, b) make output rows 2 y + a and columns 2 x + b, which is what a transposed convolution of stride 2, or a
+// convolution of a picture that was enlarged by repeating pixels, comes to.
+#pragma once
+
+#include <stddef.h>
+
+#include "csrc/cpu/tier.h"
+
+namespace streamgan {
+
+constexpr int64_t kChannelBlock = 16;
+constexpr int64_t kImageChannels = 4;                       // of the first layer's input, one or more of them zero
+constexpr int64_t kMaxKernel = 16;                          // rows of a kernel
+constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kernels of all tiers
+
+enum class Activation : int64_t { kNone, kRelu, kLeakyRelu };
+enum class Padding : int64_t { kZeros, kReflect, kReplicate };
+// kColumns: the last layer, whose few output channels would leave most of a vector empty. Its product has a channel for
+// each picture channel of each kernel column, and these are added up, shifted, afterwards; with up = 2 its phases are
+// the two rows a, and phases[a].dx is minus the padding of the transposed convolution.
+// kSmall: a direct one of so few pixels that threads share out the output channels, and the whole input is brought to
+// each of them.
+enum class Method : int64_t { kDirect, kWinograd2, kWinograd4, kColumns, kSmall };
+
+struct Source {
+  const float* data;  // null: none
+  int64_t channels;
+  const float* scale;  // [channels]; null: taken as it is
+  const float* shift;
+};
+
+struct Image {
+  const char* data;                               // null: the input is not the image
+  int64_t channel_bytes, row_bytes, pixel_bytes;  // strides
+  int64_t channels;
+  Dtype dtype;
+};
+
+struct Phase {
+  int64_t dy, rows, dx, columns;  // the taps, relative to the pixel y * stride, x * stride
+  const void* weights;            // [channel block][row][column][input channel / group][16][group]
+};
+
+struct Convolution {
+  Method method;
+  // Input.
+  Image image;
+  Source sources[2];  // one after the other along the channels
+  Source residual;    // added after the activation
+  float* save;        // null, or where the input is kept as the layer sees it, [in_height][in_width][in_channels]
+  Activation activation;
+  float slope;
+  int64_t in_height, in_width, in_channels;
+  Padding padding;
+  // What a unit reads around its own rows and columns: rows [first, last] relative to its first row's pixel, and
+  // columns before and after the picture.
+  int64_t first, last, before, after;
+  // The convolution.
+  int64_t stride, up;
+  Phase phases[4];
+  int64_t base_height, base_width;
+  int64_t out_channels;
+  const float* bias;  // [out_channels]
+  // Output.
+  float* output;      // [up * base_height][up * base_width][out_channels]
+  float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
+  // Of kColumns: [up * base_height][up * base_width][picture_channels] float32, and how many columns the kernel has.
+  float* picture;
+  int64_t picture_channels, kernel_width;
+  bool tanh;
+  // Rows of the base grid in a unit, which share what is in the caches of the weights; of Winograd tile rows.
+  int64_t unit_rows;
+  // Of Winograd: in how many parts of how many tiles a tile row is worked on.
+  int64_t segments, segment_tiles;
+};
+
+// Works on units [begin, end): groups of rows of the base grid or of tile rows; of kSmall groups of 16 kMaxTileBlocks
+// output channels. Statistics have a slot for each unit, times its phases or segments; of kSmall one for each phase.
+// `scratch` belongs to this call alone and
+// holds, each rounded up to 64 bytes: the ring, [last - first + 1][before + in_width + after][in_channels] elements, of
+// Winograd float32 ones;
+// then of Winograd the transformed tiles, [frequencies][tiles of a unit][in_channels] elements, tiles rounded up to
+// kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kColumns the products of a
+// row, [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels rounded
+// up to 16.
+using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
+
+struct FusedConvolutionKernels {
+  Isa isa;
+  // By the type of what is multiplied: float32, bfloat16.
+  ConvolutionUnits direct[2], winograd2[2], winograd4[2], small[2];
+};
+
+extern const FusedConvolutionKernels kFusedConvolutionScalar;
+extern const FusedConvolutionKernels kFusedConvolutionAvx2;
+extern const FusedConvolutionKernels kFusedConvolutionAvx512;
+extern const FusedConvolutionKernels kFusedConvolutionAvx512Bf16;
+
+}  // namespace streamgan

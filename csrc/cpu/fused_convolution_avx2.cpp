@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include "csrc/cpu/fused_convolution.h"
+
+namespace streamgan {
+namespace {
+
+#include "csrc/cpu/vector.h"
+
+constexpr int kTilePixels = 6, kTileBlocks = 1;
+#include "csrc/cpu/fused_convolution_x.h"
+
+}  // namespace
+
+const FusedConvolutionKernels kFusedConvolutionAvx2 = {
+    Isa::kAvx2,
+    {direct_units<Float32>, direct_units<BFloat16>},
+    {winograd_units<Float32, Winograd2>, winograd_units<BFloat16, Winograd2>},
+    {winograd_units<Float32, Winograd4>, winograd_units<BFloat16, Winograd4>},
+    {small_units<Float32>, small_units<BFloat16>}};
+
+}  // namespace streamgan

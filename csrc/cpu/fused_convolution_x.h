@@ -1,0 +1,667 @@
+// The fused convolution, for any vector length. Included inside an anonymous namespace, after vector.h and
+// kTilePixels, kTileBlocks: how many pixels and channel blocks the micro-kernel does at once.
+
+constexpr int kBlockVectors = static_cast<int>(kChannelBlock) / kLanes;
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Scratch is handed out from the front, aligned for any vector.
+struct Scratch {
+  char* next;
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* taken = reinterpret_cast<T*>(next);
+    next += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return taken;
+  }
+};
+
+// --- input rows
+
+// The row of the picture that stands at `row` beyond its edges; -1 for a row of zeros.
+inline int64_t padded_index(int64_t row, int64_t size, Padding padding) {
+  if (row >= 0 && row < size) return row;
+  if (padding == Padding::kZeros) return -1;
+  if (padding == Padding::kReplicate) return row < 0 ? 0 : size - 1;
+  const int64_t mirrored = row < 0 ? -row : 2 * (size - 1) - row;
+  return mirrored >= 0 && mirrored < size ? mirrored : -1;  // what is further out belongs to tiles cut off later
+}
+
+inline float image_value(const char* at, Dtype dtype) {
+  if (dtype == kFloat32) return *reinterpret_cast<const float*>(at);
+  const uint32_t bits = static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(at)) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <typename E>
+void read_image_row(const Image& image, int64_t row, int64_t width, typename E::Storage* to) {
+  const char* from = image.data + row * image.row_bytes;
+  for (int64_t x = 0; x < width; ++x, from += image.pixel_bytes, to += kImageChannels) {
+    for (int64_t c = 0; c < kImageChannels; ++c) {
+      to[c] = c < image.channels ? E::round(image_value(from + c * image.channel_bytes, image.dtype)) : 0;
+    }
+  }
+}
+
+// `kept`, unless null, gets the same values in float32, [width][to_step].
+template <typename R, bool kNormalised, Activation kActivation>
+void read_source_pixels(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step,
+                        typename R::Storage* to, float* kept, float slope) {
+  const float* from = source.data + first_pixel * source.channels;
+  for (int64_t x = 0; x < width; ++x, from += source.channels, to += to_step) {
+    for (int64_t c = 0; c < source.channels; c += kLanes) {
+      V value = Float32::load(from + c);
+      if (kNormalised) value = multiply_add(value, Float32::load(source.scale + c), Float32::load(source.shift + c));
+      if (kActivation == Activation::kRelu) value = maximum(value, V{});
+      if (kActivation == Activation::kLeakyRelu) value = maximum(value, value * slope);
+      R::store(to + c, value);
+      if (kept) Float32::store(kept + x * to_step + c, value);
+    }
+  }
+}
+
+template <typename R, bool kNormalised>
+void read_source_row(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step, typename R::Storage* to,
+                     float* kept, Activation activation, float slope) {
+  const auto read = activation == Activation::kNone   ? read_source_pixels<R, kNormalised, Activation::kNone>
+                    : activation == Activation::kRelu ? read_source_pixels<R, kNormalised, Activation::kRelu>
+                                                      : read_source_pixels<R, kNormalised, Activation::kLeakyRelu>;
+  read(source, first_pixel, width, to_step, to, kept, slope);
+}
+
+// A residual block's end and the next one's beginning: normalise, then add what went around.
+template <typename R>
+void read_row_with_residual(const Convolution& c, int64_t row, typename R::Storage* to, float* kept) {
+  const Source &source = c.sources[0], &residual = c.residual;
+  const int64_t channels = source.channels, offset = row * c.in_width * channels;
+  const float *from = source.data + offset, *around = residual.data + offset;
+  for (int64_t x = 0; x < c.in_width; ++x, from += channels, around += channels, to += channels) {
+    for (int64_t k = 0; k < channels; k += kLanes) {
+      V value = Float32::load(from + k);
+      if (source.scale) value = multiply_add(value, Float32::load(source.scale + k), Float32::load(source.shift + k));
+      if (c.activation == Activation::kRelu) value = maximum(value, V{});
+      if (c.activation == Activation::kLeakyRelu) value = maximum(value, value * c.slope);
+      V other = Float32::load(around + k);
+      if (residual.scale) {
+        other = multiply_add(other, Float32::load(residual.scale + k), Float32::load(residual.shift + k));
+      }
+      value = value + other;
+      R::store(to + k, value);
+      if (kept) Float32::store(kept + x * channels + k, value);
+    }
+  }
+}
+
+template <typename R>
+void read_inside(const Convolution& c, int64_t row, typename R::Storage* to, float* kept) {
+  if (c.image.data) return read_image_row<R>(c.image, row, c.in_width, to);
+  if (c.residual.data) return read_row_with_residual<R>(c, row, to, kept);
+  for (const Source& source : c.sources) {
+    if (!source.data) continue;
+    const auto read = source.scale ? read_source_row<R, true> : read_source_row<R, false>;
+    read(source, row * c.in_width, c.in_width, c.in_channels, to, kept, c.activation, c.slope);
+    to += source.channels;
+    if (kept) kept += source.channels;
+  }
+}
+
+// Brings row `row` of the input, which may lie in the padding, to `to`: `before` columns of padding, in_width, `after`.
+template <typename R>
+void read_row(const Convolution& c, int64_t row, bool keeps, typename R::Storage* to) {
+  using Storage = typename R::Storage;
+  const int64_t step = c.in_channels, width = c.in_width, before = c.before, after = c.after;
+  const int64_t from = padded_index(row, c.in_height, c.padding);
+  if (from < 0) {
+    __builtin_memset(to, 0, static_cast<size_t>((before + width + after) * step) * sizeof(Storage));
+    return;
+  }
+  Storage* inside = to + before * step;
+  read_inside<R>(c, from, inside, c.save && keeps && from == row ? c.save + row * width * step : nullptr);
+  for (int64_t x = before > 0 ? -before : width; x < width + after; x = x == -1 ? width : x + 1) {
+    const int64_t source = padded_index(x, width, c.padding);
+    const size_t bytes = static_cast<size_t>(step) * sizeof(Storage);
+    if (source < 0) {
+      __builtin_memset(inside + x * step, 0, bytes);
+    } else {
+      __builtin_memcpy(inside + x * step, inside + source * step, bytes);
+    }
+  }
+}
+
+// The last rows that were read, each once; a thread goes through its part of the picture from top to bottom.
+template <typename R>
+class RowRing {
+ public:
+  using Storage = typename R::Storage;
+
+  // Keeps input rows [first_owned, last_owned) where the input is to be kept.
+  RowRing(const Convolution& convolution, Scratch& scratch, int64_t first_row, int64_t first_owned, int64_t last_owned)
+      : convolution_(convolution),
+        rows_(convolution.last - convolution.first + 1),
+        next_(first_row),
+        first_owned_(first_owned),
+        last_owned_(last_owned),
+        row_elements_((convolution.before + convolution.in_width + convolution.after) * convolution.in_channels),
+        buffer_(scratch.take<Storage>(rows_ * row_elements_)) {}
+
+  // Reads on until `row` is there.
+  void advance_to(int64_t row) {
+    for (; next_ <= row; ++next_) {
+      read_row<R>(convolution_, next_, next_ >= first_owned_ && next_ < last_owned_, slot(next_));
+    }
+  }
+
+  // Column `x` of a row that is there.
+  const Storage* at(int64_t row, int64_t x) const {
+    return slot(row) + (convolution_.before + x) * convolution_.in_channels;
+  }
+
+ private:
+  // Rows above the picture have negative numbers.
+  Storage* slot(int64_t row) const { return buffer_ + ((row + (rows_ << 8)) % rows_) * row_elements_; }
+
+  const Convolution& convolution_;
+  const int64_t rows_;
+  int64_t next_;
+  const int64_t first_owned_, last_owned_, row_elements_;
+  Storage* const buffer_;
+};
+
+// --- the micro-kernel
+
+// What a tile of neighbouring output pixels multiplies: runs of elements, one per kernel row, and weights beside them.
+template <typename E>
+struct Product {
+  const typename E::Storage* runs[kMaxKernel];  // of the first pixel
+  int count;
+  int64_t length, pixel_step;
+  int64_t row_pixels, row_step;  // where a tile may go on in the next row: pixels of a row, and the step to the next
+  const typename E::Storage* weights;  // of the first channel block
+  int64_t block_step;                  // to the next block
+};
+
+template <typename E, int kPixels>
+inline __attribute__((always_inline)) void pixel_offsets(const Product<E>& product, int64_t first,
+                                                         int64_t (&offsets)[kPixels]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+    const int64_t pixel = first + p;
+    offsets[p] = product.row_pixels == 0
+                     ? pixel * product.pixel_step
+                     : pixel / product.row_pixels * product.row_step + pixel % product.row_pixels * product.pixel_step;
+  }
+}
+
+// Writes the sums of a tile, [kPixels][to_step] with 16 kBlocks channels each. A function of its own, so that what is
+// around it leaves its registers alone.
+template <typename E, int kPixels, int kBlocks>
+__attribute__((noinline)) void multiply_tile(const Product<E>& product, int64_t first_pixel, float* to,
+                                             int64_t to_step) {
+  constexpr int kVectors = kBlocks * kBlockVectors;
+  using Storage = typename E::Storage;
+  V sums[kPixels][kVectors];
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[p][v] = V{};
+  }
+  const Storage* weights = product.weights;
+  const int64_t block_step = product.block_step, length = product.length;
+  int64_t offsets[kPixels];
+  pixel_offsets(product, first_pixel, offsets);
+  for (int run = 0; run < product.count; ++run) {
+    const Storage* from = product.runs[run];
+    for (int64_t k = 0; k < length; k += E::kGroup) {
+      typename E::Weights w[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        w[v] = E::load_weights(weights + (v / kBlockVectors) * block_step + (v % kBlockVectors) * kLanes * E::kGroup);
+      }
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const typename E::Broadcast value = E::broadcast(from + offsets[p] + k);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sums[p][v] = E::dot(value, w[v], sums[p][v]);
+      }
+      weights += kChannelBlock * E::kGroup;
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Float32::store(to + p * to_step + v * kLanes, sums[p][v]);
+  }
+}
+
+// The sums of all `pixels`, [pixels][to_step].
+template <typename E, int kBlocks, int kPixels = kTilePixels>
+void multiply_pixels(const Product<E>& product, int64_t pixels, float* to, int64_t to_step, int64_t pixel = 0) {
+  for (; pixel + kPixels <= pixels; pixel += kPixels) {
+    multiply_tile<E, kPixels, kBlocks>(product, pixel, to + pixel * to_step, to_step);
+  }
+  if constexpr (kPixels > 1) {
+    if (pixel < pixels) multiply_pixels<E, kBlocks, kPixels / 2>(product, pixels, to, to_step, pixel);
+  }
+}
+
+// The same, with the sums of each tile in the same place, and use(first pixel, number) after each.
+template <typename E, int kBlocks, int kPixels = kTilePixels, typename Use>
+void multiply_and_use(const Product<E>& product, int64_t pixels, float* tile, const Use& use, int64_t pixel = 0) {
+  for (; pixel + kPixels <= pixels; pixel += kPixels) {
+    multiply_tile<E, kPixels, kBlocks>(product, pixel, tile, kBlocks * kChannelBlock);
+    use(pixel, kPixels);
+  }
+  if constexpr (kPixels > 1) {
+    if (pixel < pixels) multiply_and_use<E, kBlocks, kPixels / 2>(product, pixels, tile, use, pixel);
+  }
+}
+
+// --- direct convolution
+
+// Bias, statistics and storing of one pixel's sums.
+template <int kVectors>
+inline __attribute__((always_inline)) void store_pixel(const float* sums, float* to, const V (&bias)[kVectors],
+                                                       V (&total)[kVectors], V (&squares)[kVectors]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    const V value = Float32::load(sums + v * kLanes) + bias[v];
+    total[v] = total[v] + value;
+    squares[v] = multiply_add(value, value, squares[v]);
+    Float32::store(to + v * kLanes, value);
+  }
+}
+
+template <int kVectors>
+inline void write_statistics(float* slot, int64_t channels, int64_t channel, const V (&total)[kVectors],
+                             const V (&squares)[kVectors]) {
+  for (int v = 0; v < kVectors; ++v) {
+    Float32::store(slot + channel + v * kLanes, total[v]);
+    Float32::store(slot + channels + channel + v * kLanes, squares[v]);
+  }
+}
+
+template <typename E>
+Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel) {
+  Product<E> product = {};
+  product.count = static_cast<int>(phase.rows);
+  product.length = phase.columns * c.in_channels;
+  product.pixel_step = c.stride * c.in_channels;
+  product.block_step = phase.rows * product.length * kChannelBlock;
+  product.weights =
+      static_cast<const typename E::Storage*>(phase.weights) + channel / kChannelBlock * product.block_step;
+  return product;
+}
+
+inline float* output_at(const Convolution& c, int64_t y, int64_t x) {
+  return c.output + (y * c.up * c.base_width + x) * c.out_channels;
+}
+
+inline void load_biases(const Convolution& c, int64_t channel, V* biases, int count) {
+  for (int v = 0; v < count; ++v) biases[v] = Float32::load(c.bias + channel + v * kLanes);
+}
+
+// Output channels [channel, channel + 16 kBlocks) of phase (a, b) of rows [begin, end).
+template <typename E, int kBlocks>
+void direct_blocks(const Convolution& c, const RowRing<E>& ring, int64_t begin, int64_t end, int64_t a, int64_t b,
+                   int64_t channel, float* statistics) {
+  constexpr int kVectors = kBlocks * kBlockVectors;
+  const Phase& phase = c.phases[a * c.up + b];
+  Product<E> product = product_of<E>(c, phase, channel);
+  V bias[kVectors], total[kVectors] = {}, squares[kVectors] = {};
+  load_biases(c, channel, bias, kVectors);
+  alignas(64) float tile[kTilePixels * kBlocks * kChannelBlock];
+  const int64_t pixel_step = c.up * c.out_channels;
+  for (int64_t y = begin; y < end; ++y) {
+    for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y * c.stride + phase.dy + r, phase.dx);
+    float* to = output_at(c, c.up * y + a, b) + channel;
+    multiply_and_use<E, kBlocks>(product, c.base_width, tile, [&](int64_t pixel, int count) {
+      for (int p = 0; p < count; ++p) {
+        store_pixel(tile + p * kBlocks * kChannelBlock, to + (pixel + p) * pixel_step, bias, total, squares);
+      }
+    });
+  }
+  if (statistics) write_statistics(statistics, c.out_channels, channel, total, squares);
+}
+
+template <typename E>
+void direct_unit(const Convolution& c, const RowRing<E>& ring, int64_t unit) {
+  const int64_t begin = unit * c.unit_rows, end = smaller(begin + c.unit_rows, c.base_height);
+  for (int64_t a = 0; a < c.up; ++a) {
+    for (int64_t b = 0; b < c.up; ++b) {
+      float* statistics = c.statistics ? c.statistics + ((unit * c.up + a) * c.up + b) * 2 * c.out_channels : nullptr;
+      int64_t channel = 0;
+      for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
+        direct_blocks<E, kTileBlocks>(c, ring, begin, end, a, b, channel, statistics);
+      }
+      for (; channel < c.out_channels; channel += kChannelBlock) {
+        direct_blocks<E, 1>(c, ring, begin, end, a, b, channel, statistics);
+      }
+    }
+  }
+}
+
+// --- direct convolution of few pixels
+
+template <typename E, int kBlocks>
+void small_blocks(const Convolution& c, const typename E::Storage* input, int64_t row_elements, int64_t channel) {
+  constexpr int kVectors = kBlocks * kBlockVectors;
+  V bias[kVectors];
+  load_biases(c, channel, bias, kVectors);
+  alignas(64) float tile[kTilePixels * kBlocks * kChannelBlock];
+  for (int64_t a = 0; a < c.up; ++a) {
+    for (int64_t b = 0; b < c.up; ++b) {
+      const Phase& phase = c.phases[a * c.up + b];
+      Product<E> product = product_of<E>(c, phase, channel);
+      product.row_pixels = c.base_width;
+      product.row_step = c.stride * row_elements;
+      for (int64_t r = 0; r < phase.rows; ++r) {
+        product.runs[r] = input + (phase.dy + r - c.first) * row_elements + (c.before + phase.dx) * c.in_channels;
+      }
+      V total[kVectors] = {}, squares[kVectors] = {};
+      multiply_and_use<E, kBlocks>(product, c.base_height * c.base_width, tile, [&](int64_t first, int count) {
+        for (int64_t pixel = first; pixel < first + count; ++pixel) {
+          float* to = output_at(c, c.up * (pixel / c.base_width) + a, c.up * (pixel % c.base_width) + b) + channel;
+          store_pixel(tile + (pixel - first) * kBlocks * kChannelBlock, to, bias, total, squares);
+        }
+      });
+      if (c.statistics) {
+        write_statistics(c.statistics + (a * c.up + b) * 2 * c.out_channels, c.out_channels, channel, total, squares);
+      }
+    }
+  }
+}
+
+template <typename E>
+void small_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  Scratch scratch{memory};
+  const int64_t row_elements = (c.before + c.in_width + c.after) * c.in_channels, rows = c.last - c.first + 1;
+  auto* input = scratch.take<typename E::Storage>(rows * row_elements);
+  for (int64_t r = 0; r < rows; ++r) read_row<E>(c, c.first + r, begin == 0, input + r * row_elements);
+  constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+  int64_t channel = begin * kUnitChannels;
+  const int64_t last = smaller(end * kUnitChannels, c.out_channels);
+  for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
+    small_blocks<E, kTileBlocks>(c, input, row_elements, channel);
+  }
+  for (; channel < last; channel += kChannelBlock) small_blocks<E, 1>(c, input, row_elements, channel);
+}
+
+// --- the last layer
+
+// exp(x) for |x| <= 40: 2^n times a polynomial (Taylor's, on half a power of two to either side; below 2e-7).
+inline V exponential(V x) {
+  const V n = round_to_integer(x * 1.44269504088896341f);
+  const V r = multiply_add(n, splat(-0.693359375f), x) - n * -2.12194440e-4f;
+  constexpr float kTerms[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  V sum = splat(1.0f / 720);
+  for (const float term : kTerms) sum = multiply_add(sum, r, splat(term));
+  return sum * power_of_two(n);
+}
+
+// 1 - 2 / (exp(2 x) + 1), within 2e-7.
+inline V hyperbolic_tangent(V x) {
+  const V limited = minimum(maximum(x, splat(-10.0f)), splat(10.0f));
+  return splat(1.0f) - splat(2.0f) / (exponential(limited + limited) + splat(1.0f));
+}
+
+// The products of one row, [columns][out_channels].
+template <typename E>
+void multiply_columns(const Convolution& c, const Phase& phase, const RowRing<E>& ring, int64_t y, int64_t first_column,
+                      int64_t columns, float* products) {
+  Product<E> product = {};
+  product.count = static_cast<int>(phase.rows);
+  for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y + phase.dy + r, first_column);
+  product.length = product.pixel_step = c.in_channels;
+  product.block_step = phase.rows * product.length * kChannelBlock;
+  const auto multiply = [&](int64_t channel, auto blocks) {
+    constexpr int kBlocks = decltype(blocks)::kValue;
+    product.weights =
+        static_cast<const typename E::Storage*>(phase.weights) + channel / kChannelBlock * product.block_step;
+    multiply_pixels<E, kBlocks>(product, columns, products + channel, c.out_channels);
+  };
+  int64_t channel = 0;
+  for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
+    multiply(channel, Constant<kTileBlocks>{});
+  }
+  for (; channel < c.out_channels; channel += kChannelBlock) multiply(channel, Constant<1>{});
+}
+
+// Output column x is the sum of kernel columns k at product column x + k.
+inline void add_columns(const Convolution& c, const float* products, float* row) {
+  const int64_t pictures = c.picture_channels;
+  for (int64_t x = 0; x < c.base_width; ++x) {
+    for (int64_t p = 0; p < pictures; ++p) {
+      const float* from = products + x * c.out_channels + p;
+      float sum = c.bias[p];
+      for (int64_t k = 0; k < c.kernel_width; ++k) sum += from[k * (c.out_channels + pictures)];
+      row[x * pictures + p] = sum;
+    }
+  }
+}
+
+// Of a transposed convolution of stride 2: product column i and kernel column k belong to output column 2 i + k - pad.
+inline void add_transposed_columns(const Convolution& c, int64_t pad, const float* products, float* row) {
+  const int64_t pictures = c.picture_channels;
+  for (int64_t x = 0; x < 2 * c.base_width; ++x) {
+    for (int64_t p = 0; p < pictures; ++p) {
+      float sum = c.bias[p];
+      for (int64_t k = (x + pad) % 2; k < c.kernel_width; k += 2) {
+        const int64_t i = (x + pad - k) / 2;
+        if (x + pad >= k && i < c.base_width) sum += products[i * c.out_channels + k * pictures + p];
+      }
+      row[x * pictures + p] = sum;
+    }
+  }
+}
+
+template <typename E>
+void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float* products, float* row) {
+  const int64_t values = c.up * c.base_width * c.picture_channels;
+  for (int64_t a = 0; a < c.up; ++a) {
+    const Phase& phase = c.phases[a];
+    if (c.up == 1) {
+      multiply_columns(c, phase, ring, y, phase.dx, c.base_width + c.kernel_width - 1, products);
+      add_columns(c, products, row);
+    } else {
+      multiply_columns(c, phase, ring, y, 0, c.base_width, products);
+      add_transposed_columns(c, -phase.dx, products, row);
+    }
+    if (c.tanh) {
+      for (int64_t i = 0; i < values; i += kLanes) Float32::store(row + i, hyperbolic_tangent(Float32::load(row + i)));
+    }
+    __builtin_memcpy(c.picture + (c.up * y + a) * values, row, static_cast<size_t>(values) * sizeof(float));
+  }
+}
+
+// --- units of rows
+
+template <typename E>
+void direct_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  Scratch scratch{memory};
+  const bool is_columns = c.method == Method::kColumns;
+  const int64_t last_row = smaller(end * c.unit_rows, c.base_height);
+  const int64_t first_owned = begin * c.unit_rows * c.stride;
+  const int64_t last_owned = last_row == c.base_height ? c.in_height : last_row * c.stride;
+  RowRing<E> ring(c, scratch, first_owned + c.first, first_owned, last_owned);
+  float* products = nullptr;
+  float* row = nullptr;
+  if (is_columns) {
+    products = scratch.take<float>((c.base_width + c.kernel_width - 1) * c.out_channels);
+    row = scratch.take<float>(round_up(c.up * c.base_width * c.picture_channels, kChannelBlock));
+  }
+  for (int64_t unit = begin; unit < end; ++unit) {
+    ring.advance_to(unit * c.unit_rows * c.stride + c.last);
+    if (is_columns) {
+      columns_row<E>(c, ring, unit, products, row);
+    } else {
+      direct_unit<E>(c, ring, unit);
+    }
+  }
+  if (c.save) ring.advance_to(last_owned - 1);
+}
+
+// --- Winograd (Lavin and Gray, arXiv:1509.09308): Y = A^T [(G g G^T) * (B^T d B)] A
+
+// F(2x2, 3x3), points 0, 1, -1.
+struct Winograd2 {
+  static constexpr int kOut = 2;
+  static constexpr int kIn = 4;
+  static constexpr float kInput[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
+  static constexpr float kOutput[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+};
+
+// F(4x4, 3x3), points 0, 1, -1, 2, -2.
+struct Winograd4 {
+  static constexpr int kOut = 4;
+  static constexpr int kIn = 6;
+  static constexpr float kInput[6][6] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                         {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+  static constexpr float kOutput[4][6] = {
+      {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+};
+
+// sum over i of coefficients[i] * values[i * step], with nothing done for zeros; unrolled by the compiler.
+template <int kCount>
+inline __attribute__((always_inline)) V combine(const float (&coefficients)[kCount], const V* values, int step) {
+  V sum = V{};
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const float f = coefficients[i];
+    const V value = values[i * step];
+    if (f == 0.0f) continue;
+    sum = f == 1.0f ? sum + value : f == -1.0f ? sum - value : multiply_add(value, splat(f), sum);
+  }
+  return sum;
+}
+
+template <typename E, typename W>
+inline void transform_input(const float* const (&rows)[W::kIn], int64_t channels, typename E::Storage* to,
+                            int64_t frequency_step) {
+  constexpr int kIn = W::kIn;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    V half[kIn * kIn];
+#pragma GCC unroll 8
+    for (int x = 0; x < kIn; ++x) {
+      V column[kIn];
+#pragma GCC unroll 8
+      for (int y = 0; y < kIn; ++y) column[y] = Float32::load(rows[y] + x * channels + c);
+#pragma GCC unroll 8
+      for (int y = 0; y < kIn; ++y) half[y * kIn + x] = combine(W::kInput[y], column, 1);
+    }
+#pragma GCC unroll 8
+    for (int y = 0; y < kIn; ++y) {
+#pragma GCC unroll 8
+      for (int x = 0; x < kIn; ++x) {
+        E::store(to + (y * kIn + x) * frequency_step + c, combine(W::kInput[x], half + y * kIn, 1));
+      }
+    }
+  }
+}
+
+template <typename W>
+inline void transform_output(const float* from, int64_t frequency_step, V bias, float* to, int64_t row_step,
+                             int64_t pixel_step, int64_t rows, int64_t columns, V& total, V& squares) {
+  constexpr int kIn = W::kIn, kOut = W::kOut;
+  V half[kOut * kIn];
+#pragma GCC unroll 8
+  for (int x = 0; x < kIn; ++x) {
+    V column[kIn];
+#pragma GCC unroll 8
+    for (int y = 0; y < kIn; ++y) column[y] = Float32::load(from + (y * kIn + x) * frequency_step);
+#pragma GCC unroll 8
+    for (int y = 0; y < kOut; ++y) half[y * kIn + x] = combine(W::kOutput[y], column, 1);
+  }
+#pragma GCC unroll 8
+  for (int y = 0; y < kOut; ++y) {
+    if (y >= rows) break;
+#pragma GCC unroll 8
+    for (int x = 0; x < kOut; ++x) {
+      if (x >= columns) break;
+      const V value = combine(W::kOutput[x], half + y * kIn, 1) + bias;
+      total = total + value;
+      squares = multiply_add(value, value, squares);
+      Float32::store(to + y * row_step + x * pixel_step, value);
+    }
+  }
+}
+
+// Output channels [channel, channel + 16 kBlocks) of `tiles` transformed tiles.
+template <typename E, typename W, int kBlocks>
+void winograd_blocks(const Convolution& c, int64_t channel, const typename E::Storage* transformed, int64_t tiles,
+                     int64_t tile_row, int64_t tile_column, int64_t tile_columns, float* products, V* total,
+                     V* squares) {
+  constexpr int64_t kFrequencies = W::kIn * W::kIn, kColumns = kBlocks * kChannelBlock;
+  const int64_t room = round_up(c.unit_rows * c.segment_tiles, kTilePixels);
+  Product<E> product = {};
+  product.count = 1;
+  product.length = product.pixel_step = c.in_channels;
+  product.block_step = kFrequencies * c.in_channels * kChannelBlock;
+  const auto* weights =
+      static_cast<const typename E::Storage*>(c.phases[0].weights) + channel / kChannelBlock * product.block_step;
+  for (int64_t f = 0; f < kFrequencies; ++f) {
+    product.runs[0] = transformed + f * room * c.in_channels;
+    product.weights = weights + f * c.in_channels * kChannelBlock;
+    // Tiles beyond the last ones are multiplied too; nobody reads them.
+    multiply_pixels<E, kBlocks>(product, round_up(tiles, kTilePixels), products + f * room * kColumns, kColumns);
+  }
+  const int64_t row_step = c.base_width * c.out_channels;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t y = (tile_row + t / tile_columns) * W::kOut, x = (tile_column + t % tile_columns) * W::kOut;
+    float* to = c.output + y * row_step + x * c.out_channels + channel;
+    for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+      transform_output<W>(products + t * kColumns + v * kLanes, room * kColumns,
+                          Float32::load(c.bias + channel + v * kLanes), to + v * kLanes, row_step, c.out_channels,
+                          c.base_height - y, c.base_width - x, total[v], squares[v]);
+    }
+  }
+}
+
+template <typename E, typename W>
+void winograd_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  using Storage = typename E::Storage;
+  constexpr int64_t kFrequencies = W::kIn * W::kIn;
+  Scratch scratch{memory};
+  const int64_t unit_rows = c.unit_rows * W::kOut, pad = -c.first;
+  const int64_t tile_rows = (c.base_height + W::kOut - 1) / W::kOut;
+  const int64_t tile_columns = (c.base_width + W::kOut - 1) / W::kOut;
+  const int64_t last_owned = end * unit_rows >= c.base_height ? c.in_height : end * unit_rows;
+  RowRing<Float32> ring(c, scratch, begin * unit_rows - pad, begin * unit_rows, last_owned);
+  const int64_t room = round_up(c.unit_rows * c.segment_tiles, kTilePixels);
+  auto* transformed = scratch.take<Storage>(kFrequencies * room * c.in_channels);
+  auto* products = scratch.take<float>(kFrequencies * room * kTileBlocks * kChannelBlock);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t tile_row = unit * c.unit_rows;
+    const int64_t rows = smaller(c.unit_rows, tile_rows - tile_row);
+    ring.advance_to((tile_row + rows) * W::kOut + 1 - pad);
+    for (int64_t segment = 0; segment < c.segments; ++segment) {
+      const int64_t tile_column = segment * c.segment_tiles;
+      const int64_t columns = smaller(c.segment_tiles, tile_columns - tile_column);
+      if (columns <= 0) continue;
+      for (int64_t t = 0; t < rows * columns; ++t) {
+        const int64_t y = (tile_row + t / columns) * W::kOut - pad, x = (tile_column + t % columns) * W::kOut - pad;
+        const float* from[W::kIn];
+        for (int r = 0; r < W::kIn; ++r) from[r] = ring.at(y + r, x);
+        transform_input<E, W>(from, c.in_channels, transformed + t * c.in_channels, room * c.in_channels);
+      }
+      float* statistics = c.statistics ? c.statistics + (unit * c.segments + segment) * 2 * c.out_channels : nullptr;
+      const auto multiply = [&](int64_t channel, auto blocks) {
+        constexpr int kBlocks = decltype(blocks)::kValue;
+        V total[kBlocks * kBlockVectors] = {}, squares[kBlocks * kBlockVectors] = {};
+        winograd_blocks<E, W, kBlocks>(c, channel, transformed, rows * columns, tile_row, tile_column, columns,
+                                       products, total, squares);
+        if (statistics) write_statistics(statistics, c.out_channels, channel, total, squares);
+      };
+      int64_t channel = 0;
+      for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
+        multiply(channel, Constant<kTileBlocks>{});
+      }
+      for (; channel < c.out_channels; channel += kChannelBlock) multiply(channel, Constant<1>{});
+    }
+  }
+  if (c.save) ring.advance_to(last_owned - 1);
+}

@@ -1,0 +1,16 @@
+#include <immintrin.h>
+
+#include "csrc/cpu/instance_norm_act.h"
+
+namespace streamgan {
+namespace {
+
+#include "csrc/cpu/vector.h"
+// Needs the above.
+#include "csrc/cpu/instance_norm_act_x.h"
+
+}  // namespace
+
+const InstanceNormActKernels kInstanceNormActAvx512 = {Isa::kAvx512, kInterleaved, kPlanar};
+
+}  // namespace streamgan

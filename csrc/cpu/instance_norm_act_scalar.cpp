@@ -1,0 +1,14 @@
+#include "csrc/cpu/instance_norm_act.h"
+
+namespace streamgan {
+namespace {
+
+#include "csrc/cpu/vector.h"
+// Needs the above.
+#include "csrc/cpu/instance_norm_act_x.h"
+
+}  // namespace
+
+const InstanceNormActKernels kInstanceNormActScalar = {Isa::kScalar, kInterleaved, kPlanar};
+
+}  // namespace streamgan

@@ -1,0 +1,125 @@
+// float32 vectors of a tier's own length, and the two element types of activations and weights. Included inside an
+// anonymous namespace, after <immintrin.h> where the tier has instructions of its own.
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+// Compiler vectors: + - * / << & work on them, and a scalar beside one is repeated.
+typedef float V __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+template <int kNumber>
+struct Constant {
+  static constexpr int kValue = kNumber;
+};
+
+inline V splat(float value) { return V{} + value; }
+
+#if defined(__AVX512F__)
+inline V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V maximum(V a, V b) { return _mm512_max_ps(a, b); }
+inline V minimum(V a, V b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__)
+inline V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+inline V maximum(V a, V b) { return _mm256_max_ps(a, b); }
+inline V minimum(V a, V b) { return _mm256_min_ps(a, b); }
+#else
+inline V multiply_add(V a, V b, V c) { return a * b + c; }
+inline V maximum(V a, V b) { return a > b ? a : b; }
+inline V minimum(V a, V b) { return a < b ? a : b; }
+#endif
+
+// To the nearest integer, halves to the even one, for |x| < 2^22: what is below one is lost beside 1.5 * 2^23.
+inline V round_to_integer(V x) {
+  const V large = splat(12582912.0f);
+  return (x + large) - large;
+}
+
+// 2^n for integers from -126 to 127.
+inline V power_of_two(V n) { return (V)((__builtin_convertvector(n, Integers) + 127) << 23); }
+
+struct Float32 {
+  using Storage = float;
+  static constexpr int kGroup = 1;  // elements of the input that are multiplied and summed at once
+  using Weights = V;
+  using Broadcast = V;
+
+  static V load(const float* from) {
+    V value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+  }
+  static void store(float* to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+  static float round(float value) { return value; }
+  static V load_weights(const float* from) { return load(from); }
+  static V broadcast(const float* from) { return splat(*from); }
+  static V dot(V input, V weights, V sum) { return multiply_add(input, weights, sum); }
+};
+
+struct BFloat16 {
+  using Storage = uint16_t;
+  static constexpr int kGroup = 2;
+
+  static V load(const uint16_t* from) {
+    Halves halves;
+    __builtin_memcpy(&halves, from, sizeof halves);
+    return (V)(__builtin_convertvector(halves, Bits) << 16);
+  }
+  static uint16_t round(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+
+#if defined(__AVX512BF16__)
+  using Weights = __m512bh;
+  using Broadcast = __m512bh;
+
+  static void store(uint16_t* to, V value) {
+    const __m256bh halves = _mm512_cvtneps_pbh(value);
+    __builtin_memcpy(to, &halves, sizeof halves);
+  }
+  static Weights load_weights(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+  static Broadcast broadcast(const uint16_t* from) {
+    int32_t pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+  }
+  static V dot(Broadcast input, Weights weights, V sum) { return _mm512_dpbf16_ps(sum, input, weights); }
+#else
+  struct Pair {
+    V even, odd;
+  };
+  using Weights = Pair;
+  using Broadcast = Pair;
+
+  // To the nearest, halves to the even one; for finite values.
+  static void store(uint16_t* to, V value) {
+    const Bits bits = (Bits)value;
+    const Halves halves = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
+    __builtin_memcpy(to, &halves, sizeof halves);
+  }
+  static Weights load_weights(const uint16_t* from) {
+    Bits pairs;
+    __builtin_memcpy(&pairs, from, sizeof pairs);
+    return {(V)(pairs << 16), (V)(pairs & 0xffff0000u)};
+  }
+  static Broadcast broadcast(const uint16_t* from) {
+    float even, odd;
+    const uint32_t bits[2] = {static_cast<uint32_t>(from[0]) << 16, static_cast<uint32_t>(from[1]) << 16};
+    __builtin_memcpy(&even, &bits[0], sizeof even);
+    __builtin_memcpy(&odd, &bits[1], sizeof odd);
+    return {splat(even), splat(odd)};
+  }
+  static V dot(Broadcast input, Weights weights, V sum) {
+    return multiply_add(input.odd, weights.odd, multiply_add(input.even, weights.even, sum));
+  }
+#endif
+};

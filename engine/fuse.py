@@ -1,0 +1,505 @@
+"""A generator as a list of convolutions that normalise on read and count statistics on write.
+
+`fuse` walks a generator's modules in the order of its forward. What stands between two convolutions (norm, activation,
+padding, resizing, the addition of a residual block) is kept in a `_Value`, and becomes part of the next convolution's
+reading. The result is a `FusedGenerator`: packed weights and a program for `torch.ops.streamgan.fused_generator`
+(csrc/ops/fused_generator.cpp, where each number of a step is explained).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine import ops
+from engine.errors import BackendError
+from engine.generators import Generator, ResNet, TransformerNet, UNet, resnet, transformer_net
+from engine.generators.unet import SkipBlock
+
+_VERSION = 1
+_NONE = -1
+_BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
+_IMAGE_CHANNELS = 4
+_ALIGNMENT = 64
+
+_DIRECT, _WINOGRAD2, _WINOGRAD4, _COLUMNS = range(4)
+_NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
+_ZEROS, _REFLECT, _REPLICATE = range(3)
+
+# A 3x3 convolution of at least so many input channels gains by Winograd.
+_WINOGRAD_CHANNELS = 32
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class FusedGenerator(nn.Module):
+    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H, W], channels_last."""
+
+    weights: Tensor
+    program: Tensor
+
+    def __init__(self, weights: Tensor, program: Tensor, out_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.register_buffer("program", program)
+        self.out_channels = out_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        return ops.fused_generator(image, self.weights, self.program, channels=self.out_channels)
+
+
+def fuse(generator: Generator, precision: str) -> FusedGenerator:
+    """The generator as one operator.
+
+    Args:
+        generator: in eval mode, on the CPU, float32.
+        precision: "fp32" or "bf16", of activations and packed weights; sums are float32 in both.
+
+    Raises:
+        BackendError: it has a layer that the fused operator does not know.
+    """
+    if not isinstance(generator, (ResNet, TransformerNet, UNet)):
+        raise BackendError(f"the fused backend has no form of a {type(generator).__name__} yet")
+    convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    builder = _Builder(DTYPES[precision], last=convolutions[-1])
+    value = builder.walk(generator.children(), _Value((_NONE,), (generator.config.in_channels,)))
+    if value.sources != (_NONE,) or not builder.steps:
+        raise BackendError("the generator does not end with a convolution to a picture")
+    return FusedGenerator(*builder.finish(), generator.config.out_channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """Taps of one output position of a convolution: input rows dy ... and columns dx ... from y * stride, x * stride.
+
+    Attributes:
+        kernel: [out channels, in channels, rows, columns].
+    """
+
+    dy: int
+    dx: int
+    kernel: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Value:
+    """What the next layer reads: slots, and what is still to be done to them on the way.
+
+    Attributes:
+        sources: one slot, or two, one after the other along the channels; `_NONE` is the image, at the beginning, and
+            the picture, at the end.
+        channels: of each source.
+        residual: slot that is added after norm and activation.
+        is_plain: whether the one slot holds the very values, with nothing to be done.
+    """
+
+    sources: tuple[int, ...]
+    channels: tuple[int, ...]
+    is_normalised: bool = False
+    activation: int = _NO_ACTIVATION
+    slope: float = 0.0
+    residual: int = _NONE
+    padding: int = _ZEROS
+    pad: int = 0
+    enlarged: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        is_raw = not self.is_normalised and self.activation == _NO_ACTIVATION and self.residual == _NONE
+        return is_raw and len(self.sources) == 1
+
+    @property
+    def is_picture(self) -> bool:
+        return self.sources == (_NONE,)
+
+
+@dataclasses.dataclass
+class _Step:
+    """Numbers of a step, in the order of `Step` in csrc/ops/fused_generator.cpp."""
+
+    method: int = _DIRECT
+    source: int = _NONE
+    second_source: int = _NONE
+    residual: int = _NONE
+    save: int = _NONE
+    output: int = _NONE
+    activation: int = _NO_ACTIVATION
+    slope_bits: int = 0
+    padding: int = _ZEROS
+    pad_before: int = 0
+    pad_after: int = 0
+    kernel: int = 1
+    stride: int = 1
+    up: int = 1
+    in_channels: int = 0
+    out_channels: int = 0
+    bias: int = _NONE
+    has_norm: int = 0
+    norm_weight: int = _NONE
+    norm_bias: int = _NONE
+    epsilon_bits: int = 0
+    picture_channels: int = 0
+    kernel_width: int = 0
+    tanh: int = 0
+    phases: list[list[int]] = dataclasses.field(default_factory=list)
+
+    def numbers(self) -> list[int]:
+        values = dataclasses.asdict(self)
+        phases = (values.pop("phases") + [[0] * 5] * 4)[:4]
+        return [*values.values(), *(number for phase in phases for number in phase)]
+
+
+class _Builder:
+    """Turns layers into steps and packs their weights."""
+
+    def __init__(self, dtype: torch.dtype, *, last: nn.Module) -> None:
+        self.dtype = dtype
+        self.group = 2 if dtype == torch.bfloat16 else 1
+        self.steps: list[_Step] = []
+        self.slots = 0
+        self._last = last
+        self._kept = _NONE  # slot of the input that a convolution was to keep
+        self._folded: set[nn.Module] = set()  # norms that are in the convolution before them
+        self._packed: list[Tensor] = []
+        self._offset = 0
+
+    # --- the layers
+
+    def walk(self, layers: Iterable[nn.Module], value: _Value, *, keep: bool = False) -> _Value:
+        """Applies layers one after the other.
+
+        Args:
+            keep: the first convolution keeps its input as it reads it, in the slot `self._kept`.
+        """
+        flat = list(_flattened(layers))
+        for layer, following in zip(flat, [*flat[1:], None], strict=True):
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                value = self._convolution(layer, value, keep=keep, following=following)
+                keep = False
+            else:
+                value = self._apply(layer, value)
+        return value
+
+    def _apply(self, layer: nn.Module, value: _Value) -> _Value:
+        if isinstance(layer, resnet.ResidualBlock):
+            return self._residual_block([layer.conv_block], value)
+        if isinstance(layer, transformer_net.ResidualBlock):
+            return self._residual_block([layer.conv1, layer.in1, layer.relu, layer.conv2, layer.in2], value)
+        if isinstance(layer, SkipBlock):
+            return self._skip_block(layer, value)
+        if isinstance(layer, nn.ReflectionPad2d) and len(set(layer.padding)) == 1:
+            return dataclasses.replace(value, padding=_REFLECT, pad=layer.padding[0])
+        if isinstance(layer, nn.ReLU):
+            return self._activated(value, _RELU, 0.0)
+        if isinstance(layer, nn.LeakyReLU):
+            return self._activated(value, _LEAKY_RELU, layer.negative_slope)
+        if isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2:
+            return dataclasses.replace(value, enlarged=True)
+        if isinstance(layer, nn.InstanceNorm2d) and not layer.track_running_stats:
+            return self._normalised(layer, value)
+        if isinstance(layer, nn.Tanh) and value.is_picture and self.steps:
+            self.steps[-1].tanh = 1
+            return value
+        if isinstance(layer, (nn.Dropout, nn.Identity)) or layer in self._folded:
+            return value
+        raise BackendError(f"the fused backend does not know {layer}")
+
+    def _activated(self, value: _Value, activation: int, slope: float) -> _Value:
+        # ReLU of a LeakyReLU is a ReLU.
+        known = value.activation == _NO_ACTIVATION or activation == _RELU
+        if not known or value.residual != _NONE or value.pad or value.is_picture:
+            raise BackendError("the fused backend knows no activation in this place")
+        return dataclasses.replace(value, activation=activation, slope=slope)
+
+    def _normalised(self, layer: nn.InstanceNorm2d, value: _Value) -> _Value:
+        if not value.is_plain or value.is_picture or self.steps[-1].output != value.sources[0]:
+            raise BackendError("the fused backend knows InstanceNorm right after a convolution only")
+        step = self.steps[-1]
+        step.has_norm, step.epsilon_bits = 1, _bits(layer.eps)
+        if layer.affine:
+            step.norm_weight = self._pack_floats(layer.weight, step.out_channels)
+            step.norm_bias = self._pack_floats(layer.bias, step.out_channels)
+        return dataclasses.replace(value, is_normalised=True)
+
+    def _residual_block(self, layers: list[nn.Module], value: _Value) -> _Value:
+        self._require(not value.pad and not value.enlarged and len(value.sources) == 1, "a residual block")
+        inner = self.walk(layers, value, keep=not value.is_plain)
+        ends_plainly = inner.activation == _NO_ACTIVATION and inner.residual == _NONE and not inner.pad
+        self._require(ends_plainly and inner.channels == value.channels, "a residual block's end")
+        return dataclasses.replace(inner, residual=value.sources[0] if value.is_plain else self._kept)
+
+    def _skip_block(self, block: SkipBlock, value: _Value) -> _Value:
+        inner = self.walk([block.model], value)
+        if not block.skip:
+            return inner
+        around = (value, inner)
+        raw = all(v.activation == _NO_ACTIVATION and v.residual == _NONE and not v.pad for v in around)
+        self._require(raw and all(len(v.sources) == 1 and not v.is_picture for v in around), "a skip connection")
+        return _Value(value.sources + inner.sources, value.channels + inner.channels, is_normalised=True)
+
+    # --- a convolution
+
+    def _convolution(
+        self, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, *, keep: bool, following: nn.Module | None
+    ) -> _Value:
+        self._require(layer.groups == 1 and layer.dilation == (1, 1), layer)
+        weight, bias = self._weights(layer, following)
+        # The channels of each source are stored, and read, in whole blocks.
+        stored = [_IMAGE_CHANNELS] if value.is_picture else [_rounded_up(channels) for channels in value.channels]
+        parts = zip(weight.split(value.channels, dim=1), stored, strict=True)
+        weight = torch.cat([_padded(part, count) for part, count in parts], dim=1)
+        step = _Step(
+            source=value.sources[0],
+            second_source=value.sources[1] if len(value.sources) == 2 else _NONE,
+            residual=value.residual,
+            activation=value.activation,
+            slope_bits=_bits(value.slope),
+            in_channels=sum(stored),
+        )
+        phases = self._shape(step, layer, value, weight)
+        if keep:
+            self._kept = step.save = self._new_slot()
+        self.steps.append(step)
+        if layer is self._last:
+            self._make_picture(step, layer, phases, weight, bias)
+            return _Value((_NONE,), (layer.out_channels,))
+        step.output = self._new_slot()
+        step.out_channels = _rounded_up(layer.out_channels)
+        step.bias = self._pack_floats(bias, step.out_channels)
+        is_3x3 = step.kernel == 3 and step.stride == 1 and step.up == 1
+        if is_3x3 and min(step.in_channels, step.out_channels) >= _WINOGRAD_CHANNELS:
+            step.method = _WINOGRAD4 if self.dtype == torch.float32 else _WINOGRAD2
+            packed = self._pack(_winograd_kernel(_whole_blocks(phases[0].kernel), step.method))
+            step.phases = [[phases[0].dy, 3, phases[0].dx, 3, packed]]
+        else:
+            step.phases = [self._pack_phase(phase) for phase in phases]
+        return _Value((step.output,), (layer.out_channels,))
+
+    def _shape(self, step: _Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
+        """Fills in stride, padding and size of a step; returns its taps."""
+        if isinstance(layer, nn.ConvTranspose2d):
+            self._require(not value.pad and not value.enlarged, layer)
+            step.up = 2
+            return _transposed_phases(layer, weight)
+        kernel, stride = layer.kernel_size[0], layer.stride[0]
+        self._require(layer.stride in ((1, 1), (2, 2)) and layer.kernel_size == (kernel, kernel), layer)
+        step.padding, pad = _padding_of(layer, value)
+        if value.enlarged:
+            self._require(stride == 1 and kernel == 3 and pad == 1, layer)
+            step.up = 2
+            step.padding = _ZEROS if step.padding == _ZEROS else _REPLICATE
+            return _enlarged_phases(weight)
+        step.stride, step.kernel, step.pad_before, step.pad_after = stride, kernel, pad, pad
+        return [_Phase(-pad, -pad, weight)]
+
+    def _weights(self, layer: nn.Conv2d | nn.ConvTranspose2d, following: nn.Module | None) -> tuple[Tensor, Tensor]:
+        """Weight [out, in, rows, columns] and bias, float64, with a BatchNorm behind them folded in.
+
+        A bias that InstanceNorm takes away again is left out.
+        """
+        weight = layer.weight.detach().double()
+        if isinstance(layer, nn.ConvTranspose2d):
+            weight = weight.transpose(0, 1)
+        bias = weight.new_zeros(layer.out_channels)
+        if layer.bias is not None and not isinstance(following, nn.InstanceNorm2d):
+            bias = layer.bias.detach().double()
+        if isinstance(following, nn.BatchNorm2d):
+            mean, variance = following.running_mean, following.running_var
+            self._require(mean is not None and variance is not None, following)
+            assert mean is not None
+            assert variance is not None
+            scale = following.weight.detach().double() / (variance.double() + following.eps).sqrt()
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = (bias - mean.double()) * scale + following.bias.detach().double()
+            self._folded.add(following)
+        return weight, bias
+
+    def _make_picture(
+        self, step: _Step, layer: nn.Conv2d | nn.ConvTranspose2d, phases: list[_Phase], weight: Tensor, bias: Tensor
+    ) -> None:
+        """The last layer: a kernel of a single column, with an output channel per kernel column and picture channel."""
+        out_channels, width = layer.out_channels, weight.shape[3]
+        step.method, step.picture_channels, step.kernel_width = _COLUMNS, out_channels, width
+        step.out_channels = _rounded_up(width * out_channels)
+        step.bias = self._pack_floats(bias, step.out_channels)
+        if step.up == 1:
+            self._require(step.stride == 1, layer)
+            phase = phases[0]
+            step.phases = [self._pack_phase(_Phase(phase.dy, phase.dx, _as_columns(phase.kernel)))]
+            return
+        self._require(isinstance(layer, nn.ConvTranspose2d), layer)
+        for a in (0, 1):
+            pad = int(layer.padding[0])
+            dy, taps = _transposed_taps(a, layer.kernel_size[0], pad)
+            # First column of the products relative to the first input column: columns 2 x - padding + k of the output.
+            step.phases.append(self._pack_phase(_Phase(dy, -pad, _as_columns(weight[:, :, taps]))))
+
+    def _pack_phase(self, phase: _Phase) -> list[int]:
+        """Dy, rows, dx, columns and where the weights are."""
+        kernel = _whole_blocks(phase.kernel)
+        return [phase.dy, kernel.shape[2], phase.dx, kernel.shape[3], self._pack(_direct_kernel(kernel))]
+
+    def _require(self, condition: bool, what: object) -> None:
+        if not condition:
+            raise BackendError(f"the fused backend does not know {what} in this place")
+
+    def _new_slot(self) -> int:
+        self.slots += 1
+        return self.slots - 1
+
+    # --- packing
+
+    def _pack(self, kernel: Tensor) -> int:
+        """Appends a kernel, [frequencies, K, out channels], as [out / 16][frequencies][K / group][16][group]."""
+        frequencies, k, out_channels = kernel.shape
+        blocks = kernel.reshape(frequencies, k // self.group, self.group, out_channels // _BLOCK, _BLOCK)
+        return self._append(blocks.permute(3, 0, 1, 4, 2).to(self.dtype))
+
+    def _pack_floats(self, values: Tensor, count: int) -> int:
+        return self._append(F.pad(values.detach().float(), (0, count - len(values))))
+
+    def _append(self, tensor: Tensor) -> int:
+        data = tensor.contiguous().view(-1).view(torch.uint8)
+        offset = self._offset
+        padding = -len(data) % _ALIGNMENT
+        self._packed.append(F.pad(data, (0, padding)))
+        self._offset += len(data) + padding
+        return offset
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Packed weights, uint8, and the program, int64."""
+        count = _share_slots(self.steps)
+        dtype = 1 if self.dtype == torch.bfloat16 else 0
+        numbers = [_VERSION, dtype, count, len(self.steps)]
+        for step in self.steps:
+            numbers += step.numbers()
+        return torch.cat(self._packed), torch.tensor(numbers, dtype=torch.int64)
+
+
+def _flattened(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
+    for layer in layers:
+        if isinstance(layer, (nn.Sequential, transformer_net.ReflectConvolution)):
+            yield from _flattened(layer.children())
+        else:
+            yield layer
+
+
+def _bits(value: float) -> int:
+    """A float32's bits."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def _rounded_up(channels: int) -> int:
+    return -(-channels // _BLOCK) * _BLOCK
+
+
+def _padded(kernel: Tensor, in_channels: int) -> Tensor:
+    """With zeros for the input channels that are only stored."""
+    return F.pad(kernel, (0, 0, 0, 0, 0, in_channels - kernel.shape[1]))
+
+
+def _whole_blocks(kernel: Tensor) -> Tensor:
+    """With zeros for the output channels that are only stored."""
+    return F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, _rounded_up(len(kernel)) - len(kernel)))
+
+
+def _as_columns(kernel: Tensor) -> Tensor:
+    """[out, in, rows, columns] -> [columns * out, in, rows, 1]."""
+    return kernel.permute(3, 0, 1, 2).flatten(0, 1)[..., None]
+
+
+def _padding_of(layer: nn.Conv2d, value: _Value) -> tuple[int, int]:
+    """Kind and width: the convolution's own, or that of a padding layer before it."""
+    pad = layer.padding[0]
+    if isinstance(pad, str) or layer.padding[0] != layer.padding[1] or (pad and value.pad):
+        raise BackendError(f"the fused backend does not know the padding of {layer}")
+    if value.pad:
+        return value.padding, value.pad
+    modes = {"zeros": _ZEROS, "reflect": _REFLECT, "replicate": _REPLICATE}
+    if layer.padding_mode not in modes:
+        raise BackendError(f"the fused backend does not know the padding of {layer}")
+    return modes[layer.padding_mode], int(pad)
+
+
+def _direct_kernel(kernel: Tensor) -> Tensor:
+    """[out, in, rows, columns] -> [1, rows * columns * in, out]."""
+    return kernel.permute(2, 3, 1, 0).flatten(0, 2)[None]
+
+
+def _transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[_Phase]:
+    """Output row 2 y + a is the sum of input rows i times kernel rows 2 y + a + padding - 2 i."""
+    kernel, pad = layer.kernel_size[0], int(layer.padding[0])
+    doubled = layer.stride == (2, 2) and layer.kernel_size == (kernel, kernel)
+    if not doubled or kernel - 2 * pad + layer.output_padding[0] != 2 or layer.padding != (pad, pad):
+        raise BackendError(f"the fused backend does not know {layer}")
+    rows = [_transposed_taps(a, kernel, pad) for a in (0, 1)]
+    return [_Phase(dy, dx, weight[:, :, taps_y][:, :, :, taps_x]) for dy, taps_y in rows for dx, taps_x in rows]
+
+
+def _transposed_taps(a: int, kernel: int, pad: int) -> tuple[int, list[int]]:
+    """First input row, relative to y, and the kernel row of it and of those after it."""
+    found = sorted((-((k - a - pad) // 2), k) for k in range(kernel) if (k - a - pad) % 2 == 0)
+    return found[0][0], [k for _, k in found]
+
+
+def _enlarged_phases(weight: Tensor) -> list[_Phase]:
+    """A 3x3 convolution of a picture of repeated pixels: taps that see the same pixel are added."""
+    rows = [(-1, [[0], [1, 2]]), (0, [[0, 1], [2]])]
+    phases = []
+    for dy, groups_y in rows:
+        summed = torch.stack([weight[:, :, taps].sum(dim=2) for taps in groups_y], dim=2)
+        for dx, groups_x in rows:
+            kernel = torch.stack([summed[..., taps].sum(dim=3) for taps in groups_x], dim=3)
+            phases.append(_Phase(dy, dx, kernel))
+    return phases
+
+
+# G of each Winograd method, whose B^T and A^T are in csrc/cpu/fused_convolution_x.h.
+_KERNEL_TRANSFORMS = {
+    _WINOGRAD2: ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)),
+    _WINOGRAD4: (
+        (1 / 4, 0.0, 0.0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0.0, 0.0, 1.0),
+    ),
+}
+
+
+def _winograd_kernel(kernel: Tensor, method: int) -> Tensor:
+    """[out, in, 3, 3] -> [frequencies, in, out]: G g G^T."""
+    g = torch.tensor(_KERNEL_TRANSFORMS[method], dtype=kernel.dtype)
+    return torch.einsum("ya,oiab,xb->yxio", g, kernel, g).flatten(0, 1)
+
+
+def _share_slots(steps: list[_Step]) -> int:
+    """Gives slots that are not needed at the same time the same number; returns how many there are."""
+    last_read: dict[int, int] = {}
+    for position, step in enumerate(steps):
+        for slot in (step.source, step.second_source, step.residual):
+            last_read[slot] = position
+    numbers: dict[int, int] = {_NONE: _NONE}
+    free: list[int] = []
+    count = 0
+    for position, step in enumerate(steps):
+        read = {step.source, step.second_source, step.residual} - {_NONE}
+        for name in ("save", "output"):
+            slot = getattr(step, name)
+            if slot == _NONE:
+                continue
+            if not free:
+                free.append(count)
+                count += 1
+            numbers[slot] = free.pop()
+        step.source, step.second_source, step.residual, step.save, step.output = (
+            numbers[slot] for slot in (step.source, step.second_source, step.residual, step.save, step.output)
+        )
+        free += [numbers[slot] for slot in read if last_read[slot] == position]
+    return count

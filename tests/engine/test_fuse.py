@@ -1,0 +1,215 @@
+"""The fused generator against the modules it stands for, on every instruction set."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine import _native
+from engine.errors import BackendError
+from engine.fuse import FusedGenerator, fuse
+from engine.generators import (
+    AnimeGANConfig,
+    Generator,
+    GeneratorConfig,
+    ResNetConfig,
+    TransformerNetConfig,
+    UNetConfig,
+    build,
+)
+from tests.ops.cases import ISAS, forced_isa, threads
+
+# All of the families, small; widths that are no multiple of a channel block among them.
+CONFIGS: dict[str, GeneratorConfig] = {
+    "resnet": ResNetConfig(width=16, blocks=2),
+    "resnet affine": ResNetConfig(width=8, blocks=1, affine=True),
+    "resnet batch norm": ResNetConfig(width=8, blocks=1, norm="batch", bias=False),
+    "resnet no norm": ResNetConfig(width=8, blocks=1, norm="none"),
+    "resnet nearest": ResNetConfig(width=16, blocks=1, upsampling="nearest"),
+    "resnet zero padding": ResNetConfig(width=16, blocks=1, block_padding="zeros", outer_padding="zeros"),
+    "resnet reflect down": ResNetConfig(width=16, blocks=1, downsampling_padding="reflect"),
+    "resnet odd widths": ResNetConfig(blocks=1, widths=(10, 18, 34, 20, 12), block_widths=(22,)),
+    "resnet no blocks": ResNetConfig(width=16, blocks=0, downsamplings=1),
+    "resnet one to two channels": ResNetConfig(width=16, blocks=1, in_channels=1, out_channels=2),
+    "transformer": TransformerNetConfig(width=16, blocks=2),
+    "unet": UNetConfig(width=8, downsamplings=4),
+    "unet instance norm": UNetConfig(width=16, downsamplings=3, norm="instance", bias=True),
+    "unet one to two channels": UNetConfig(width=8, downsamplings=3, in_channels=1, out_channels=2),
+}
+
+
+def made(config: GeneratorConfig) -> Generator:
+    """A generator whose layers all matter: weights that keep the size of activations, norms that do something."""
+    torch.manual_seed(0)
+    generator = build(config).eval()
+    for layer in generator.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            fan_in = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight[:, 0].numel() / 4
+            nn.init.normal_(layer.weight, std=(1.5 / fan_in) ** 0.5)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.2)
+        elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)) and layer.weight is not None:
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.3)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            nn.init.normal_(layer.running_mean, std=0.3)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    return generator.requires_grad_(False)
+
+
+def picture_for(generator: Generator, *, height: int = 48, width: int = 64, count: int = 1) -> Tensor:
+    source = torch.Generator().manual_seed(1)
+    low, high = generator.input_range
+    shape = (count, generator.config.in_channels, height, width)
+    return torch.rand(shape, generator=source) * (high - low) + low
+
+
+def expected_of(generator: Generator, image: Tensor) -> Tensor:
+    return copy.deepcopy(generator).double()(image.double())
+
+
+def error_db(actual: Tensor, expected: Tensor) -> float:
+    """Signal over noise in dB."""
+    noise = (actual.double() - expected).square().mean()
+    return float(10 * torch.log10(expected.var() / noise))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", CONFIGS)
+class TestEveryTier:
+    def test_float32(self, name: str, isa: str) -> None:
+        generator = made(CONFIGS[name])
+        image = picture_for(generator)
+        with forced_isa(isa):
+            actual = fuse(generator, "fp32")(image)
+        expected = expected_of(generator, image)
+        assert actual.shape == expected.shape
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+        assert error_db(actual, expected) > 90
+
+    def test_bfloat16(self, name: str, isa: str) -> None:
+        """Not much further from float64 than PyTorch in bfloat16 is."""
+        generator = made(CONFIGS[name])
+        image = picture_for(generator).bfloat16()
+        with forced_isa(isa):
+            actual = fuse(generator, "bf16")(image)
+        expected = expected_of(generator, image)
+        eager = copy.deepcopy(generator).bfloat16()(image)
+        assert error_db(actual, expected) > error_db(eager, expected) - 4
+
+
+# Sizes around tiles of 2 and 4 pixels, vectors and blocks of pixels; height, width.
+SIZES = [(16, 16), (20, 24), (36, 132), (12, 260), (44, 20), (64, 36)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sizes(size: tuple[int, int], precision: str) -> None:
+    generator = made(ResNetConfig(width=16, blocks=2))
+    image = picture_for(generator, height=size[0], width=size[1])
+    error = error_db(fuse(generator, precision)(image), expected_of(generator, image))
+    assert error > (90 if precision == "fp32" else 25)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tiles_of_one_pixel(isa: str, precision: str) -> None:
+    """Blocks at an odd size, which Winograd's last tiles are only partly in."""
+    generator = made(ResNetConfig(width=32, blocks=2, downsamplings=0))
+    for height, width in [(5, 7), (9, 33), (13, 130), (4, 4), (6, 5)]:
+        image = picture_for(generator, height=height, width=width)
+        with forced_isa(isa):
+            actual = fuse(generator, precision)(image)
+        assert error_db(actual, expected_of(generator, image)) > (90 if precision == "fp32" else 25), (height, width)
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+def test_batches_are_their_images(name: str) -> None:
+    generator = made(CONFIGS[name])
+    fused = fuse(generator, "fp32")
+    images = picture_for(generator, count=3)
+    assert torch.equal(fused(images), torch.cat([fused(image[None]) for image in images]))
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+def test_layouts_and_parts_of_larger_images(name: str) -> None:
+    generator = made(CONFIGS[name])
+    fused = fuse(generator, "fp32")
+    larger = picture_for(generator, height=64, width=96)
+    part = larger[:, :, 8:56, 16:80]
+    expected = fused(part.contiguous())
+    assert torch.equal(fused(part), expected)
+    assert torch.equal(fused(part.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+def test_threads_change_no_more_than_rounding(name: str) -> None:
+    generator = made(CONFIGS[name])
+    fused = fuse(generator, "fp32")
+    image = picture_for(generator)
+    results = []
+    for count in (1, 2, 3, 7):
+        with threads(count):
+            results.append(fused(image))
+    for other in results[1:]:
+        assert torch.allclose(results[0], other, atol=1e-4 * float(results[0].abs().max()))
+
+
+def test_it_is_an_operator_like_any_other() -> None:
+    generator = made(CONFIGS["resnet"])
+    fused, image = fuse(generator, "fp32"), picture_for(generator)
+    arguments = (image, fused.weights, fused.program, fused.out_channels)
+    torch.library.opcheck(torch.ops.streamgan.fused_generator.default, arguments)
+    exported = torch.export.export(fused, (image,)).module()
+    traced = torch.jit.trace(fused, image)
+    compiled = torch.compile(fused, fullgraph=True)
+    for other in (exported, traced, compiled):
+        assert torch.equal(other(image), fused(image))
+
+
+def test_too_small_an_image_is_one_line() -> None:
+    fused = fuse(made(CONFIGS["resnet"]), "fp32")
+    with pytest.raises(RuntimeError, match="too small for this generator"):
+        fused(torch.zeros(1, 3, 4, 4))
+
+
+def test_what_it_does_not_know_is_named() -> None:
+    with pytest.raises(BackendError, match="no form of a AnimeGAN"):
+        fuse(made(AnimeGANConfig(width=8, blocks=1)), "fp32")
+    with pytest.raises(BackendError, match="does not know BlurDownsample"):
+        fuse(made(ResNetConfig(width=8, blocks=1, downsampling="blur")), "fp32")
+
+
+def damaged(fused: FusedGenerator, position: int, value: int) -> FusedGenerator:
+    program = fused.program.clone()
+    program[position] = value
+    return FusedGenerator(fused.weights, program, fused.out_channels)
+
+
+def runs_on(fused: FusedGenerator, image: Tensor) -> bool:
+    try:
+        fused(image)
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_a_damaged_program_is_refused() -> None:
+    """Every number of it made nonsense: an error, or a result, and nothing outside of its memory."""
+    generator = made(CONFIGS["unet"])
+    fused, image = fuse(generator, "fp32"), picture_for(generator, height=16, width=16)
+    runs = [runs_on(damaged(fused, p, value), image) for p in range(len(fused.program)) for value in (-7, 10**9)]
+    assert runs.count(False) > len(runs) / 4
+    with pytest.raises(RuntimeError, match="version"):
+        damaged(fused, 0, 99)(image)
+    with pytest.raises(RuntimeError, match="weights"):
+        FusedGenerator(fused.weights[:100], fused.program, 3)(image)
+
+
+def test_the_kernels_of_all_tiers_are_there() -> None:
+    assert set(_native.supported_isas()) <= set(_native.kernels()["fused_generator"])
