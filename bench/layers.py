@@ -1,0 +1,121 @@
+"""The layers of the fused generator: how long each takes, what it multiplies, and how near that is to the peak.
+
+The peak is measured between the frames. Two shares of it are told: of what a layer multiplies (a Winograd layer
+multiplies 4/9 or 1/4 as often as its definition says), which says how well its code runs, and of its definition, which
+says what it is worth. Channels that are stored but not used are counted as multiplied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bench import results
+from bench.generators import GENERATORS, generator_input, make_generator, parse_size, real_frame
+from bench.peaks import Probe
+from bench.results import Row
+from engine import ops
+from engine.fuse import COLUMNS, DIRECT, DTYPES, WINOGRAD2, WINOGRAD4, Step, fuse, steps_of
+
+_METHODS = {DIRECT: "direct", WINOGRAD2: "F(2x2)", WINOGRAD4: "F(4x4)", COLUMNS: "columns"}
+# Multiplications of a Winograd tile over those of its definition.
+_SAVED = {WINOGRAD2: 16 / 36, WINOGRAD4: 36 / 144}
+_PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One step of the program on images of one size.
+
+    Attributes:
+        gflop: as the layer is defined, two per multiply-add.
+        multiplied_gflop: what is carried out.
+    """
+
+    name: str
+    gflop: float
+    multiplied_gflop: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m bench layers`."""
+    parser.add_argument("--generator", default="resnet9-64", help=f"{', '.join(GENERATORS)}, or a checkpoint")
+    parser.add_argument("--size", default="256x256", metavar="WxH", help="(default: %(default)s)")
+    parser.add_argument("--precision", choices=list(DTYPES), default="bf16", help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures all layers and prints the table."""
+    torch.set_num_threads(arguments.threads)
+    width, height = parse_size(arguments.size)
+    generator = make_generator(arguments.generator)
+    fused = fuse(generator, arguments.precision)
+    image = torch.from_numpy(generator_input(generator, real_frame(width, height))).to(DTYPES[arguments.precision])
+    image = image.to(memory_format=torch.channels_last)
+    found = list(layers(steps_of(fused), image.shape[2], image.shape[3]))
+    asked = {name: getattr(arguments, name) for name in ("generator", "size", "precision", "rounds")}
+    report = results.start("layers", threads=arguments.threads, arguments=asked)
+    group = f"{arguments.generator} {arguments.size} {arguments.precision}"
+    report.rows = [Row(group, f"{number:2} {layer.name}", ours=True) for number, layer in enumerate(found)]
+    for row, layer in zip(report.rows, found, strict=True):
+        row.facts = {"gflop": layer.gflop, "multiplied_gflop": layer.multiplied_gflop}
+    probe = Probe(arguments.threads)
+    for number in range(-1, arguments.rounds):
+        seconds = ops.fused_generator_seconds(image, fused.weights, fused.program, channels=fused.out_channels)
+        if number < 0:
+            continue  # the first frame finds nothing in the caches
+        report.peaks.append({"group": group, "round": number, **probe.measure()})
+        for row, value in zip(report.rows, seconds.tolist(), strict=True):
+            row.seconds.append(value)
+    if arguments.json:
+        report.write(arguments.json)
+    print_report(report, _PEAKS[arguments.precision])
+
+
+def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
+    """What the steps of a program do with an image of that size."""
+    sizes = {-1: (height, width)}
+    for step in steps:
+        rows, columns = sizes[step.source]
+        pads = step.pad_before + step.pad_after - step.kernel
+        base = (rows + pads) // step.stride + 1, (columns + pads) // step.stride + 1
+        if step.save >= 0:
+            sizes[step.save] = rows, columns
+        sizes[step.output] = base[0] * step.up, base[1] * step.up
+        used = step.phases[: step.up if step.method == COLUMNS else step.up**2]
+        taps = sum(phase[1] * phase[3] for phase in used)
+        multiplied = 2e-9 * taps * step.in_channels * step.out_channels * base[0] * base[1]
+        defined = multiplied
+        if step.method == COLUMNS:
+            defined = multiplied * step.kernel_width * step.picture_channels / step.out_channels
+        name = f"{_METHODS[step.method]} {step.in_channels}->{step.out_channels} {columns}x{rows}"
+        name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
+        name += ", adds residual" if step.residual >= 0 else ""
+        yield Layer(name, defined, multiplied * _SAVED.get(step.method, 1.0))
+
+
+def print_report(report: results.Results, peak_name: str) -> None:
+    """One line per layer, and the sum."""
+    peaks = [peak[peak_name] for peak in report.peaks]
+    print(f"{report.groups[0]}, {report.machine['threads']} threads, peak {statistics.median(peaks):.0f} GFLOP/s")
+    print(f"{'':<48}{'ms':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'of the peak':>13}{'multiplied, of it':>19}")
+    for row in report.rows:
+        median = statistics.median(row.measured)
+        share = statistics.median(
+            row.facts["multiplied_gflop"] / s / p for s, p in zip(row.measured, peaks, strict=True)
+        )
+        speed = row.facts["gflop"] / median
+        worth = statistics.median(row.facts["gflop"] / s / p for s, p in zip(row.measured, peaks, strict=True))
+        gflop = row.facts["gflop"]
+        print(f"{row.contender:<48}{median * 1e3:>8.2f}{gflop:>8.2f}{speed:>9.0f}{worth:>13.0%}{share:>19.0%}")
+    total = statistics.median(sum(values) for values in zip(*(row.measured for row in report.rows), strict=True))
+    gflop = sum(row.facts["gflop"] for row in report.rows)
+    print(f"{'all':<48}{total * 1e3:>8.2f}{gflop:>8.2f}{gflop / total:>9.0f}")
