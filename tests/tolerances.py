@@ -10,3 +10,17 @@ CHECKPOINT_ATOL = 1e-5
 # Flat colour bars after YUV -> BGR or BGR -> YUV -> BGR, in levels of 255: chroma is rounded to 8 bits (up to 1.9
 # levels in blue for BT.2020, limited range), swscale's fixed point adds 1 or 2, the encoder at crf 1 one more.
 COLOR_BARS_LEVELS = 5
+
+# The fused generator against the modules in float64: signal over noise in dB. Float32 sums of up to 8192 products, and
+# Winograd's transforms, leave 95 dB and more on the small generators of the tests.
+FUSED_FP32_DB = 90.0
+# In bfloat16 eight bits of each factor are left, through up to a dozen layers.
+FUSED_BF16_DB = 25.0
+# Its results may depend on the number of threads by the rounding of sums that are split elsewhere, relative to the
+# largest value.
+FUSED_THREADS_RTOL = 1e-4
+
+# instance_norm_act against float64, relative to the largest value: rounding of the result, and of sums over a plane.
+INSTANCE_NORM_RTOL = {"float32": 2e-5, "bfloat16": 2e-2}
+# A million pixels around 1000 with a deviation of 1: float32 values there are 6e-5 apart.
+INSTANCE_NORM_LARGE_MEAN_RTOL = 2e-3

@@ -20,7 +20,7 @@ def test_ops_puts_every_operator_beside_what_it_replaces(tmp_path: Path, capsys:
     arguments = ["--size", "65x33", "--rounds", "2", "--processes", "1", "--threads", "1", "--json", str(path)]
     assert main(["ops", *arguments]) == 0
     report = results.read(path)
-    assert len(report.groups) == 9
+    assert len(report.groups) == 13
     for group in report.groups:
         rows = {row.contender: row for row in report.group(group)}
         assert set(rows) == {"operator", "expression", "torch.compile", "copy"}

@@ -21,6 +21,7 @@ from engine.generators import (
     build,
 )
 from tests.ops.cases import ISAS, forced_isa, threads
+from tests.tolerances import FUSED_BF16_DB, FUSED_FP32_DB, FUSED_THREADS_RTOL
 
 # All of the families, small; widths that are no multiple of a channel block among them.
 CONFIGS: dict[str, GeneratorConfig] = {
@@ -90,7 +91,7 @@ class TestEveryTier:
         expected = expected_of(generator, image)
         assert actual.shape == expected.shape
         assert actual.is_contiguous(memory_format=torch.channels_last)
-        assert error_db(actual, expected) > 90
+        assert error_db(actual, expected) > FUSED_FP32_DB
 
     def test_bfloat16(self, name: str, isa: str) -> None:
         """Not much further from float64 than PyTorch in bfloat16 is."""
@@ -113,7 +114,7 @@ def test_sizes(size: tuple[int, int], precision: str) -> None:
     generator = made(ResNetConfig(width=16, blocks=2))
     image = picture_for(generator, height=size[0], width=size[1])
     error = error_db(fuse(generator, precision)(image), expected_of(generator, image))
-    assert error > (90 if precision == "fp32" else 25)
+    assert error > (FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -125,7 +126,9 @@ def test_tiles_of_one_pixel(isa: str, precision: str) -> None:
         image = picture_for(generator, height=height, width=width)
         with forced_isa(isa):
             actual = fuse(generator, precision)(image)
-        assert error_db(actual, expected_of(generator, image)) > (90 if precision == "fp32" else 25), (height, width)
+        assert error_db(actual, expected_of(generator, image)) > (
+            FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB
+        ), (height, width)
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
@@ -157,7 +160,7 @@ def test_threads_change_no_more_than_rounding(name: str) -> None:
         with threads(count):
             results.append(fused(image))
     for other in results[1:]:
-        assert torch.allclose(results[0], other, atol=1e-4 * float(results[0].abs().max()))
+        assert torch.allclose(results[0], other, atol=FUSED_THREADS_RTOL * float(results[0].abs().max()))
 
 
 def test_it_is_an_operator_like_any_other() -> None:
