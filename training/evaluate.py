@@ -53,8 +53,20 @@ class Judges:
     fid: Callable[[Tensor], Tensor] | None = None
 
 
+def features_of(judges: Judges, images: Sequence[Tensor]) -> dict[str, Features]:
+    """Distance -> features of a set of images, RGB [1, 3, H, W] in [-1, 1]."""
+    networks = {"frechet": judges.frechet, "fid": judges.fid}
+    return {name: _features(network, images) for name, network in networks.items() if network is not None}
+
+
 def measure(
-    paint: Painter, samples: Sequence[Sample], targets: Sequence[Tensor], judges: Judges, *, paired: bool
+    paint: Painter,
+    samples: Sequence[Sample],
+    targets: Sequence[Tensor],
+    target_features: dict[str, Features],
+    judges: Judges,
+    *,
+    paired: bool,
 ) -> dict[str, float]:
     """Metrics of what `paint` makes of the samples, against RGB targets [1, 3, H, W] in [-1, 1]."""
     outputs = [paint(sample) for sample in samples]
@@ -66,9 +78,8 @@ def measure(
         if judges.st_lpips is not None:
             distances = [judges.st_lpips(o, t) for o, t in zip(outputs, targets, strict=True)]
             values["st_lpips"] = float(torch.cat(distances).mean())
-    for name, network in (("frechet", judges.frechet), ("fid", judges.fid)):
-        if network is not None:
-            values[name] = frechet_distance(_features(network, outputs), _features(network, targets))
+    for name, features in features_of(judges, outputs).items():
+        values[name] = frechet_distance(features, target_features[name])
     return values
 
 
@@ -162,7 +173,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     targets = [task.target(sample) for sample in samples]
     is_paired = task.is_paired or options.paired
     painters = task.baselines(targets) | {name: task.painter(generator) for name, generator in generators.items()}
-    table = {name: measure(p, samples, targets, judges, paired=is_paired) for name, p in painters.items()}
+    of_targets = features_of(judges, targets)
+    table = {name: measure(p, samples, targets, of_targets, judges, paired=is_paired) for name, p in painters.items()}
     _print(table, count=len(samples))
     _keep_best(options, {name: values for name, values in table.items() if name in generators})
     if options.json:
@@ -171,7 +183,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         columns: dict[str, list[Tensor]] = {}
         for sample, target in list(zip(samples, targets, strict=True))[:4]:
             for name, paint in painters.items():
-                columns.setdefault(Path(name).stem, []).append(paint(sample))
+                label = "/".join(Path(name).parts[-2:]) if name in generators else name
+                columns.setdefault(label.removesuffix(".pth"), []).append(paint(sample))
             columns.setdefault("target", []).append(target)
         Gallery(options.pictures, title="evaluation").add(
             {n: torch.cat(c) for n, c in columns.items()}, step=0, epoch=0

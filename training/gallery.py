@@ -17,6 +17,8 @@ from training.files import write_whole
 _ROWS = 4
 _GAP_PIXELS = 4
 _CAPTION_PIXELS = 18
+_SMALLEST_CELL_PIXELS = 128
+_FONT_SCALE = 0.42
 
 
 class Gallery:
@@ -64,8 +66,14 @@ class Gallery:
 
 
 def draw_grid(pictures: Mapping[str, Tensor]) -> npt.NDArray[np.uint8]:
-    """Samples as one picture, uint8 RGB [H, W, 3]: a column per name, a row per sample, names above."""
+    """Samples as one picture, uint8 RGB [H, W, 3]: a column per name, a row per sample, names above.
+
+    Where all pictures are small, each pixel becomes a square of several.
+    """
     columns = {name: to_pictures(images[:_ROWS]) for name, images in pictures.items()}
+    largest = max(max(images.shape[1:3]) for images in columns.values())
+    times = -(-_SMALLEST_CELL_PIXELS // largest)
+    columns = {name: images.repeat(times, axis=1).repeat(times, axis=2) for name, images in columns.items()}
     height, width = np.max([images.shape[1:3] for images in columns.values()], axis=0)
     rows = max(len(images) for images in columns.values())
     canvas = np.full(
@@ -73,7 +81,9 @@ def draw_grid(pictures: Mapping[str, Tensor]) -> npt.NDArray[np.uint8]:
     )
     for column, (name, images) in enumerate(columns.items()):
         left = column * (width + _GAP_PIXELS)
-        cv2.putText(canvas, name, (left + 2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (43, 46, 50), 1, cv2.LINE_AA)
+        (long, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)
+        scale = _FONT_SCALE * min(1.0, (width - 4) / max(1, long))
+        cv2.putText(canvas, name, (left + 2, 13), cv2.FONT_HERSHEY_SIMPLEX, scale, (43, 46, 50), 1, cv2.LINE_AA)
         for row, image in enumerate(images):
             top = _CAPTION_PIXELS + row * (height + _GAP_PIXELS)
             canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
