@@ -15,7 +15,7 @@ BENCH := $(BENCH_VENV)/bin/python -m bench
 RESULTS ?= bench/results
 MACHINE ?= cpu
 
-.PHONY: help setup run test lint format bench bench-full bench-setup report test-gpu bench-gpu clean
+.PHONY: help setup run test lint format bench bench-full bench-setup report sanitize test-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench       this project beside its peers on this machine: some minutes; figures go to build/bench'
 	@echo 'make bench-full  all generators, sizes and benchmarks: an hour; figures go to bench/results'
 	@echo 'make report      write the tables and charts of README.md and docs/performance.md from bench/results'
+	@echo 'make sanitize    the tests of the operators with the address and undefined-behaviour sanitizers'
 	@echo 'make test-gpu    the tests that need a CUDA device, with the Python in SYSTEM_PYTHON'
 	@echo 'make bench-gpu   the measurements on a CUDA device, with the Python in SYSTEM_PYTHON'
 	@echo 'make setup       only make .venv, install and build'
@@ -84,6 +85,14 @@ bench-full: bench-setup
 
 report: bench-setup
 	$(BENCH) report
+
+# What torch.compile does with an operator is left out: a compiler under the sanitizers takes minutes.
+sanitize: $(VENV)/.installed
+	STREAMGAN_SANITIZE=ON $(PYTHON) setup.py --quiet build_ext --inplace
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 \
+	  $(PYTHON) -m pytest tests/ops tests/engine/test_fuse.py -k 'not operator_like'; status=$$?; \
+	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
 test-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace

@@ -22,7 +22,8 @@ namespace streamgan {
 namespace {
 
 constexpr char kOp[] = "fused_generator";
-constexpr int64_t kVersion = 1, kNone = -1, kMaxSlots = 64, kAlignment = 64;
+constexpr int64_t kVersion = 1, kNone = -1, kAlignment = 64;
+constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
@@ -254,7 +255,9 @@ class Plan {
     }
     check(c.in_height > 0 && c.in_channels == step.in_channels, kOp, ": a step reads what nothing has written");
     check((step.stride == 1 || step.stride == 2) && (step.up == 1 || step.up == 2) && step.out_channels > 0 &&
-              step.out_channels % kChannelBlock == 0 && step.kernel >= 1 && step.pad_before >= 0 && step.pad_after >= 0,
+              step.out_channels <= kMaxChannels && step.out_channels % kChannelBlock == 0 && step.kernel >= 1 &&
+              step.kernel <= kMaxKernel && step.pad_before >= 0 && step.pad_before <= kMaxKernel &&
+              step.pad_after >= 0 && step.pad_after <= kMaxKernel,
           kOp, ": a step of an unknown shape");
     c.stride = step.stride, c.up = step.up, c.out_channels = step.out_channels;
     c.base_height = (c.in_height + step.pad_before + step.pad_after - step.kernel) / c.stride + 1;
@@ -439,7 +442,7 @@ class Plan {
 Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels,
                std::vector<double>* seconds) {
   check(image.dim() == 4 && image.size(0) >= 1 && image.size(1) >= 1 && image.size(1) <= kImageChannels &&
-            image.size(2) >= 1 && image.size(3) >= 1,
+            image.size(2) >= 1 && image.size(3) >= 1 && image.size(2) <= kMaxSide && image.size(3) <= kMaxSide,
         kOp, ": image must be [N, 1 to ", kImageChannels, ", H, W], not ", shape_of(image));
   const Dtype dtype = image_dtype(kOp, image.scalar_type());
   check(dtype == kFloat32 || dtype == kBFloat16, kOp, ": image must be Float or BFloat16");
