@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from engine.errors import EngineError
-from training.frechet import EfficientNetLite0, frechet_distance
+from training.frechet import EfficientNetLite0, frechet_distance, load_inception
 
 
 def gaussian(count: int, mean: np.ndarray, matrix: np.ndarray, seed: int) -> np.ndarray:
@@ -85,3 +86,30 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         EfficientNetLite0.load(tmp_path / "other.pth")
     with pytest.raises(EngineError):
         EfficientNetLite0.load(tmp_path / "missing.pth")
+
+
+def test_fid_takes_the_features_of_the_published_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights in the form of its file, since the real ones are on no package index."""
+    package = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    network = package.FeatureExtractorInceptionV3
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(network, "load_state_dict", lambda self, state: None)
+        fresh = network("inception", ["2048"])
+    torch.save(fresh.state_dict(), tmp_path / "inception.pth")
+    features = load_inception(tmp_path / "inception.pth")
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    expected = fresh(images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))[0]
+    assert features(images).shape == (2, 2048)
+    assert torch.allclose(features(images), expected)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(EngineError, match="no file of FID's Inception weights"):
+        load_inception(tmp_path / "other.pth")
+
+
+def test_fid_without_its_package_says_which_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(EngineError, match=r"streamgan\[fid\]"):
+        load_inception(tmp_path / "any.pth")
