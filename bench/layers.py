@@ -20,11 +20,17 @@ from bench.generators import GENERATORS, generator_input, make_generator, parse_
 from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
-from engine.fuse import COLUMNS, DIRECT, DTYPES, WINOGRAD2, WINOGRAD4, Step, fuse, steps_of
+from engine.fuse import COLUMNS, DIRECT, DTYPES, WINOGRAD2, WINOGRAD4, WINOGRAD_PAIRS, Step, fuse, steps_of
 
-_METHODS = {DIRECT: "direct", WINOGRAD2: "F(2x2)", WINOGRAD4: "F(4x4)", COLUMNS: "columns"}
+_METHODS = {
+    DIRECT: "direct",
+    WINOGRAD2: "F(2x2)",
+    WINOGRAD4: "F(4x4)",
+    WINOGRAD_PAIRS: "F(2x2) of 2x2",
+    COLUMNS: "columns",
+}
 # Multiplications of a Winograd tile over those of its definition.
-_SAVED = {WINOGRAD2: 16 / 36, WINOGRAD4: 36 / 144}
+_SAVED = {WINOGRAD2: 16 / 36, WINOGRAD4: 36 / 144, WINOGRAD_PAIRS: 9 / 16}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops"}
 
 
@@ -58,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     width, height = parse_size(arguments.size)
     generator = make_generator(arguments.generator)
     fused = fuse(generator, arguments.precision)
-    image = torch.from_numpy(generator_input(generator, real_frame(width, height))).to(DTYPES[arguments.precision])
+    image = torch.from_numpy(generator_input(generator, real_frame(width, height)))
     image = image.to(memory_format=torch.channels_last)
     found = list(layers(steps_of(fused), image.shape[2], image.shape[3]))
     asked = {name: getattr(arguments, name) for name in ("generator", "size", "precision", "rounds")}
@@ -91,7 +97,8 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
             sizes[step.save] = rows, columns
         sizes[step.output] = base[0] * step.up, base[1] * step.up
         used = step.phases[: step.up if step.method == COLUMNS else step.up**2]
-        taps = sum(phase[1] * phase[3] for phase in used)
+        taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
+        taps = taps or sum(phase[1] * phase[3] for phase in used)
         multiplied = 2e-9 * taps * step.in_channels * step.out_channels * base[0] * base[1]
         defined = multiplied
         if step.method == COLUMNS:

@@ -127,6 +127,7 @@ def _prepare(
     row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
         compiled = get_backend(backend).compile_generator(generator.to(device=device), image)
+    image = image.to(getattr(compiled, "input_dtype", dtype))
 
     def call() -> None:
         if torch.get_num_threads() != (point.threads or threads):

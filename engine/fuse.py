@@ -8,6 +8,7 @@ reading. The result is a `FusedGenerator`: packed weights and a program for `tor
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import struct
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from engine import ops
 from engine.errors import BackendError
@@ -27,19 +29,30 @@ _BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 _IMAGE_CHANNELS = 4
 _ALIGNMENT = 64
 
-DIRECT, WINOGRAD2, WINOGRAD4, COLUMNS = range(4)
+DIRECT, WINOGRAD2, WINOGRAD4, WINOGRAD_PAIRS, COLUMNS = range(5)
 _NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
 _ZEROS, _REFLECT, _REPLICATE = range(3)
 
-# A 3x3 convolution of at least so many input channels gains by Winograd.
+# A convolution of at least so many channels gains by Winograd; that of pairs, if it has so many pixels a side on
+# pictures of the usual size, or the generator's smallest if that is larger.
 _WINOGRAD_CHANNELS = 32
+_WINOGRAD_SIDE = 16
+_USUAL_SIDE = 256
+
+# A first layer of at most this share of the arithmetic multiplies float32 where the others multiply bfloat16.
+_SMALL_SHARE = 0.02
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class FusedGenerator(nn.Module):
-    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H, W], channels_last."""
+    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H, W], channels_last.
 
+    Attributes:
+        input_dtype: float32, also where bfloat16 is multiplied, so that the bytes of a frame are exact.
+    """
+
+    input_dtype = torch.float32
     weights: Tensor
     program: Tensor
 
@@ -66,7 +79,9 @@ def fuse(generator: Generator, precision: str) -> FusedGenerator:
     if not isinstance(generator, (ResNet, TransformerNet, UNet)):
         raise BackendError(f"the fused backend has no form of a {type(generator).__name__} yet")
     convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
-    builder = _Builder(DTYPES[precision], last=convolutions[-1])
+    builder = _Builder(DTYPES[precision], last=convolutions[-1], side=max(generator.minimum_size, _USUAL_SIDE))
+    builder.image_range = generator.input_range
+    builder.first_is_small = _is_small(convolutions[0], generator)
     value = builder.walk(generator.children(), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
@@ -94,12 +109,14 @@ class _Value:
         sources: one slot, or two, one after the other along the channels; `_NONE` is the image, at the beginning, and
             the picture, at the end.
         channels: of each source.
+        reduction: how many times smaller than the image it is.
         residual: slot that is added after norm and activation.
         is_plain: whether the one slot holds the very values, with nothing to be done.
     """
 
     sources: tuple[int, ...]
     channels: tuple[int, ...]
+    reduction: int = 1
     is_normalised: bool = False
     activation: int = _NO_ACTIVATION
     slope: float = 0.0
@@ -123,6 +140,7 @@ class Step:
     """Numbers of a step, in the order of `Step` in csrc/ops/fused_generator.cpp."""
 
     method: int = DIRECT
+    multiplies_float32: int = 0
     source: int = _NONE
     second_source: int = _NONE
     residual: int = _NONE
@@ -143,6 +161,8 @@ class Step:
     norm_weight: int = _NONE
     norm_bias: int = _NONE
     epsilon_bits: int = 0
+    image_scale_bits: int = 0
+    image_offset_bits: int = 0
     picture_channels: int = 0
     kernel_width: int = 0
     tanh: int = 0
@@ -172,9 +192,11 @@ def steps_of(fused: FusedGenerator) -> list[Step]:
 class _Builder:
     """Turns layers into steps and packs their weights."""
 
-    def __init__(self, dtype: torch.dtype, *, last: nn.Module) -> None:
+    def __init__(self, dtype: torch.dtype, *, last: nn.Module, side: int) -> None:
         self.dtype = dtype
-        self.group = 2 if dtype == torch.bfloat16 else 1
+        self._side = side
+        self.image_range = (-1.0, 1.0)
+        self.first_is_small = False
         self.steps: list[Step] = []
         self.slots = 0
         self._last = last
@@ -255,7 +277,8 @@ class _Builder:
         around = (value, inner)
         raw = all(v.activation == _NO_ACTIVATION and v.residual == _NONE and not v.pad for v in around)
         self._require(raw and all(len(v.sources) == 1 and not v.is_picture for v in around), "a skip connection")
-        return _Value(value.sources + inner.sources, value.channels + inner.channels, is_normalised=True)
+        channels = value.channels + inner.channels
+        return _Value(value.sources + inner.sources, channels, value.reduction, is_normalised=True)
 
     # --- a convolution
 
@@ -277,6 +300,8 @@ class _Builder:
             in_channels=sum(stored),
         )
         phases = self._shape(step, layer, value, weight)
+        if value.is_picture:
+            phases, bias = self._read_image(step, phases, bias)
         if keep:
             self._kept = step.save = self._new_slot()
         self.steps.append(step)
@@ -286,14 +311,49 @@ class _Builder:
         step.output = self._new_slot()
         step.out_channels = _rounded_up(layer.out_channels)
         step.bias = self._pack_floats(bias, step.out_channels)
-        is_3x3 = step.kernel == 3 and step.stride == 1 and step.up == 1
-        if is_3x3 and min(step.in_channels, step.out_channels) >= _WINOGRAD_CHANNELS:
+        self._pack_phases(step, phases, side=self._side // (value.reduction * step.stride))
+        return _Value((step.output,), (layer.out_channels,), value.reduction * step.stride // step.up)
+
+    def _read_image(self, step: Step, phases: list[_Phase], bias: Tensor) -> tuple[list[_Phase], Tensor]:
+        """Spares the first layer what bfloat16 can't hold, the largest part of the rounding that a generator sees.
+
+        A first layer that is a small part of the generator multiplies float32. Another one reads bytes less 128, which
+        bfloat16 holds exactly, in place of values in `image_range`: with x = (u + 128) / s + low the kernel is divided
+        by s, and the bias takes what is constant. Not where zeros are padded.
+        """
+        low, high = self.image_range
+        scale, offset = 255.0 / (high - low), -128.0 - low * 255.0 / (high - low)
+        step.multiplies_float32 = int(self.dtype == torch.float32 or self.first_is_small)
+        if step.multiplies_float32 or step.padding != _REFLECT:
+            step.image_scale_bits, step.image_offset_bits = _bits(1.0), _bits(0.0)
+            return phases, bias
+        step.image_scale_bits, step.image_offset_bits = _bits(scale), _bits(offset)
+        constant = torch.stack([phase.kernel.sum(dim=(1, 2, 3)) for phase in phases]).sum(dim=0) * (-offset / scale)
+        return [dataclasses.replace(phase, kernel=phase.kernel / scale) for phase in phases], bias + constant
+
+    def _pack_phases(self, step: Step, phases: list[_Phase], *, side: int) -> None:
+        """Packs the taps for the fastest method.
+
+        Args:
+            side: of the base grid on pictures of the usual size.
+        """
+        gains = min(step.in_channels, step.out_channels) >= _WINOGRAD_CHANNELS
+        if gains and (step.kernel, step.stride, step.up) == (3, 1, 1):
             step.method = WINOGRAD4 if self.dtype == torch.float32 else WINOGRAD2
-            packed = self._pack(_winograd_kernel(_whole_blocks(phases[0].kernel), step.method))
-            step.phases = [[phases[0].dy, 3, phases[0].dx, 3, packed]]
-        else:
-            step.phases = [self._pack_phase(phase) for phase in phases]
-        return _Value((step.output,), (layer.out_channels,))
+        elif gains and side >= _WINOGRAD_SIDE and step.kernel == 4 and step.stride == 2:
+            step.method = WINOGRAD_PAIRS
+            # Every other row and column is a picture of its own: its channels come after those of the one before.
+            kernel = phases[0].kernel
+            planes = [kernel[:, :, p::2, q::2] for p in (0, 1) for q in (0, 1)]
+            phases = [dataclasses.replace(phases[0], kernel=torch.cat(planes, dim=1))]
+        elif gains and side >= _WINOGRAD_SIDE and all(phase.kernel.shape[2:] == (2, 2) for phase in phases):
+            step.method = WINOGRAD_PAIRS
+        for phase in phases:
+            if step.method == DIRECT:
+                step.phases.append(self._pack_phase(step, phase))
+            else:
+                packed = self._pack(step, _winograd_kernel(_whole_blocks(phase.kernel), step.method))
+                step.phases.append([phase.dy, phase.kernel.shape[2], phase.dx, phase.kernel.shape[3], packed])
 
     def _shape(self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
         """Fills in stride, padding and size of a step; returns its taps."""
@@ -345,19 +405,19 @@ class _Builder:
         if step.up == 1:
             self._require(step.stride == 1, layer)
             phase = phases[0]
-            step.phases = [self._pack_phase(_Phase(phase.dy, phase.dx, _as_columns(phase.kernel)))]
+            step.phases = [self._pack_phase(step, _Phase(phase.dy, phase.dx, _as_columns(phase.kernel)))]
             return
         self._require(isinstance(layer, nn.ConvTranspose2d), layer)
         for a in (0, 1):
             pad = int(layer.padding[0])
             dy, taps = _transposed_taps(a, layer.kernel_size[0], pad)
             # First column of the products relative to the first input column: columns 2 x - padding + k of the output.
-            step.phases.append(self._pack_phase(_Phase(dy, -pad, _as_columns(weight[:, :, taps]))))
+            step.phases.append(self._pack_phase(step, _Phase(dy, -pad, _as_columns(weight[:, :, taps]))))
 
-    def _pack_phase(self, phase: _Phase) -> list[int]:
+    def _pack_phase(self, step: Step, phase: _Phase) -> list[int]:
         """Dy, rows, dx, columns and where the weights are."""
         kernel = _whole_blocks(phase.kernel)
-        return [phase.dy, kernel.shape[2], phase.dx, kernel.shape[3], self._pack(_direct_kernel(kernel))]
+        return [phase.dy, kernel.shape[2], phase.dx, kernel.shape[3], self._pack(step, _direct_kernel(kernel))]
 
     def _require(self, condition: bool, what: object) -> None:
         if not condition:
@@ -369,11 +429,13 @@ class _Builder:
 
     # --- packing
 
-    def _pack(self, kernel: Tensor) -> int:
+    def _pack(self, step: Step, kernel: Tensor) -> int:
         """Appends a kernel, [frequencies, K, out channels], as [out / 16][frequencies][K / group][16][group]."""
+        dtype = torch.float32 if step.multiplies_float32 else self.dtype
+        group = 2 if dtype == torch.bfloat16 else 1
         frequencies, k, out_channels = kernel.shape
-        blocks = kernel.reshape(frequencies, k // self.group, self.group, out_channels // _BLOCK, _BLOCK)
-        return self._append(blocks.permute(3, 0, 1, 4, 2).to(self.dtype))
+        blocks = kernel.reshape(frequencies, k // group, group, out_channels // _BLOCK, _BLOCK)
+        return self._append(blocks.permute(3, 0, 1, 4, 2).to(dtype))
 
     def _pack_floats(self, values: Tensor, count: int) -> int:
         return self._append(F.pad(values.detach().float(), (0, count - len(values))))
@@ -402,6 +464,18 @@ def _flattened(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
             yield from _flattened(layer.children())
         else:
             yield layer
+
+
+def _is_small(first: nn.Module, generator: Generator) -> bool:
+    """Whether the first layer is so small a part of the generator that float32 in it costs next to nothing."""
+    side = max(generator.minimum_size, _USUAL_SIDE)
+    on_meta = copy.deepcopy(generator).to("meta")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        on_meta(torch.empty(1, generator.config.in_channels, side, side, device="meta"))
+    assert isinstance(first, (nn.Conv2d, nn.ConvTranspose2d))
+    of_first = 2 * first.weight.numel() * (side // first.stride[0]) ** 2
+    return of_first < _SMALL_SHARE * counter.get_total_flops()
 
 
 def _bits(value: float) -> int:
@@ -477,6 +551,7 @@ def _enlarged_phases(weight: Tensor) -> list[_Phase]:
 # G of each Winograd method, whose B^T and A^T are in csrc/cpu/fused_convolution_x.h.
 _KERNEL_TRANSFORMS = {
     WINOGRAD2: ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)),
+    WINOGRAD_PAIRS: ((1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),
     WINOGRAD4: (
         (1 / 4, 0.0, 0.0),
         (-1 / 6, -1 / 6, -1 / 6),
@@ -489,7 +564,7 @@ _KERNEL_TRANSFORMS = {
 
 
 def _winograd_kernel(kernel: Tensor, method: int) -> Tensor:
-    """[out, in, 3, 3] -> [frequencies, in, out]: G g G^T."""
+    """[out, in, taps, taps] -> [frequencies, in, out]: G g G^T."""
     g = torch.tensor(_KERNEL_TRANSFORMS[method], dtype=kernel.dtype)
     return torch.einsum("ya,oiab,xb->yxio", g, kernel, g).flatten(0, 1)
 

@@ -50,6 +50,7 @@ class Engine:
 
     Attributes:
         backend, precision: what it runs on and in.
+        dtype: of its input.
         run: takes and returns a tensor [N, 3, H, W].
         parity_db: PSNR against eager float32 on the frame it was proven on; infinite for eager float32 itself.
         frame_ms: measured time of one frame, conversions included.
@@ -290,7 +291,7 @@ class Translator:
         example = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
         with torch.no_grad():
             run = get_backend(backend).compile_generator(generator, example)
-        return Engine(backend=backend, precision=precision, dtype=dtype, run=run)
+        return Engine(backend=backend, precision=precision, dtype=getattr(run, "input_dtype", dtype), run=run)
 
     def _compiling_may_pay(self, engine: Engine) -> bool:
         if self._expected_frames is None or BACKENDS["inductor"].unavailable(self.device) is not None:

@@ -24,4 +24,5 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     generator = load_weights(folder).to(device=spec.device)
     with torch.no_grad():
         compiled = get_backend(spec.backend).compile_generator(generator, tensor)
+    tensor = tensor.to(getattr(compiled, "input_dtype", tensor.dtype))
     return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does

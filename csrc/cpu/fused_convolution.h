@@ -29,7 +29,9 @@ enum class Padding : int64_t { kZeros, kReflect, kReplicate };
 // the two rows a, and phases[a].dx is minus the padding of the transposed convolution.
 // kSmall: a direct one of so few pixels that threads share out the output channels, and the whole input is brought to
 // each of them.
-enum class Method : int64_t { kDirect, kWinograd2, kWinograd4, kColumns, kSmall };
+// kWinogradPairs: F(2x2, 2x2), for phases of two taps a side, and for 4x4 kernels of stride 2, which are four 2x2 ones
+// on every other pixel.
+enum class Method : int64_t { kDirect, kWinograd2, kWinograd4, kWinogradPairs, kColumns, kSmall };
 
 struct Source {
   const float* data;  // null: none
@@ -43,6 +45,7 @@ struct Image {
   int64_t channel_bytes, row_bytes, pixel_bytes;  // strides
   int64_t channels;
   Dtype dtype;
+  float scale, offset;  // what is multiplied is value * scale + offset
 };
 
 struct Phase {
@@ -88,16 +91,16 @@ struct Convolution {
 // `scratch` belongs to this call alone and
 // holds, each rounded up to 64 bytes: the ring, [last - first + 1][before + in_width + after][in_channels] elements, of
 // Winograd float32 ones;
-// then of Winograd the transformed tiles, [frequencies][tiles of a unit][in_channels] elements, tiles rounded up to
-// kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kColumns the products of a
-// row, [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels rounded
-// up to 16.
+// then of Winograd the transformed tiles, [frequencies][tiles of a unit][stride^2 in_channels] elements, tiles rounded
+// up to kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kColumns the products
+// of a row, [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels
+// rounded up to 16.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
 
 struct FusedConvolutionKernels {
   Isa isa;
   // By the type of what is multiplied: float32, bfloat16.
-  ConvolutionUnits direct[2], winograd2[2], winograd4[2], small[2];
+  ConvolutionUnits direct[2], winograd2[2], winograd4[2], winograd_pairs[2], small[2];
 };
 
 extern const FusedConvolutionKernels kFusedConvolutionScalar;

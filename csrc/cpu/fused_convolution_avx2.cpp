@@ -17,6 +17,7 @@ const FusedConvolutionKernels kFusedConvolutionAvx2 = {
     {direct_units<Float32>, direct_units<BFloat16>},
     {winograd_units<Float32, Winograd2>, winograd_units<BFloat16, Winograd2>},
     {winograd_units<Float32, Winograd4>, winograd_units<BFloat16, Winograd4>},
+    {winograd_units<Float32, WinogradPairs>, winograd_units<BFloat16, WinogradPairs>},
     {small_units<Float32>, small_units<BFloat16>}};
 
 }  // namespace streamgan

@@ -43,7 +43,8 @@ void read_image_row(const Image& image, int64_t row, int64_t width, typename E::
   const char* from = image.data + row * image.row_bytes;
   for (int64_t x = 0; x < width; ++x, from += image.pixel_bytes, to += kImageChannels) {
     for (int64_t c = 0; c < kImageChannels; ++c) {
-      to[c] = c < image.channels ? E::round(image_value(from + c * image.channel_bytes, image.dtype)) : 0;
+      const float value = c < image.channels ? image_value(from + c * image.channel_bytes, image.dtype) : 0.0f;
+      to[c] = c < image.channels ? E::round(value * image.scale + image.offset) : 0;
     }
   }
 }
@@ -509,6 +510,7 @@ void direct_units(const Convolution& c, int64_t begin, int64_t end, char* memory
 
 // F(2x2, 3x3), points 0, 1, -1.
 struct Winograd2 {
+  static constexpr int kTaps = 3;
   static constexpr int kOut = 2;
   static constexpr int kIn = 4;
   static constexpr float kInput[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
@@ -517,12 +519,22 @@ struct Winograd2 {
 
 // F(4x4, 3x3), points 0, 1, -1, 2, -2.
 struct Winograd4 {
+  static constexpr int kTaps = 3;
   static constexpr int kOut = 4;
   static constexpr int kIn = 6;
   static constexpr float kInput[6][6] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
                                          {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
   static constexpr float kOutput[4][6] = {
       {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+};
+
+// F(2x2, 2x2), points 0, 1 and infinity.
+struct WinogradPairs {
+  static constexpr int kTaps = 2;
+  static constexpr int kOut = 2;
+  static constexpr int kIn = 3;
+  static constexpr float kInput[3][3] = {{1, -1, 0}, {0, 1, 0}, {0, -1, 1}};
+  static constexpr float kOutput[2][3] = {{1, 1, 0}, {0, 1, 1}};
 };
 
 // sum over i of coefficients[i] * values[i * step], with nothing done for zeros; unrolled by the compiler.
@@ -540,8 +552,8 @@ inline __attribute__((always_inline)) V combine(const float (&coefficients)[kCou
 }
 
 template <typename E, typename W>
-inline void transform_input(const float* const (&rows)[W::kIn], int64_t channels, typename E::Storage* to,
-                            int64_t frequency_step) {
+inline void transform_input(const float* const (&rows)[W::kIn], int64_t channels, int64_t pixel_step,
+                            typename E::Storage* to, int64_t frequency_step) {
   constexpr int kIn = W::kIn;
   for (int64_t c = 0; c < channels; c += kLanes) {
     V half[kIn * kIn];
@@ -549,7 +561,7 @@ inline void transform_input(const float* const (&rows)[W::kIn], int64_t channels
     for (int x = 0; x < kIn; ++x) {
       V column[kIn];
 #pragma GCC unroll 8
-      for (int y = 0; y < kIn; ++y) column[y] = Float32::load(rows[y] + x * channels + c);
+      for (int y = 0; y < kIn; ++y) column[y] = Float32::load(rows[y] + x * pixel_step + c);
 #pragma GCC unroll 8
       for (int y = 0; y < kIn; ++y) half[y * kIn + x] = combine(W::kInput[y], column, 1);
     }
@@ -590,33 +602,58 @@ inline void transform_output(const float* from, int64_t frequency_step, V bias, 
   }
 }
 
-// Output channels [channel, channel + 16 kBlocks) of `tiles` transformed tiles.
+// The tiles of a unit that are worked on at once.
+struct Tiles {
+  int64_t row, column;  // of the first one
+  int64_t rows, columns;
+  int64_t room;  // for how many there is memory
+  int64_t count() const { return rows * columns; }
+};
+
+// Output channels [channel, channel + 16 kBlocks) of a phase of transformed tiles.
 template <typename E, typename W, int kBlocks>
-void winograd_blocks(const Convolution& c, int64_t channel, const typename E::Storage* transformed, int64_t tiles,
-                     int64_t tile_row, int64_t tile_column, int64_t tile_columns, float* products, V* total,
-                     V* squares) {
+void winograd_blocks(const Convolution& c, int64_t phase, int64_t channel, const typename E::Storage* transformed,
+                     const Tiles& tiles, float* products, V* total, V* squares) {
   constexpr int64_t kFrequencies = W::kIn * W::kIn, kColumns = kBlocks * kChannelBlock;
-  const int64_t room = round_up(c.unit_rows * c.segment_tiles, kTilePixels);
+  const int64_t depth = c.stride * c.stride * c.in_channels;
   Product<E> product = {};
   product.count = 1;
-  product.length = product.pixel_step = c.in_channels;
-  product.block_step = kFrequencies * c.in_channels * kChannelBlock;
+  product.length = product.pixel_step = depth;
+  product.block_step = kFrequencies * depth * kChannelBlock;
   const auto* weights =
-      static_cast<const typename E::Storage*>(c.phases[0].weights) + channel / kChannelBlock * product.block_step;
+      static_cast<const typename E::Storage*>(c.phases[phase].weights) + channel / kChannelBlock * product.block_step;
   for (int64_t f = 0; f < kFrequencies; ++f) {
-    product.runs[0] = transformed + f * room * c.in_channels;
-    product.weights = weights + f * c.in_channels * kChannelBlock;
+    product.runs[0] = transformed + f * tiles.room * depth;
+    product.weights = weights + f * depth * kChannelBlock;
     // Tiles beyond the last ones are multiplied too; nobody reads them.
-    multiply_pixels<E, kBlocks>(product, round_up(tiles, kTilePixels), products + f * room * kColumns, kColumns);
+    multiply_pixels<E, kBlocks>(product, round_up(tiles.count(), kTilePixels), products + f * tiles.room * kColumns,
+                                kColumns);
   }
-  const int64_t row_step = c.base_width * c.out_channels;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t y = (tile_row + t / tile_columns) * W::kOut, x = (tile_column + t % tile_columns) * W::kOut;
-    float* to = c.output + y * row_step + x * c.out_channels + channel;
+  const int64_t pixel_step = c.up * c.out_channels, row_step = c.up * c.base_width * pixel_step;
+  for (int64_t t = 0; t < tiles.count(); ++t) {
+    const int64_t y = (tiles.row + t / tiles.columns) * W::kOut, x = (tiles.column + t % tiles.columns) * W::kOut;
+    float* to = output_at(c, c.up * y + phase / c.up, c.up * x + phase % c.up) + channel;
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-      transform_output<W>(products + t * kColumns + v * kLanes, room * kColumns,
-                          Float32::load(c.bias + channel + v * kLanes), to + v * kLanes, row_step, c.out_channels,
+      transform_output<W>(products + t * kColumns + v * kLanes, tiles.room * kColumns,
+                          Float32::load(c.bias + channel + v * kLanes), to + v * kLanes, row_step, pixel_step,
                           c.base_height - y, c.base_width - x, total[v], squares[v]);
+    }
+  }
+}
+
+// With a stride of 2 the input is four pictures of every other pixel, side by side along the channels.
+template <typename E, typename W>
+void transform_tiles(const Convolution& c, const RowRing<Float32>& ring, const Phase& phase, const Tiles& tiles,
+                     typename E::Storage* transformed) {
+  const int64_t stride = c.stride, depth = stride * stride * c.in_channels;
+  for (int64_t t = 0; t < tiles.count(); ++t) {
+    const int64_t y = (tiles.row + t / tiles.columns) * W::kOut * stride + phase.dy;
+    const int64_t x = (tiles.column + t % tiles.columns) * W::kOut * stride + phase.dx;
+    for (int64_t plane = 0; plane < stride * stride; ++plane) {
+      const float* from[W::kIn];
+      for (int r = 0; r < W::kIn; ++r) from[r] = ring.at(y + plane / stride + r * stride, x + plane % stride);
+      transform_input<E, W>(from, c.in_channels, stride * c.in_channels,
+                            transformed + t * depth + plane * c.in_channels, tiles.room * depth);
     }
   }
 }
@@ -626,34 +663,27 @@ void winograd_units(const Convolution& c, int64_t begin, int64_t end, char* memo
   using Storage = typename E::Storage;
   constexpr int64_t kFrequencies = W::kIn * W::kIn;
   Scratch scratch{memory};
-  const int64_t unit_rows = c.unit_rows * W::kOut, pad = -c.first;
+  const int64_t unit_rows = c.unit_rows * W::kOut * c.stride, phases = c.up * c.up;  // rows of the input
   const int64_t tile_rows = (c.base_height + W::kOut - 1) / W::kOut;
   const int64_t tile_columns = (c.base_width + W::kOut - 1) / W::kOut;
-  const int64_t last_owned = end * unit_rows >= c.base_height ? c.in_height : end * unit_rows;
-  RowRing<Float32> ring(c, scratch, begin * unit_rows - pad, begin * unit_rows, last_owned);
+  const int64_t last_owned = end * c.unit_rows >= tile_rows ? c.in_height : end * unit_rows;
+  RowRing<Float32> ring(c, scratch, begin * unit_rows + c.first, begin * unit_rows, last_owned);
   const int64_t room = round_up(c.unit_rows * c.segment_tiles, kTilePixels);
-  auto* transformed = scratch.take<Storage>(kFrequencies * room * c.in_channels);
+  auto* transformed = scratch.take<Storage>(kFrequencies * room * c.stride * c.stride * c.in_channels);
   auto* products = scratch.take<float>(kFrequencies * room * kTileBlocks * kChannelBlock);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t tile_row = unit * c.unit_rows;
-    const int64_t rows = smaller(c.unit_rows, tile_rows - tile_row);
-    ring.advance_to((tile_row + rows) * W::kOut + 1 - pad);
-    for (int64_t segment = 0; segment < c.segments; ++segment) {
-      const int64_t tile_column = segment * c.segment_tiles;
-      const int64_t columns = smaller(c.segment_tiles, tile_columns - tile_column);
-      if (columns <= 0) continue;
-      for (int64_t t = 0; t < rows * columns; ++t) {
-        const int64_t y = (tile_row + t / columns) * W::kOut - pad, x = (tile_column + t % columns) * W::kOut - pad;
-        const float* from[W::kIn];
-        for (int r = 0; r < W::kIn; ++r) from[r] = ring.at(y + r, x);
-        transform_input<E, W>(from, c.in_channels, transformed + t * c.in_channels, room * c.in_channels);
-      }
-      float* statistics = c.statistics ? c.statistics + (unit * c.segments + segment) * 2 * c.out_channels : nullptr;
+    ring.advance_to(unit * unit_rows + c.last);
+    const int64_t rows = smaller(c.unit_rows, tile_rows - unit * c.unit_rows);
+    for (int64_t part = 0; part < c.segments * phases; ++part) {
+      const int64_t first = part / phases * c.segment_tiles, phase = part % phases;
+      const Tiles tiles = {unit * c.unit_rows, first, rows, smaller(c.segment_tiles, tile_columns - first), room};
+      transform_tiles<E, W>(c, ring, c.phases[phase], tiles, transformed);
+      float* statistics =
+          c.statistics ? c.statistics + (unit * c.segments * phases + part) * 2 * c.out_channels : nullptr;
       const auto multiply = [&](int64_t channel, auto blocks) {
         constexpr int kBlocks = decltype(blocks)::kValue;
         V total[kBlocks * kBlockVectors] = {}, squares[kBlocks * kBlockVectors] = {};
-        winograd_blocks<E, W, kBlocks>(c, channel, transformed, rows * columns, tile_row, tile_column, columns,
-                                       products, total, squares);
+        winograd_blocks<E, W, kBlocks>(c, phase, channel, transformed, tiles, products, total, squares);
         if (statistics) write_statistics(statistics, c.out_channels, channel, total, squares);
       };
       int64_t channel = 0;

@@ -45,13 +45,14 @@ struct StepPhase {
 // Slots hold activations; kNone stands for the image as a source, for nothing elsewhere. Offsets are bytes in
 // `weights`.
 struct Step {
-  int64_t method, source, second_source, residual, save, output;
+  int64_t method, multiplies_float32, source, second_source, residual, save, output;
   int64_t activation, slope_bits;                  // of the input
   int64_t padding, pad_before, pad_after, kernel;  // what the base grid's size follows from
   int64_t stride, up;
   int64_t in_channels, out_channels;
   int64_t bias;                                            // float32 [out_channels]
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
+  int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
   int64_t picture_channels, kernel_width, tanh;            // of the last step
   StepPhase phases[4];
 };
@@ -166,7 +167,6 @@ class Plan {
           kOp, ": a program of ", header.steps, " steps and ", header.slots, " slots does not have ", count,
           " numbers");
     dtype_ = static_cast<int>(header.dtype);
-    element_bytes_ = dtype_ == 0 ? 4 : 2;
     height_ = image.size(2), width_ = image.size(3);
     slots_.resize(header.slots);
     steps_.resize(header.steps);
@@ -201,7 +201,7 @@ class Plan {
   const char* weights_;
   int64_t weight_bytes_;
   int dtype_;
-  int64_t element_bytes_, height_, width_;
+  int64_t height_, width_;
   std::vector<Slot> slots_;
   std::vector<Step> steps_;
   std::vector<Convolution> convolutions_;
@@ -231,7 +231,7 @@ class Plan {
   // Checks a step, and notes its geometry and what it needs.
   void add(const Step& step) {
     Convolution c = {};
-    check(step.method >= 0 && step.method <= 3 && step.activation >= 0 && step.activation <= 2 && step.padding >= 0 &&
+    check(step.method >= 0 && step.method <= 4 && step.activation >= 0 && step.activation <= 2 && step.padding >= 0 &&
               step.padding <= 2,
           kOp, ": a step of an unknown kind");
     c.method = static_cast<Method>(step.method);
@@ -287,26 +287,45 @@ class Plan {
   }
 
   bool is_winograd(const Convolution& c) const {
-    return c.method == Method::kWinograd2 || c.method == Method::kWinograd4;
+    return c.method == Method::kWinograd2 || c.method == Method::kWinograd4 || c.method == Method::kWinogradPairs;
   }
+
+  int64_t tile_side(const Convolution& c) const { return c.method == Method::kWinograd4 ? 4 : 2; }
+
+  // Of what a step multiplies: 0 is float32, 1 bfloat16.
+  int element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
 
   void set_geometry(const Step& step, Convolution& c) {
     int64_t scratch = 0;
+    const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
     if (is_winograd(c)) {
-      const int64_t out = c.method == Method::kWinograd2 ? 2 : 4, frequencies = (out + 2) * (out + 2);
-      check(c.stride == 1 && c.up == 1 && step.kernel == 3, kOp, ": Winograd is for 3x3 convolutions");
-      c.phases[0].weights =
-          weight(step.phases[0].weights, frequencies * c.in_channels * c.out_channels * element_bytes_);
+      const int64_t out = tile_side(c), taps = c.method == Method::kWinogradPairs ? 2 : 3;
+      const int64_t frequencies = (out + taps - 1) * (out + taps - 1), depth = c.stride * c.stride * c.in_channels;
+      const bool fits = taps == 3       ? c.stride == 1 && c.up == 1 && step.kernel == 3
+                        : c.stride == 1 ? c.up == 2 && step.kernel == 1
+                                        : c.up == 1 && step.kernel == 4;
+      check(fits, kOp, ": a Winograd step of an unknown shape");
+      int64_t bottom = 0, right = 0;
+      for (int64_t i = 0; i < c.up * c.up; ++i) {
+        const StepPhase& phase = step.phases[i];
+        check(std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel, kOp, ": a kernel far away");
+        c.phases[i] = {phase.dy, taps, phase.dx, taps,
+                       weight(phase.weights, frequencies * depth * c.out_channels * element_bytes)};
+        c.first = std::min(c.first, phase.dy), bottom = std::max(bottom, phase.dy);
+        c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx);
+      }
       const int64_t tile_rows = (c.base_height + out - 1) / out, tile_columns = (c.base_width + out - 1) / out;
-      const int64_t tile_bytes = frequencies * c.in_channels * element_bytes_;
+      const int64_t tile_bytes = frequencies * depth * element_bytes;
       const int64_t tiles = std::clamp<int64_t>(cache_bytes() / 4 / tile_bytes / 8 * 8, 8, 256);
       // Whole tiles of the micro-kernel but for the last segment of a row.
       c.segments = (tile_columns + tiles - 1) / tiles;
       c.segment_tiles = std::min(tile_columns, tiles);
       const int64_t share = (tile_rows + threads_ - 1) / threads_;
       c.unit_rows = std::clamp<int64_t>(tiles / tile_columns, 1, share);
-      c.first = -step.pad_before, c.last = c.first + c.unit_rows * out + 1;
-      c.before = step.pad_before, c.after = tile_columns * out + 2 - step.pad_before - c.in_width;
+      // The last tap of the last tile is `taps - 1` pixels behind its last output, of the last picture of a stride.
+      const auto reach = [&](int64_t pixels) { return c.stride * (pixels + taps - 2) + c.stride - 1; };
+      c.last = bottom + reach(c.unit_rows * out);
+      c.after = std::max<int64_t>(right + reach(tile_columns * out) - (c.in_width - 1), 0);
       const int64_t room = (c.unit_rows * c.segment_tiles + kMaxTilePixels - 1) / kMaxTilePixels * kMaxTilePixels;
       scratch = aligned(room * tile_bytes) + aligned(frequencies * room * kMaxTileBlocks * kChannelBlock * 4);
     } else {
@@ -317,7 +336,7 @@ class Plan {
         check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
                   std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
               kOp, ": a kernel of an unknown shape");
-        const int64_t bytes = phase.rows * phase.columns * c.in_channels * c.out_channels * element_bytes_;
+        const int64_t bytes = phase.rows * phase.columns * c.in_channels * c.out_channels * element_bytes;
         c.phases[i] = {phase.dy, phase.rows, phase.dx, phase.columns, weight(phase.weights, bytes)};
         c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
         c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
@@ -342,7 +361,7 @@ class Plan {
       if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
     }
     scratch += aligned((c.last - c.first + 1) * (c.before + c.in_width + c.after) * c.in_channels *
-                       (is_winograd(c) ? 4 : element_bytes_));
+                       (is_winograd(c) ? 4 : element_bytes));
     scratch_bytes_ = std::max(scratch_bytes_, scratch);
   }
 
@@ -352,13 +371,13 @@ class Plan {
       return (c.out_channels + kUnitChannels - 1) / kUnitChannels;
     }
     if (!is_winograd(c)) return (c.base_height + c.unit_rows - 1) / c.unit_rows;
-    const int64_t out = c.method == Method::kWinograd2 ? 2 : 4;
+    const int64_t out = tile_side(c);
     return ((c.base_height + out - 1) / out + c.unit_rows - 1) / c.unit_rows;
   }
 
   int64_t statistic_slots(const Convolution& c) const {
     if (c.method == Method::kSmall) return c.up * c.up;
-    return units(c) * (is_winograd(c) ? c.segments : c.up * c.up);
+    return units(c) * c.up * c.up * (is_winograd(c) ? c.segments : 1);
   }
 
   void lay_out(char* workspace) {
@@ -386,6 +405,7 @@ class Plan {
   void run_step(const Step& step, Convolution c, const Image& image, float* picture) {
     if (step.source == kNone) {
       c.image = image;
+      c.image.scale = float_of_bits(step.image_scale_bits), c.image.offset = float_of_bits(step.image_offset_bits);
     } else {
       c.sources[0] = source_of(step.source, c.sources[0].channels);
       c.sources[1] = source_of(step.second_source, c.sources[1].channels);
@@ -400,10 +420,11 @@ class Plan {
     if (step.has_norm) c.statistics = statistics_;
 
     const FusedConvolutionKernels& kernels = kKernels.active();
-    const ConvolutionUnits work = (c.method == Method::kWinograd2   ? kernels.winograd2
-                                   : c.method == Method::kWinograd4 ? kernels.winograd4
-                                   : c.method == Method::kSmall     ? kernels.small
-                                                                    : kernels.direct)[dtype_];
+    const ConvolutionUnits work = (c.method == Method::kWinograd2       ? kernels.winograd2
+                                   : c.method == Method::kWinograd4     ? kernels.winograd4
+                                   : c.method == Method::kWinogradPairs ? kernels.winograd_pairs
+                                   : c.method == Method::kSmall         ? kernels.small
+                                                                        : kernels.direct)[element_type(step)];
     std::atomic<int64_t> workers{0};
     torch::stable::parallel_for(0, units(c), 1, [&](int64_t begin, int64_t end) {
       work(c, begin, end, scratch_ + workers++ % threads_ * aligned(scratch_bytes_));
@@ -462,7 +483,9 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
                         image.stride(2) * bytes,
                         image.stride(3) * bytes,
                         image.size(1),
-                        dtype};
+                        dtype,
+                        1.0f,
+                        0.0f};
     plan.run(view, static_cast<float*>(picture.mutable_data_ptr()) + n * height * width * channels, workspace.data(),
              seconds ? seconds->data() : nullptr);
   }

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from engine import _native
+from engine import fuse as fuse_module
 from engine.errors import BackendError
-from engine.fuse import FusedGenerator, fuse
+from engine.fuse import WINOGRAD_PAIRS, FusedGenerator, fuse, steps_of
 from engine.generators import (
     AnimeGANConfig,
     Generator,
@@ -102,6 +103,30 @@ class TestEveryTier:
         expected = expected_of(generator, image)
         eager = copy.deepcopy(generator).bfloat16()(image)
         assert error_db(actual, expected) > error_db(eager, expected) - 4
+
+
+PAIRS: dict[str, GeneratorConfig] = {
+    "unet": UNetConfig(width=32, downsamplings=3),
+    "unet instance norm": UNetConfig(width=32, downsamplings=3, norm="instance", bias=True, widths=(32, 48, 40)),
+    "resnet nearest": ResNetConfig(width=32, blocks=1, upsampling="nearest"),
+    "transformer": TransformerNetConfig(width=32, blocks=1),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles and of several segments."""
+    monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
+    generator = made(PAIRS[name])
+    for height, width in [(16, 24), (40, 264)]:
+        image = picture_for(generator, height=height, width=width)
+        expected = expected_of(generator, image)
+        for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
+            fused = fuse(generator, precision)
+            assert WINOGRAD_PAIRS in [step.method for step in steps_of(fused)]
+            with forced_isa(isa):
+                assert error_db(fused(image), expected) > least, (height, width, precision)
 
 
 # Sizes around tiles of 2 and 4 pixels, vectors and blocks of pixels; height, width.
