@@ -8,7 +8,6 @@ reading. The result is a `FusedGenerator`: packed weights and a program for `tor
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import struct
 from collections.abc import Iterable
@@ -16,7 +15,6 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from engine import ops
 from engine.errors import BackendError
@@ -39,8 +37,9 @@ _WINOGRAD_CHANNELS = 32
 _WINOGRAD_SIDE = 16
 _USUAL_SIDE = 256
 
-# A first layer of at most this share of the arithmetic multiplies float32 where the others multiply bfloat16.
-_SMALL_SHARE = 0.02
+# With so many channels the first layer is a hundredth of a generator's arithmetic, and multiplies float32 where the
+# others multiply bfloat16.
+_WIDE_CHANNELS = 64
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -71,17 +70,14 @@ def fuse(generator: Generator, precision: str) -> FusedGenerator:
 
     Args:
         generator: in eval mode, on the CPU, float32.
-        precision: "fp32" or "bf16", of activations and packed weights; sums are float32 in both.
+        precision: "fp32" or "bf16", of what is multiplied; activations and sums are float32 in both.
 
     Raises:
         BackendError: it has a layer that the fused operator does not know.
     """
     if not isinstance(generator, (ResNet, TransformerNet, UNet)):
-        raise BackendError(f"the fused backend has no form of a {type(generator).__name__} yet")
-    convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
-    builder = _Builder(DTYPES[precision], last=convolutions[-1], side=max(generator.minimum_size, _USUAL_SIDE))
-    builder.image_range = generator.input_range
-    builder.first_is_small = _is_small(convolutions[0], generator)
+        raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
+    builder = _Builder(DTYPES[precision], generator)
     value = builder.walk(generator.children(), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
@@ -192,14 +188,15 @@ def steps_of(fused: FusedGenerator) -> list[Step]:
 class _Builder:
     """Turns layers into steps and packs their weights."""
 
-    def __init__(self, dtype: torch.dtype, *, last: nn.Module, side: int) -> None:
+    def __init__(self, dtype: torch.dtype, generator: Generator) -> None:
+        convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         self.dtype = dtype
-        self._side = side
-        self.image_range = (-1.0, 1.0)
-        self.first_is_small = False
+        self._last = convolutions[-1]
+        self._first_is_small = convolutions[0].out_channels >= _WIDE_CHANNELS
+        self._image_range = generator.input_range
+        self._side = max(generator.minimum_size, _USUAL_SIDE)
         self.steps: list[Step] = []
         self.slots = 0
-        self._last = last
         self._kept = _NONE  # slot of the input that a convolution was to keep
         self._folded: set[nn.Module] = set()  # norms that are in the convolution before them
         self._packed: list[Tensor] = []
@@ -321,9 +318,9 @@ class _Builder:
         bfloat16 holds exactly, in place of values in `image_range`: with x = (u + 128) / s + low the kernel is divided
         by s, and the bias takes what is constant. Not where zeros are padded.
         """
-        low, high = self.image_range
+        low, high = self._image_range
         scale, offset = 255.0 / (high - low), -128.0 - low * 255.0 / (high - low)
-        step.multiplies_float32 = int(self.dtype == torch.float32 or self.first_is_small)
+        step.multiplies_float32 = int(self.dtype == torch.float32 or self._first_is_small)
         if step.multiplies_float32 or step.padding != _REFLECT:
             step.image_scale_bits, step.image_offset_bits = _bits(1.0), _bits(0.0)
             return phases, bias
@@ -464,18 +461,6 @@ def _flattened(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
             yield from _flattened(layer.children())
         else:
             yield layer
-
-
-def _is_small(first: nn.Module, generator: Generator) -> bool:
-    """Whether the first layer is so small a part of the generator that float32 in it costs next to nothing."""
-    side = max(generator.minimum_size, _USUAL_SIDE)
-    on_meta = copy.deepcopy(generator).to("meta")
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        on_meta(torch.empty(1, generator.config.in_channels, side, side, device="meta"))
-    assert isinstance(first, (nn.Conv2d, nn.ConvTranspose2d))
-    of_first = 2 * first.weight.numel() * (side // first.stride[0]) ** 2
-    return of_first < _SMALL_SHARE * counter.get_total_flops()
 
 
 def _bits(value: float) -> int:

@@ -207,7 +207,7 @@ def test_too_small_an_image_is_one_line() -> None:
 
 
 def test_what_it_does_not_know_is_named() -> None:
-    with pytest.raises(BackendError, match="no form of a AnimeGAN"):
+    with pytest.raises(BackendError, match="no form of AnimeGAN"):
         fuse(made(AnimeGANConfig(width=8, blocks=1)), "fp32")
     with pytest.raises(BackendError, match="does not know BlurDownsample"):
         fuse(made(ResNetConfig(width=8, blocks=1, downsampling="blur")), "fp32")

@@ -219,7 +219,7 @@ def test_auto_takes_the_fused_generator_where_there_is_one(
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "streamgan"):
         Translator(unknown, device="cpu", backend="fused", precision="fp32")(frame)
-    assert "has no form of a AnimeGAN" in caplog.text
+    assert "has no form of AnimeGAN" in caplog.text
 
 
 def test_auto_compiles_only_when_the_video_is_long(resnet: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
