@@ -1,8 +1,9 @@
 """Writes the tables of README.md and docs/performance.md, and the charts, from the files in bench/results/.
 
 What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. NAME is model, ops, pipeline, latency,
-training or scaling; model-full for all contenders; charts for the pictures. `--check` changes nothing and fails if
-something would change, so that no figure in these pages is typed by hand.
+training or scaling; model-full for all files and all contenders, where model has the newest file of each device; charts
+for the pictures. `--check` changes nothing and fails if something would change, so that no figure in these pages is
+typed by hand.
 """
 
 from __future__ import annotations
@@ -143,10 +144,14 @@ def render(name: str, files: Sequence[ResultFile], page: Path, charts_folder: Pa
             f"![{picture.title}]({_link(charts_folder / file, page)})" for file, picture in pictures.items()
         )
     command = name.split("-")[0]
+    chosen = [file for file in files if file.results.command == command]
+    if name == "model":
+        # Of each device the newest file; model-full has them all.
+        newest = {file.results.machine["device"]: file for file in sorted(chosen, key=lambda file: file.results.date)}
+        chosen = [file for file in chosen if newest[file.results.machine["device"]] is file]
     parts = [
         f"{machine_line(file.results)} [Raw figures]({_link(file.path, page)}).\n\n{_RENDERERS[name](file.results)}"
-        for file in files
-        if file.results.command == command
+        for file in chosen
     ]
     return "\n\n".join(parts) or f"Not measured yet: `python -m bench {command}`."
 

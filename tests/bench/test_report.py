@@ -237,6 +237,20 @@ def test_model_table_shows_where_ours_is_slower(project: Path) -> None:
     assert re.fullmatch(r"\d\d% / \d\d%", row[8])
 
 
+def test_model_table_is_of_the_newest_file_of_a_device(project: Path) -> None:
+    newer = model(seed=2, sizes=("1280x720",))
+    newer.date = "2026-11-22T10:00:00+00:00"
+    newer.write(project / "results" / "model-newer-cpu.json")
+    write_pages(project)
+    text = (project / "README.md").read_text()
+    assert "model-newer-cpu.json" in text
+    assert "model-h100.json" in text
+    assert "model-cpu.json" not in text
+    full = (project / "docs" / "performance.md").read_text()
+    assert "model-newer-cpu.json" in full
+    assert "model-cpu.json" in full
+
+
 def test_full_table_has_all_contenders_and_reasons(project: Path) -> None:
     write_pages(project)
     text = (project / "docs" / "performance.md").read_text()
