@@ -30,27 +30,36 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def merge(runs: Sequence[Results]) -> Results:
-    """One of all rounds, with the date and the versions of the last run.
+    """One of all rounds, with the date and the versions of the last run. Groups of one run alone stay as they are.
 
     A contender that failed in one of them has failed, and its facts (memory, first frame, PSNR) are those of the last
     run.
 
     Raises:
-        EngineError: the runs are of different benchmarks or machines, or did not measure the same.
+        EngineError: the runs are of different benchmarks or machines, or of other contenders in a group.
     """
     first, *others = runs
-    merged = dataclasses.replace(runs[-1], rows=[dataclasses.replace(row) for row in first.rows], peaks=[*first.peaks])
+    merged = dataclasses.replace(runs[-1], rows=[*first.rows], peaks=[*first.peaks])
     for other in others:
         check_comparable(other, first)
-        rows = {(row.group, row.contender): row for row in other.rows}
-        if rows.keys() != {(row.group, row.contender) for row in merged.rows}:
-            raise EngineError("the runs did not measure the same contenders: only equal runs can be joined")
-        rounds = {group: max(len(row.seconds) for row in merged.group(group)) for group in merged.groups}
-        merged.rows = [_joined(row, rows[row.group, row.contender]) for row in merged.rows]
-        merged.peaks += [{**peak, "round": peak["round"] + rounds[peak["group"]]} for peak in other.peaks]
+        for group in other.groups:
+            _add_group(merged, group, other)
     # Peaks are looked up by group and round, in this order.
     merged.peaks.sort(key=lambda peak: (merged.groups.index(peak["group"]), peak["round"]))
     return merged
+
+
+def _add_group(merged: Results, group: str, other: Results) -> None:
+    later = {row.contender: row for row in other.group(group)}
+    present = merged.group(group)
+    if present and later.keys() != {row.contender for row in present}:
+        raise EngineError(f"{group}: the runs did not measure the same contenders: only equal ones can be joined")
+    before = max((len(row.seconds) for row in present), default=0)
+    merged.peaks += [{**peak, "round": peak["round"] + before} for peak in other.peaks if peak["group"] == group]
+    if present:
+        merged.rows = [_joined(row, later[row.contender]) if row.group == group else row for row in merged.rows]
+    else:
+        merged.rows += later.values()
 
 
 def _joined(row: Row, later: Row) -> Row:

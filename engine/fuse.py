@@ -427,12 +427,12 @@ class _Builder:
     # --- packing
 
     def _pack(self, step: Step, kernel: Tensor) -> int:
-        """Appends a kernel, [frequencies, K, out channels], as [out / 16][frequencies][K / group][16][group]."""
+        """Appends a kernel, [frequencies, out channels, K], as [out / 16][frequencies][K / group][16][group]."""
         dtype = torch.float32 if step.multiplies_float32 else self.dtype
         group = 2 if dtype == torch.bfloat16 else 1
-        frequencies, k, out_channels = kernel.shape
-        blocks = kernel.reshape(frequencies, k // group, group, out_channels // _BLOCK, _BLOCK)
-        return self._append(blocks.permute(3, 0, 1, 4, 2).to(dtype))
+        frequencies, out_channels, k = kernel.shape
+        blocks = kernel.to(dtype).reshape(frequencies, out_channels // _BLOCK, _BLOCK, k // group, group)
+        return self._append(blocks.permute(1, 0, 3, 2, 4))
 
     def _pack_floats(self, values: Tensor, count: int) -> int:
         return self._append(F.pad(values.detach().float(), (0, count - len(values))))
@@ -501,8 +501,8 @@ def _padding_of(layer: nn.Conv2d, value: _Value) -> tuple[int, int]:
 
 
 def _direct_kernel(kernel: Tensor) -> Tensor:
-    """[out, in, rows, columns] -> [1, rows * columns * in, out]."""
-    return kernel.permute(2, 3, 1, 0).flatten(0, 2)[None]
+    """[out, in, rows, columns] -> [1, out, rows * columns * in]."""
+    return kernel.permute(0, 2, 3, 1).flatten(1)[None]
 
 
 def _transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[_Phase]:
@@ -549,9 +549,9 @@ _KERNEL_TRANSFORMS = {
 
 
 def _winograd_kernel(kernel: Tensor, method: int) -> Tensor:
-    """[out, in, taps, taps] -> [frequencies, in, out]: G g G^T."""
+    """[out, in, taps, taps] -> [frequencies, out, in]: G g G^T."""
     g = torch.tensor(_KERNEL_TRANSFORMS[method], dtype=kernel.dtype)
-    return torch.einsum("ya,oiab,xb->yxio", g, kernel, g).flatten(0, 1)
+    return (torch.kron(g, g) @ kernel.flatten(2).flatten(0, 1).T).unflatten(1, kernel.shape[:2])
 
 
 def _share_slots(steps: list[Step]) -> int:

@@ -42,6 +42,17 @@ def test_what_failed_once_has_failed(order: tuple[bool, bool]) -> None:
     assert len(merged.group("large")[0].measured) == 4
 
 
+def test_groups_of_one_run_stay_as_they_are() -> None:
+    small, large = measured(0), measured(10)
+    small.rows, small.peaks = small.group("small"), [peak for peak in small.peaks if peak["group"] == "small"]
+    large.rows, large.peaks = large.group("large"), [peak for peak in large.peaks if peak["group"] == "large"]
+    merged = merge([small, large])
+    assert [row.seconds[0] for row in merged.rows] == [1, 3, 11, 13]
+    assert [(peak["group"], peak["round"]) for peak in merged.peaks] == [
+        (g, n) for g in ("small", "large") for n in (0, 1)
+    ]
+
+
 def test_only_equal_runs_are_joined() -> None:
     other = measured(1)
     other.rows.pop()
