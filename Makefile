@@ -70,7 +70,7 @@ $(BENCH_VENV)/.installed: $(VENV)/.installed
 	@touch $@
 
 bench: bench-setup
-	$(BENCH) ops --processes 1 --rounds 4 --json build/bench/ops-$(MACHINE).json
+	$(BENCH) ops --ops float32 --processes 1 --rounds 4 --json build/bench/ops-$(MACHINE).json
 	$(BENCH) model --quick --json build/bench/model-$(MACHINE).json
 	$(BENCH) pipeline --seconds 2 --rounds 1 --generator-seconds 1 --json build/bench/pipeline-$(MACHINE).json
 	$(BENCH) latency --seconds 3 --rates 0.5x 1.5x --json build/bench/latency-$(MACHINE).json
