@@ -19,7 +19,6 @@ COMMANDS = {
     "layers": "the fused generator's layers: time, arithmetic and share of the machine's peak of each",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
     "report": "writes the tables and charts of the documents from results",
-    "merge": "joins runs of one benchmark, so that the spread is that of all of them",
     "compare": "fails where new results are slower than old ones, beyond the measured spread",
 }
 

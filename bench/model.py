@@ -3,9 +3,11 @@
 Every contender runs in a process of its own, in the configuration that its documentation recommends. Its first output
 is held against eager float32 on a real frame, and one that is further off than its precision allows is listed, not
 timed. Then come rounds: the machine's peaks, and each contender for a moment, in an order that changes. Ratios are
-taken within rounds, because the speed of a shared machine drifts. One unit of work is one frame, input and output in
-the contender's own format. The time to the first frame counts from the start of a fresh process, with conversions done
-before, and compilation counted.
+taken within rounds, because the speed of a shared machine drifts. After every few rounds all processes are started
+anew, because what a process finds when it starts (where its memory lies, what its library picks by trying) stays with
+it for its life and makes up to a fifth: a spread over rounds of the same processes would not know of it. One unit of
+work is one frame, input and output in the contender's own format. The time to the first frame counts from the start of
+a fresh process, with conversions done before, and compilation counted.
 """
 
 from __future__ import annotations
@@ -53,10 +55,13 @@ from engine.styles import DEFAULT_STYLE
 # What `--quick` measures: the bundled style at the sample clip's size.
 QUICK = ((DEFAULT_STYLE, "640x360"),)
 
-# What is measured where nothing is said: every generator at two sizes, the bundled style at all.
+# What is measured where nothing is said: every generator and every size; all of both are hours.
 FULL = (
-    *((generator, size) for generator in GENERATORS for size in SIZES[:2]),
-    *((DEFAULT_STYLE, size) for size in SIZES[2:]),
+    *(("resnet9-64", size) for size in SIZES[:2]),
+    *(("resnet6-16", size) for size in SIZES[1:3]),
+    ("unet256", SIZES[0]),
+    *(("transformer", size) for size in SIZES[:2]),
+    *((DEFAULT_STYLE, size) for size in SIZES[1:]),
 )
 
 # A contender this many times slower than the fastest of its group sits out the larger sizes of that generator; if a
@@ -76,11 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes",
         nargs="+",
         metavar="WxH",
-        help=f"frame sizes (default: {', '.join(SIZES)} of --generators, else the first two, all of {DEFAULT_STYLE})",
+        help=f"frame sizes (default: {', '.join(SIZES)} of --generators, else a choice)",
     )
     parser.add_argument("--contenders", nargs="+", metavar="TEXT", help="only those whose name holds one of the texts")
     parser.add_argument("--quick", action="store_true", help="one generator at one size, three rounds")
     parser.add_argument("--rounds", type=int, help="(default: 6, or 3 if quick)")
+    parser.add_argument("--starts", type=int, help="of every contender's process (default: 3, or 1 if quick)")
     parser.add_argument(
         "--seconds", type=float, default=0.5, help="of a contender in each round (default: %(default)s)"
     )
@@ -96,17 +102,23 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = _chosen_contenders(device, arguments.contenders)
     groups = _chosen_groups(arguments)
     rounds = arguments.rounds or (3 if arguments.quick else 6)
+    starts = min(rounds, arguments.starts or (1 if arguments.quick else 3))
     torch.set_num_threads(arguments.threads)
     report = results.start(
         "model",
         threads=arguments.threads,
         device=device,
-        arguments={"rounds": rounds, "seconds": arguments.seconds, "groups": [" ".join(group) for group in groups]},
+        arguments={
+            "rounds": rounds,
+            "starts": starts,
+            "seconds": arguments.seconds,
+            "groups": [" ".join(group) for group in groups],
+        },
     )
     with tempfile.TemporaryDirectory(prefix="streamgan-bench-") as cache:
         if any(contender.uses_inductor for contender in chosen):
             _examine_machine(Path(cache))
-        settings = Settings(arguments.threads, device, rounds, arguments.seconds, Path(cache))
+        settings = Settings(arguments.threads, device, rounds, starts, arguments.seconds, Path(cache))
         far_behind: dict[tuple[str, str], str] = {}  # (generator, contender) -> why it sits out from now on
         for generator, size in groups:
             excused = {contender: reason for (name, contender), reason in far_behind.items() if name == generator}
@@ -133,6 +145,7 @@ class Settings:
     threads: int
     device: str
     rounds: int
+    starts: int
     seconds: float
     cache: Path
 
@@ -141,7 +154,6 @@ class Settings:
 class _Entry:
     """A contender that is ready: its process and its row."""
 
-    contender: Contender
     process: WorkerProcess
     row: Row
 
@@ -163,35 +175,44 @@ def measure_group(
     gflop = count_flops(generator, example.shape) / 1e9
     with torch.inference_mode():
         expected = output_bytes(generator, generator(torch.from_numpy(example)).numpy())
-    entries: list[_Entry] = []
-    rows: list[Row] = []
+    rows = [Row(group, one.name, one.ours, facts={"precision": one.precision, "gflop": gflop}) for one in chosen]
+    peaks: list[dict[str, Any]] = []
+    order = random.Random(0)
     with tempfile.TemporaryDirectory(prefix="streamgan-bench-") as scratch:
-        try:
-            for number, contender in enumerate(chosen, 1):
-                row = Row(group, contender.name, contender.ours, facts={"precision": contender.precision})
-                row.facts["gflop"] = gflop
-                rows.append(row)
-                try:
-                    if contender.name in excused:
-                        raise ContenderError(excused[contender.name])
-                    process = _prepare(contender, row, Path(scratch), generator, example, settings)
-                except EngineError as error:
-                    row.failure = str(error)
-                else:
-                    entries.append(_Entry(contender, process, row))
-                    _check(row, contender, generator, Path(scratch), expected)
-                _progress(f"{group} [{number}/{len(chosen)}] {contender.name}: {_said_of(row)}")
-            peaks = _run_rounds(group, [entry for entry in entries if not entry.row.failure], settings)
-        finally:
-            for entry in entries:
-                entry.process.close()
+        for start in range(settings.starts):
+            entries: list[_Entry] = []
+            try:
+                for number, (contender, row) in enumerate(zip(chosen, rows, strict=True), 1):
+                    if row.failure:
+                        continue
+                    try:
+                        if contender.name in excused:
+                            raise ContenderError(excused[contender.name])
+                        process = _prepare(contender, row, Path(scratch), generator, example, settings)
+                    except EngineError as error:
+                        row.failure = str(error)
+                    else:
+                        entries.append(_Entry(process, row))
+                        _check(row, contender, generator, Path(scratch), expected)
+                    if start == 0:
+                        _progress(f"{group} [{number}/{len(chosen)}] {contender.name}: {_said_of(row)}")
+                rounds = range(*(settings.rounds * end // settings.starts for end in (start, start + 1)))
+                peaks += _run_rounds(
+                    group, [entry for entry in entries if not entry.row.failure], rounds, order, settings
+                )
+            finally:
+                for entry in entries:
+                    entry.process.close()
     return rows, peaks
 
 
 def _prepare(
     contender: Contender, row: Row, scratch: Path, generator: Any, example: np.ndarray, settings: Settings
 ) -> WorkerProcess:
-    """Converts what is to be converted, and starts the process that will be timed, up to its first frame."""
+    """Converts what is yet to be converted, and starts the process that will be timed, up to its first frame.
+
+    The time to the first frame is that of the first start: later ones find what the compiler has kept.
+    """
     reason = contender.unavailable(threads=settings.threads, device=settings.device)
     if reason:
         raise ContenderError(reason)
@@ -231,9 +252,15 @@ def _prepare(
     except BaseException:
         process.close()
         raise
-    row.facts["first_frame_seconds"] = answer["ready"] - process.started
-    row.facts["peak_memory_bytes"] = answer["peak_memory_bytes"]
+    row.facts.setdefault("first_frame_seconds", answer["ready"] - process.started)
+    _note_peak_memory(row, answer)
     return process
+
+
+def _note_peak_memory(row: Row, answer: Mapping[str, Any]) -> None:
+    """The largest of all its processes so far; None where the system doesn't tell."""
+    now, before = answer["peak_memory_bytes"], row.facts.get("peak_memory_bytes")
+    row.facts["peak_memory_bytes"] = now if now is None else max(now, before or 0)
 
 
 def _examine_machine(cache: Path) -> None:
@@ -250,18 +277,19 @@ def _check(row: Row, contender: Contender, generator: Any, scratch: Path, expect
         row.failure = f"its output is {list(output.shape)} instead of {list(expected.shape)}"
         return
     parity = psnr_db(output_bytes(generator, output), expected)
-    row.facts["psnr_db"] = parity if np.isfinite(parity) else None
+    row.facts.setdefault("psnr_db", parity if np.isfinite(parity) else None)
     if parity < PARITY_DB[contender.precision]:
         limit = PARITY_DB[contender.precision]
         row.failure = f"not timed: {parity:.1f} dB of eager float32, and {contender.precision} has to reach {limit:.0f}"
 
 
-def _run_rounds(group: str, entries: list[_Entry], settings: Settings) -> list[dict[str, Any]]:
+def _run_rounds(
+    group: str, entries: list[_Entry], numbers: range, order: random.Random, settings: Settings
+) -> list[dict[str, Any]]:
     """Times all entries in turn; fills in their rows. Returns the peaks of each round."""
     probe = Probe(threads=settings.threads, device=settings.device)
-    order = random.Random(0)
     peaks = []
-    for number in range(settings.rounds):
+    for number in numbers:
         peaks.append({"group": group, "round": number, **probe.measure()})
         for entry in order.sample(entries, len(entries)):
             entry.row.seconds.append(_turn(entry, number, entries, settings))
@@ -281,7 +309,7 @@ def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings)
     except ContenderError as error:
         entry.row.failure = str(error)
         return None
-    entry.row.facts["peak_memory_bytes"] = answer["peak_memory_bytes"]
+    _note_peak_memory(entry.row, answer)
     return statistics.median(answer["seconds"])
 
 

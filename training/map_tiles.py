@@ -1,9 +1,9 @@
-"""Cuts pairs of satellite picture and relief map out of two world maps: data like pix2pix's `maps`.
+"""Cuts pairs of satellite picture and map out of world maps: data like pix2pix's `maps`.
 
     python -m training.fetch_images --only maps
     python -m training.map_tiles --maps ~/.cache/streamgan/data/images/maps --output data/maps --size 128
 
-Both maps are equirectangular and aligned to the pixel. Tiles go into trainA and trainB (satellite and map, equal
+The pictures are equirectangular and aligned to the pixel. Tiles go into trainA and trainB (satellite and map, equal
 names), testA and testB. Whole strips of longitudes are held out for the test, so that no place is in both.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from engine.errors import EngineError, SinkError
 from training.data.images import Image, read_image
@@ -25,16 +26,28 @@ _HELD_OUT, _OF = 2, 5
 # Degrees of latitude between which tiles are taken: further out the maps are ice, and stretched.
 _LATITUDES = (-56.0, 72.0)
 
+SATELLITE, RELIEF = "bmng.jpg", "etopo1.jpg"
+MAPS = {
+    "etopo1": RELIEF,
+    "shadedrelief": "shadedrelief.jpg",
+}
+"""What the satellite picture can be paired with: colours of height, or soft ones of vegetation, height and sea."""
 
-def tiles(satellite: Image, relief: Image, *, size: int, least_land: float = 0.3) -> Iterator[tuple[str, str, Image]]:
+
+def tiles(
+    satellite: Image, target: Image, land: npt.NDArray[np.bool_], *, size: int, least_land: float = 0.3
+) -> Iterator[tuple[str, str, Image]]:
     """Phase, name and pair (side by side) of each tile with land on at least that share of it.
 
     Training tiles overlap by half, test tiles don't.
+
+    Args:
+        satellite: [height, width, 3] uint8 of the whole world.
+        target: the map, of the same shape.
+        land: [height, width], where there is land.
     """
     height, width = satellite.shape[:2]
     top, bottom = (round((90.0 - latitude) / 180.0 * height) for latitude in reversed(_LATITUDES))
-    # The relief map paints the sea blue.
-    land = relief[..., 0].astype(np.int16) + 10 > relief[..., 2]
     strips = width // size
     for strip in range(strips):
         phase = "test" if strip % _OF == _HELD_OUT else "train"
@@ -45,20 +58,33 @@ def tiles(satellite: Image, relief: Image, *, size: int, least_land: float = 0.3
             for y in range(top, bottom - size + 1, size // 2 if phase == "train" else size):
                 place = np.s_[y : y + size, left : left + size]
                 if land[place].mean() >= least_land:
-                    yield phase, f"{left:05d}_{y:05d}", np.hstack([satellite[place], relief[place]])
+                    yield phase, f"{left:05d}_{y:05d}", np.hstack([satellite[place], target[place]])
 
 
-def write_tiles(maps: Path, output: Path, *, size: int) -> dict[str, int]:
+def is_land(relief: Image) -> npt.NDArray[np.bool_]:
+    """Where the relief map has land: it paints the sea blue."""
+    return relief[..., 0].astype(np.int16) + 10 > relief[..., 2]
+
+
+def write_tiles(maps: Path, output: Path, *, size: int, target: str = "etopo1") -> dict[str, int]:
     """Writes all tiles as PNG; returns how many of each phase.
 
+    Args:
+        target: one of MAPS. A larger map is reduced to the satellite picture's size.
+
     Raises:
-        EngineError: a map is missing or the maps differ in size; the output can't be written.
+        EngineError: a map is missing or the maps are not of one place; the output can't be written.
     """
-    satellite, relief = (read_image(maps / name) for name in ("bmng.jpg", "etopo1.jpg"))
+    satellite, relief, goal = (read_image(maps / name) for name in (SATELLITE, RELIEF, MAPS[target]))
     if satellite.shape != relief.shape:
         raise EngineError(f"the maps in {maps} differ in size: {satellite.shape} and {relief.shape}")
+    height, width = satellite.shape[:2]
+    if goal.shape[0] * width != goal.shape[1] * height:
+        raise EngineError(f"{maps / MAPS[target]}: not of the shape of {SATELLITE}: {goal.shape} and {satellite.shape}")
+    if goal.shape != satellite.shape:
+        goal = np.asarray(cv2.resize(goal, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     counts = {"train": 0, "test": 0}
-    for phase, name, pair in tiles(satellite, relief, size=size):
+    for phase, name, pair in tiles(satellite, goal, is_land(relief), size=size):
         for domain, image in (("A", pair[:, :size]), ("B", pair[:, size:])):
             folder = output / f"{phase}{domain}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,12 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.map_tiles", description="Cuts pairs of satellite picture and map out of world maps."
     )
-    parser.add_argument("--maps", type=Path, required=True, metavar="DIR", help="with bmng.jpg and etopo1.jpg")
+    parser.add_argument("--maps", type=Path, required=True, metavar="DIR", help=f"with {SATELLITE} and {RELIEF}")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--map", choices=MAPS, default="etopo1", help="what to pair with (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        counts = write_tiles(options.maps, options.output, size=options.size)
+        counts = write_tiles(options.maps, options.output, size=options.size, target=options.map)
     except (EngineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_every_peer_that_is_installed_is_timed(tiny: Path, tmp_path: Path) -> No
     path = tmp_path / "model.json"
     # Those that compile for half a minute are left out; they are the same few lines of torch.
     names = ["engine eager fp32", "eager fp32", "torchscript", "onnxruntime", "openvino", "ncnn", "mnn"]
-    arguments = ["--generators", str(tiny), "--sizes", "64x48", "--rounds", "2", "--seconds", "0.01"]
+    arguments = ["--generators", str(tiny), "--sizes", "64x48", "--rounds", "2", "--starts", "1", "--seconds", "0.01"]
     assert main(["model", *arguments, "--contenders", *names, "--json", str(path)]) == 0
     report = results.read(path)
     rows = {row.contender: row for row in report.rows}
@@ -48,6 +49,38 @@ def test_every_peer_that_is_installed_is_timed(tiny: Path, tmp_path: Path) -> No
             assert rows[name].facts["first_frame_seconds"] > 0
     assert rows["engine eager fp32"].ours
     assert not rows["pytorch eager fp32"].ours
+
+
+def test_processes_start_anew_after_every_few_rounds(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start is checked, the first frame is that of the first, and the memory the largest of all."""
+    started: list[WorkerProcess] = []
+
+    class Counted(WorkerProcess):
+        def __init__(self, *, threads: int, environment: dict[str, str] | None = None) -> None:
+            super().__init__(threads=threads, environment=environment)
+            started.append(self)
+
+        def ask(self, *, timeout_seconds: float, **request: object) -> dict[str, Any]:
+            answer = super().ask(timeout_seconds=timeout_seconds, **request)
+            start = started.index(self)
+            if request["do"] == "load":
+                answer["ready"] = self.started + 10.0 + start
+            elif request["do"] == "run":
+                answer = {"seconds": [1.0 + start], "peak_memory_bytes": (5, 9, 7)[start]}
+            return answer | ({"peak_memory_bytes": 1} if request["do"] == "load" else {})
+
+    monkeypatch.setattr(model, "WorkerProcess", Counted)
+    path = tmp_path / "model.json"
+    arguments = ["--generators", str(tiny), "--sizes", "64x48", "--rounds", "5", "--starts", "3"]
+    assert main(["model", *arguments, "--contenders", "engine eager fp32", "--json", str(path)]) == 0
+    report = results.read(path)
+    assert report.rows[0].seconds == [1.0, 2.0, 2.0, 3.0, 3.0]
+    assert report.rows[0].facts["first_frame_seconds"] == pytest.approx(10.0)
+    assert report.rows[0].facts["peak_memory_bytes"] == 9
+    assert [peak["round"] for peak in report.peaks] == [0, 1, 2, 3, 4]
+    assert report.arguments["starts"] == 3
 
 
 def test_a_wrong_output_is_listed_and_not_timed(
