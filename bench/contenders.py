@@ -74,8 +74,9 @@ def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender
         Contender(f"engine {backend} {precision}", "engine_backend", precision, ours=True, backend=backend)
         for backend in BACKENDS
         for precision in PRECISIONS
-        # `fast` is the half precision of the device under a looser limit, until a backend has arithmetic for it alone.
-        if precision not in (*emulated, "fast")
+        if precision not in emulated
+        # Elsewhere `fast` is the half precision of the device under a looser limit.
+        if precision != "fast" or (device == "cpu" and getattr(BACKENDS[backend], "HAS_FAST", False))
     ]
     peers = [
         Contender(f"{tool} {precision}", module, precision)

@@ -20,18 +20,41 @@ from bench.generators import GENERATORS, generator_input, make_generator, parse_
 from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
-from engine.fuse import COLUMNS, DIRECT, DTYPES, WINOGRAD2, WINOGRAD4, WINOGRAD_PAIRS, Step, fuse, steps_of
+from engine.fuse import (
+    COLUMNS,
+    DIRECT,
+    DTYPES,
+    WINOGRAD2,
+    WINOGRAD4,
+    WINOGRAD42,
+    WINOGRAD_PAIRS,
+    WINOGRAD_STRIDED,
+    WINOGRAD_TRANSPOSED,
+    Step,
+    fuse,
+    steps_of,
+)
 
 _METHODS = {
     DIRECT: "direct",
     WINOGRAD2: "F(2x2)",
+    WINOGRAD42: "F(4x2)",
     WINOGRAD4: "F(4x4)",
     WINOGRAD_PAIRS: "F(2x2) of 2x2",
+    WINOGRAD_STRIDED: "F(2x2) strided",
+    WINOGRAD_TRANSPOSED: "F(4x4) transposed",
     COLUMNS: "columns",
 }
 # Multiplications of a Winograd tile over those of its definition.
-_SAVED = {WINOGRAD2: 16 / 36, WINOGRAD4: 36 / 144, WINOGRAD_PAIRS: 9 / 16}
-_PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops"}
+_SAVED = {
+    WINOGRAD2: 16 / 36,
+    WINOGRAD42: 24 / 72,
+    WINOGRAD4: 36 / 144,
+    WINOGRAD_PAIRS: 9 / 16,
+    WINOGRAD_STRIDED: 25 / 36,
+    WINOGRAD_TRANSPOSED: 25 / 36,
+}
+_PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +121,7 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         sizes[step.output] = base[0] * step.up, base[1] * step.up
         used = step.phases[: step.up if step.method == COLUMNS else step.up**2]
         taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
-        taps = taps or sum(phase[1] * phase[3] for phase in used)
+        taps = 9 if step.method == WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
         multiplied = 2e-9 * taps * step.in_channels * step.out_channels * base[0] * base[1]
         defined = multiplied
         if step.method == COLUMNS:

@@ -126,7 +126,7 @@ def _prepare(
     }
     row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
-        compiled = get_backend(backend).compile_generator(generator.to(device=device), image)
+        compiled = get_backend(backend).compile_generator(generator.to(device=device), image, precision)
     image = image.to(getattr(compiled, "input_dtype", dtype))
 
     def call() -> None:

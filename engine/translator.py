@@ -245,8 +245,9 @@ class Translator:
             logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first_precision)
         fastest = "fused" if BACKENDS["fused"].unavailable(self.device) is None else "eager"
         first_backend = fastest if backend == "auto" else backend
-        ladder = [(first_backend, first_precision), (first_backend, "fp32"), ("eager", first_precision)]
-        return list(dict.fromkeys([*ladder, ("eager", "fp32")]))
+        half = [fastest_precision(self.device)] if first_precision == "fast" else []
+        ladder = [(first_backend, tried) for tried in (first_precision, *half, "fp32")]
+        return list(dict.fromkeys([*ladder, ("eager", first_precision), ("eager", "fp32")]))
 
     def _prepare(self, batch: np.ndarray) -> Engine:
         """Takes the first candidate that runs and keeps the parity contract on `batch`, which holds real frames."""
@@ -290,7 +291,7 @@ class Translator:
         shape = (len(batch), 3, *self._padded_size(*batch.shape[1:3]))
         example = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
         with torch.no_grad():
-            run = get_backend(backend).compile_generator(generator, example)
+            run = get_backend(backend).compile_generator(generator, example, precision)
         return Engine(backend=backend, precision=precision, dtype=getattr(run, "input_dtype", dtype), run=run)
 
     def _compiling_may_pay(self, engine: Engine) -> bool:

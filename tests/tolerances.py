@@ -16,6 +16,8 @@ COLOR_BARS_LEVELS = 5
 FUSED_FP32_DB = 90.0
 # In bfloat16 eight bits of each factor are left, through up to a dozen layers.
 FUSED_BF16_DB = 25.0
+# Winograd's larger tiles magnify that.
+FUSED_FAST_DB = 20.0
 # Its results may depend on the number of threads by the rounding of sums that are split elsewhere, relative to the
 # largest value.
 FUSED_THREADS_RTOL = 1e-4

@@ -23,6 +23,6 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     tensor = torch_input(example, spec)
     generator = load_weights(folder).to(device=spec.device)
     with torch.no_grad():
-        compiled = get_backend(spec.backend).compile_generator(generator, tensor)
+        compiled = get_backend(spec.backend).compile_generator(generator, tensor, spec.precision)
     tensor = tensor.to(getattr(compiled, "input_dtype", tensor.dtype))
     return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does

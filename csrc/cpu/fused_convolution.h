@@ -29,9 +29,52 @@ enum class Padding : int64_t { kZeros, kReflect, kReplicate };
 // the two rows a, and phases[a].dx is minus the padding of the transposed convolution.
 // kSmall: a direct one of so few pixels that threads share out the output channels, and the whole input is brought to
 // each of them.
-// kWinogradPairs: F(2x2, 2x2), for phases of two taps a side, and for 4x4 kernels of stride 2, which are four 2x2 ones
-// on every other pixel.
-enum class Method : int64_t { kDirect, kWinograd2, kWinograd4, kWinogradPairs, kColumns, kSmall };
+// kWinograd42: of 4x2 outputs. kWinogradPairs: F(2x2, 2x2), for phases of two taps a side, and for 4x4 kernels of
+// stride 2, which are four 2x2 ones on every other pixel. kWinogradStrided: 3x3 kernels of stride 2, whose pixels of
+// even number see one tap and whose others see two. kWinogradTransposed: transposed ones, with all phases in one.
+enum class Method : int64_t {
+  kDirect,
+  kWinograd2,
+  kWinograd42,
+  kWinograd4,
+  kWinogradPairs,
+  kWinogradStrided,
+  kWinogradTransposed,
+  kColumns,
+  kSmall
+};
+constexpr int kMethods = 9;
+
+// One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and `out` outputs of these; the next
+// tile begins `step` pixels further on.
+struct TileSide {
+  int64_t in, frequencies, out, step;
+};
+constexpr TileSide kSide2 = {4, 4, 2, 2}, kSide4 = {6, 6, 4, 4}, kSidePairs = {3, 3, 2, 2};
+constexpr TileSide kSideStrided = {5, 5, 2, 4}, kSideTransposed = {3, 5, 4, 2};
+
+struct TileShape {
+  TileSide rows, columns;  // of none where the method is no Winograd one
+};
+
+inline TileShape tile_shape(Method method) {
+  switch (method) {
+    case Method::kWinograd2:
+      return {kSide2, kSide2};
+    case Method::kWinograd42:
+      return {kSide4, kSide2};
+    case Method::kWinograd4:
+      return {kSide4, kSide4};
+    case Method::kWinogradPairs:
+      return {kSidePairs, kSidePairs};
+    case Method::kWinogradStrided:
+      return {kSideStrided, kSideStrided};
+    case Method::kWinogradTransposed:
+      return {kSideTransposed, kSideTransposed};
+    default:
+      return {};
+  }
+}
 
 struct Source {
   const float* data;  // null: none
@@ -82,8 +125,10 @@ struct Convolution {
   bool tanh;
   // Rows of the base grid in a unit, which share what is in the caches of the weights; of Winograd tile rows.
   int64_t unit_rows;
-  // Of Winograd: in how many parts of how many tiles a tile row is worked on.
-  int64_t segments, segment_tiles;
+  // Of Winograd: in how many parts of how many tiles a tile row is worked on. `planes` a side are what the input is
+  // split into (every other pixel of a strided convolution), `spread` is the step between the outputs of a tile; both
+  // are 1 where the tile's own transforms see to the stride.
+  int64_t segments, segment_tiles, planes, spread;
 };
 
 // Works on units [begin, end): groups of rows of the base grid or of tile rows; of kSmall groups of 16 kMaxTileBlocks
@@ -91,7 +136,7 @@ struct Convolution {
 // `scratch` belongs to this call alone and
 // holds, each rounded up to 64 bytes: the ring, [last - first + 1][before + in_width + after][in_channels] elements, of
 // Winograd float32 ones;
-// then of Winograd the transformed tiles, [frequencies][tiles of a unit][stride^2 in_channels] elements, tiles rounded
+// then of Winograd the transformed tiles, [frequencies][tiles of a unit][planes^2 in_channels] elements, tiles rounded
 // up to kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kColumns the products
 // of a row, [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels
 // rounded up to 16.
@@ -99,8 +144,8 @@ using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin,
 
 struct FusedConvolutionKernels {
   Isa isa;
-  // By the type of what is multiplied: float32, bfloat16.
-  ConvolutionUnits direct[2], winograd2[2], winograd4[2], winograd_pairs[2], small[2];
+  // By method, and by the type of what is multiplied: float32, bfloat16.
+  ConvolutionUnits units[kMethods][2];
 };
 
 extern const FusedConvolutionKernels kFusedConvolutionScalar;

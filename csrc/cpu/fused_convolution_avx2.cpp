@@ -9,15 +9,20 @@ namespace {
 
 constexpr int kTilePixels = 6, kTileBlocks = 1;
 #include "csrc/cpu/fused_convolution_x.h"
+#include "csrc/cpu/winograd_x.h"
 
 }  // namespace
 
 const FusedConvolutionKernels kFusedConvolutionAvx2 = {
     Isa::kAvx2,
-    {direct_units<Float32>, direct_units<BFloat16>},
-    {winograd_units<Float32, Winograd2>, winograd_units<BFloat16, Winograd2>},
-    {winograd_units<Float32, Winograd4>, winograd_units<BFloat16, Winograd4>},
-    {winograd_units<Float32, WinogradPairs>, winograd_units<BFloat16, WinogradPairs>},
-    {small_units<Float32>, small_units<BFloat16>}};
+    {{direct_units<Float32>, direct_units<BFloat16>},
+     {winograd_units<Float32, Side2>, winograd_units<BFloat16, Side2>},
+     {winograd_units<Float32, Side4, Side2>, winograd_units<BFloat16, Side4Near, Side2>},
+     {winograd_units<Float32, Side4>, winograd_units<BFloat16, Side4Near>},
+     {winograd_units<Float32, SidePairs>, winograd_units<BFloat16, SidePairs>},
+     {winograd_units<Float32, SideStrided>, winograd_units<BFloat16, SideStrided>},
+     {winograd_units<Float32, SideTransposed>, winograd_units<BFloat16, SideTransposed>},
+     {direct_units<Float32>, direct_units<BFloat16>},
+     {small_units<Float32>, small_units<BFloat16>}}};
 
 }  // namespace streamgan

@@ -22,7 +22,7 @@ namespace streamgan {
 namespace {
 
 constexpr char kOp[] = "fused_generator";
-constexpr int64_t kVersion = 1, kNone = -1, kAlignment = 64;
+constexpr int64_t kVersion = 2, kNone = -1, kAlignment = 64;
 constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
@@ -231,8 +231,8 @@ class Plan {
   // Checks a step, and notes its geometry and what it needs.
   void add(const Step& step) {
     Convolution c = {};
-    check(step.method >= 0 && step.method <= 4 && step.activation >= 0 && step.activation <= 2 && step.padding >= 0 &&
-              step.padding <= 2,
+    check(step.method >= 0 && step.method < static_cast<int64_t>(Method::kSmall) && step.activation >= 0 &&
+              step.activation <= 2 && step.padding >= 0 && step.padding <= 2,
           kOp, ": a step of an unknown kind");
     c.method = static_cast<Method>(step.method);
     c.activation = static_cast<Activation>(step.activation);
@@ -286,11 +286,17 @@ class Plan {
     }
   }
 
-  bool is_winograd(const Convolution& c) const {
-    return c.method == Method::kWinograd2 || c.method == Method::kWinograd4 || c.method == Method::kWinogradPairs;
-  }
+  bool is_winograd(const Convolution& c) const { return tile_shape(c.method).rows.in > 0; }
 
-  int64_t tile_side(const Convolution& c) const { return c.method == Method::kWinograd4 ? 4 : 2; }
+  // How many tiles there are below each other, and beside each other.
+  int64_t tile_rows(const Convolution& c) const {
+    const int64_t out = tile_shape(c.method).rows.out;
+    return (c.up * c.base_height / c.spread + out - 1) / out;
+  }
+  int64_t tile_columns(const Convolution& c) const {
+    const int64_t out = tile_shape(c.method).columns.out;
+    return (c.up * c.base_width / c.spread + out - 1) / out;
+  }
 
   // Of what a step multiplies: 0 is float32, 1 bfloat16.
   int element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
@@ -299,33 +305,38 @@ class Plan {
     int64_t scratch = 0;
     const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
     if (is_winograd(c)) {
-      const int64_t out = tile_side(c), taps = c.method == Method::kWinogradPairs ? 2 : 3;
-      const int64_t frequencies = (out + taps - 1) * (out + taps - 1), depth = c.stride * c.stride * c.in_channels;
-      const bool fits = taps == 3       ? c.stride == 1 && c.up == 1 && step.kernel == 3
-                        : c.stride == 1 ? c.up == 2 && step.kernel == 1
-                                        : c.up == 1 && step.kernel == 4;
-      check(fits, kOp, ": a Winograd step of an unknown shape");
+      const auto [rows, columns] = tile_shape(c.method);
+      const bool is_pairs = c.method == Method::kWinogradPairs;
+      c.planes = is_pairs ? c.stride : 1;
+      c.spread = is_pairs ? c.up : 1;
+      const int64_t frequencies = rows.frequencies * columns.frequencies, depth = c.planes * c.planes * c.in_channels;
+      const int64_t stride = c.method == Method::kWinogradStrided || (is_pairs && c.up == 1) ? 2 : 1;
+      const int64_t up = c.method == Method::kWinogradTransposed || (is_pairs && c.stride == 1) ? 2 : 1;
+      const int64_t kernel = up == 2 ? 1 : is_pairs ? 4 : 3;
+      check(c.stride == stride && c.up == up && step.kernel == kernel, kOp, ": a Winograd step of an unknown shape");
       int64_t bottom = 0, right = 0;
-      for (int64_t i = 0; i < c.up * c.up; ++i) {
+      for (int64_t i = 0; i < c.spread * c.spread; ++i) {
         const StepPhase& phase = step.phases[i];
         check(std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel, kOp, ": a kernel far away");
-        c.phases[i] = {phase.dy, taps, phase.dx, taps,
+        c.phases[i] = {phase.dy, 0, phase.dx, 0,
                        weight(phase.weights, frequencies * depth * c.out_channels * element_bytes)};
         c.first = std::min(c.first, phase.dy), bottom = std::max(bottom, phase.dy);
         c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx);
       }
-      const int64_t tile_rows = (c.base_height + out - 1) / out, tile_columns = (c.base_width + out - 1) / out;
       const int64_t tile_bytes = frequencies * depth * element_bytes;
       const int64_t tiles = std::clamp<int64_t>(cache_bytes() / 4 / tile_bytes / 8 * 8, 8, 256);
       // Whole tiles of the micro-kernel but for the last segment of a row.
-      c.segments = (tile_columns + tiles - 1) / tiles;
-      c.segment_tiles = std::min(tile_columns, tiles);
-      const int64_t share = (tile_rows + threads_ - 1) / threads_;
-      c.unit_rows = std::clamp<int64_t>(tiles / tile_columns, 1, share);
-      // The last tap of the last tile is `taps - 1` pixels behind its last output, of the last picture of a stride.
-      const auto reach = [&](int64_t pixels) { return c.stride * (pixels + taps - 2) + c.stride - 1; };
-      c.last = bottom + reach(c.unit_rows * out);
-      c.after = std::max<int64_t>(right + reach(tile_columns * out) - (c.in_width - 1), 0);
+      const int64_t in_a_row = tile_columns(c);
+      c.segments = (in_a_row + tiles - 1) / tiles;
+      c.segment_tiles = std::min(in_a_row, tiles);
+      const int64_t share = (tile_rows(c) + threads_ - 1) / threads_;
+      c.unit_rows = std::clamp<int64_t>(tiles / in_a_row, 1, share);
+      // The last pixel that so many tiles read, of the last picture of a stride.
+      const auto reach = [&](int64_t count, const TileSide& side) {
+        return c.planes * ((count - 1) * side.step + side.in) - 1;
+      };
+      c.last = bottom + reach(c.unit_rows, rows);
+      c.after = std::max<int64_t>(right + reach(in_a_row, columns) - (c.in_width - 1), 0);
       const int64_t room = (c.unit_rows * c.segment_tiles + kMaxTilePixels - 1) / kMaxTilePixels * kMaxTilePixels;
       scratch = aligned(room * tile_bytes) + aligned(frequencies * room * kMaxTileBlocks * kChannelBlock * 4);
     } else {
@@ -371,13 +382,12 @@ class Plan {
       return (c.out_channels + kUnitChannels - 1) / kUnitChannels;
     }
     if (!is_winograd(c)) return (c.base_height + c.unit_rows - 1) / c.unit_rows;
-    const int64_t out = tile_side(c);
-    return ((c.base_height + out - 1) / out + c.unit_rows - 1) / c.unit_rows;
+    return (tile_rows(c) + c.unit_rows - 1) / c.unit_rows;
   }
 
   int64_t statistic_slots(const Convolution& c) const {
     if (c.method == Method::kSmall) return c.up * c.up;
-    return units(c) * c.up * c.up * (is_winograd(c) ? c.segments : 1);
+    return is_winograd(c) ? units(c) * c.segments * c.spread * c.spread : units(c) * c.up * c.up;
   }
 
   void lay_out(char* workspace) {
@@ -420,11 +430,7 @@ class Plan {
     if (step.has_norm) c.statistics = statistics_;
 
     const FusedConvolutionKernels& kernels = kKernels.active();
-    const ConvolutionUnits work = (c.method == Method::kWinograd2       ? kernels.winograd2
-                                   : c.method == Method::kWinograd4     ? kernels.winograd4
-                                   : c.method == Method::kWinogradPairs ? kernels.winograd_pairs
-                                   : c.method == Method::kSmall         ? kernels.small
-                                                                        : kernels.direct)[element_type(step)];
+    const ConvolutionUnits work = kernels.units[static_cast<int>(c.method)][element_type(step)];
     std::atomic<int64_t> workers{0};
     torch::stable::parallel_for(0, units(c), 1, [&](int64_t begin, int64_t end) {
       work(c, begin, end, scratch_ + workers++ % threads_ * aligned(scratch_bytes_));

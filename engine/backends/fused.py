@@ -10,6 +10,8 @@ from torch import Tensor
 from engine.errors import BackendError
 from engine.generators import Generator
 
+HAS_FAST = True
+
 
 def unavailable(device: torch.device) -> str | None:
     """Why this backend can't run on `device`, in one line; None if it can."""
@@ -22,7 +24,7 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor], Tensor]:
+def compile_generator(generator: Generator, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
     """Packs the weights, in a fraction of a second, for every frame size.
 
     Raises:
@@ -30,7 +32,6 @@ def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor
     """
     from engine.fuse import fuse
 
-    precisions = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-    if example.dtype not in precisions:
-        raise BackendError(f"the fused backend runs in fp32 and bf16, not in {example.dtype}")
-    return fuse(generator, precisions[example.dtype])
+    if example.dtype not in (torch.float32, torch.bfloat16):
+        raise BackendError(f"the fused backend runs in fp32, bf16 and fast, not in {precision}")
+    return fuse(generator, precision if example.dtype == torch.bfloat16 else "fp32")

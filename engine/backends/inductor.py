@@ -23,7 +23,7 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def compile_generator(generator: Generator, example: Tensor) -> Callable[[Tensor], Tensor]:
+def compile_generator(generator: Generator, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
     """Compiles `generator` for the shape, dtype and device of `example`, and runs it once so that nothing is left."""
     from torch._inductor import config
 

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from engine import _native
 from engine import fuse as fuse_module
 from engine.errors import BackendError
-from engine.fuse import WINOGRAD_PAIRS, FusedGenerator, fuse, steps_of
+from engine.fuse import (
+    WINOGRAD2,
+    WINOGRAD4,
+    WINOGRAD42,
+    WINOGRAD_PAIRS,
+    WINOGRAD_STRIDED,
+    WINOGRAD_TRANSPOSED,
+    FusedGenerator,
+    fuse,
+    steps_of,
+)
 from engine.generators import (
     AnimeGANConfig,
     Generator,
@@ -22,7 +32,7 @@ from engine.generators import (
     build,
 )
 from tests.ops.cases import ISAS, forced_isa, threads
-from tests.tolerances import FUSED_BF16_DB, FUSED_FP32_DB, FUSED_THREADS_RTOL
+from tests.tolerances import FUSED_BF16_DB, FUSED_FAST_DB, FUSED_FP32_DB, FUSED_THREADS_RTOL
 
 # All of the families, small; widths that are no multiple of a channel block among them.
 CONFIGS: dict[str, GeneratorConfig] = {
@@ -127,6 +137,56 @@ def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch)
             assert WINOGRAD_PAIRS in [step.method for step in steps_of(fused)]
             with forced_isa(isa):
                 assert error_db(fused(image), expected) > least, (height, width, precision)
+
+
+STRIDED: dict[str, GeneratorConfig] = {
+    "resnet": ResNetConfig(width=32, blocks=1),
+    "resnet reflect down": ResNetConfig(width=32, blocks=1, downsampling_padding="reflect"),
+    "resnet odd widths": ResNetConfig(blocks=1, widths=(34, 50, 40, 36, 33), block_widths=(32,)),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", STRIDED)
+def test_winograd_of_strided_and_transposed(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3x3 kernels of stride 2 and transposed ones, on pictures whose last tiles are only partly there."""
+    monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
+    monkeypatch.setattr(fuse_module, "_WINOGRAD_DEEP_CHANNELS", 32)
+    generator = made(STRIDED[name])
+    for height, width in [(16, 24), (20, 12), (36, 268)]:
+        image = picture_for(generator, height=height, width=width)
+        expected = expected_of(generator, image)
+        for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
+            fused = fuse(generator, precision)
+            assert {WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED} <= {step.method for step in steps_of(fused)}
+            with forced_isa(isa):
+                assert error_db(fused(image), expected) > least, (height, width, precision)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("method", [WINOGRAD2, WINOGRAD42, WINOGRAD4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_winograd_variant(method: int, dtype: torch.dtype, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At odd sizes, whichever precision takes it now."""
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    monkeypatch.setitem(fuse_module._SQUARE_METHODS, precision, method)
+    generator = made(ResNetConfig(width=32, blocks=2, downsamplings=0))
+    fused = fuse(generator, precision)
+    assert method in [step.method for step in steps_of(fused)]
+    for height, width in [(5, 7), (9, 34), (13, 131)]:
+        image = picture_for(generator, height=height, width=width)
+        with forced_isa(isa):
+            actual = fused(image)
+        least = FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB
+        assert error_db(actual, expected_of(generator, image)) > least, (height, width)
+
+
+def test_fast_multiplies_less_and_bf16_is_nearer() -> None:
+    generator = made(ResNetConfig(width=32, blocks=3, downsamplings=0))
+    image = picture_for(generator)
+    expected = expected_of(generator, image)
+    errors = {precision: error_db(fuse(generator, precision)(image), expected) for precision in ("bf16", "fast")}
+    assert FUSED_FAST_DB < errors["fast"] < errors["bf16"]
 
 
 # Sizes around tiles of 2 and 4 pixels, vectors and blocks of pixels; height, width.
