@@ -34,7 +34,11 @@ from engine.precision import PARITY_DB
 COMMANDS = ("model", "ops", "pipeline", "latency", "training", "scaling")
 
 # Tiers of the model table: title, precisions of ours that are in it, precision whose parity limit peers have to meet.
-_TIERS = (("float32", ("fp32",), "fp32"), ("half precision", ("bf16", "fp16"), "bf16"))
+_TIERS = (
+    ("float32", ("fp32",), "fp32"),
+    ("half precision", ("bf16", "fp16"), "bf16"),
+    ("fast", ("fast",), "fast"),
+)
 
 # What a reader needs to repeat a figure, and no more: the rest is in the JSON.
 _VERSIONS = {
@@ -186,8 +190,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def model_table(results: Results) -> str:
     """One row per group: the best of ours in each tier beside the best peer of that tier."""
+    measured = {row.facts.get("precision") for row in results.rows}
+    tiers = [tier for tier in _TIERS if measured & set(tier[1])]
     header = ["generator, size", "GFLOP"]
-    for title, _, parity in _TIERS:
+    for title, _, parity in tiers:
         limit = f"{title} (>= {PARITY_DB[parity]:.0f} dB)"
         header += [f"best peer, {limit}", f"ours, {title}", "peer / ours"]
     header.append("of the peak")
@@ -196,7 +202,7 @@ def model_table(results: Results) -> str:
         gflop = next((row.facts["gflop"] for row in results.group(group) if row.facts.get("gflop")), None)
         cells = [group.replace(" ", ", ", 1), f"{gflop:.1f}" if gflop else ""]
         shares = []
-        for _, precisions, parity in _TIERS:
+        for _, precisions, parity in tiers:
             ours = best_of_ours(results, group, precisions)
             cells += [_best_peer(results, group, parity, ours), *_our_cells(results, group, precisions, ours)]
             share = share_of_peak(results, ours) if ours else None
@@ -209,7 +215,7 @@ _MODEL_NOTE = (
     "Milliseconds a frame, median over rounds. Peer / ours: in every round the time of the fastest peer that meets the "
     "limit over our time; median and 95 % interval of the median, more than 1 is faster. dB: PSNR of the output "
     "against eager float32. GFLOP of direct convolution; of the peak: GFLOP/s over what the machine multiplied in the "
-    "same round in that precision, float32 / half."
+    "same round in that precision, tier by tier."
 )
 
 
