@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from engine import _native
+from engine import _native, ops
 from engine import fuse as fuse_module
 from engine.errors import BackendError
 from engine.fuse import (
@@ -258,6 +262,31 @@ def test_it_is_an_operator_like_any_other() -> None:
     compiled = torch.compile(fused, fullgraph=True)
     for other in (exported, traced, compiled):
         assert torch.equal(other(image), fused(image))
+
+
+# A process that has torch and the library of operators, and nothing of this project's Python.
+_ELSEWHERE = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+image, expected = torch.load(sys.argv[2], weights_only=True)
+for run in (torch.jit.load(sys.argv[3]), torch._inductor.aoti_load_package(sys.argv[4])):
+    assert torch.equal(run(image), expected)
+assert not any(name.split(".")[0] == "engine" for name in sys.modules)
+"""
+
+
+def test_torchscript_and_aotinductor_files_run_elsewhere(tmp_path: Path) -> None:
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++")):
+        pytest.skip("AOTInductor needs a C++ compiler")
+    generator = made(CONFIGS["transformer"])
+    fused, image = fuse(generator, "bf16"), picture_for(generator)
+    data, script, package = (tmp_path / name for name in ("data.pt", "generator.pt", "generator.pt2"))
+    torch.save((image, fused(image)), data)
+    torch.jit.trace(fused, image).save(str(script))
+    torch._inductor.aoti_compile_and_package(torch.export.export(fused, (image,)), package_path=str(package))
+    command = [sys.executable, "-c", _ELSEWHERE, *map(str, (ops.LIBRARY, data, script, package))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_too_small_an_image_is_one_line() -> None:
