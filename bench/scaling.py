@@ -23,7 +23,7 @@ from bench.peaks import Probe
 from bench.results import Results, Row
 from engine.backends import BACKENDS, get_backend
 from engine.generators import ResNetConfig, build
-from engine.precision import PRECISIONS, choose_device, dtype_of, fastest_precision
+from engine.precision import PARITY_DB, PRECISIONS, choose_device, dtype_of, fastest_precision
 
 _AREAS = ((64, 64), (128, 128), (256, 256), (512, 512), (640, 360), (1280, 720), (1920, 1080))
 _WIDTHS = (8, 16, 32, 48, 64)
@@ -126,7 +126,9 @@ def _prepare(
     }
     row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
-        compiled = get_backend(backend).compile_generator(generator.to(device=device), image, precision)
+        compiled = get_backend(backend).compile_generator(
+            generator.to(device=device), image, precision, lambda run: PARITY_DB[precision]
+        )
     image = image.to(getattr(compiled, "input_dtype", dtype))
 
     def call() -> None:

@@ -32,9 +32,10 @@ DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINO
 _NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
 _ZEROS, _REFLECT, _REPLICATE = range(3)
 
-# How 3x3 convolutions of stride 1 are multiplied. Of a ResNet-9's picture bfloat16 factors leave 49.5 dB with
-# tiles of 2x2, 48.0 with 4x2 and 45.3 with 4x4 (normal weights of 0.02, a real frame).
-_SQUARE_METHODS = {"fp32": WINOGRAD4, "bf16": WINOGRAD42, "fast": WINOGRAD4}
+# How 3x3 convolutions of stride 1 are multiplied, by the outputs of a tile, and what is taken where nothing is said.
+# With factors of bfloat16 larger tiles are faster and less exact.
+TILES = {(2, 2): WINOGRAD2, (4, 2): WINOGRAD42, (4, 4): WINOGRAD4}
+_USUAL_TILES = {"fp32": (4, 4), "bf16": (2, 2), "fast": (4, 4)}
 
 # A convolution of at least so many channels gains by Winograd; that of pairs, if it has so many pixels a side on
 # pictures of the usual size, or the generator's smallest if that is larger.
@@ -71,20 +72,21 @@ class FusedGenerator(nn.Module):
         return ops.fused_generator(image, self.weights, self.program, channels=self.out_channels)
 
 
-def fuse(generator: Generator, precision: str) -> FusedGenerator:
+def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None = None) -> FusedGenerator:
     """The generator as one operator.
 
     Args:
         generator: in eval mode, on the CPU, float32.
         precision: "fp32", "bf16", or "fast", which is bfloat16 with fewer and less exact multiplications. It is of
             what is multiplied; activations and sums are float32 in all.
+        tile: one of TILES, else the precision's own.
 
     Raises:
         BackendError: it has a layer that the fused operator does not know.
     """
     if not isinstance(generator, (ResNet, TransformerNet, UNet)):
         raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
-    builder = _Builder(precision, generator)
+    builder = _Builder(precision, TILES[tile or _USUAL_TILES[precision]], generator)
     value = builder.walk(generator.children(), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
@@ -195,9 +197,9 @@ def steps_of(fused: FusedGenerator) -> list[Step]:
 class _Builder:
     """Turns layers into steps and packs their weights."""
 
-    def __init__(self, precision: str, generator: Generator) -> None:
+    def __init__(self, precision: str, square_method: int, generator: Generator) -> None:
         convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
-        self.precision = precision
+        self._square_method = square_method
         self.dtype = DTYPES[precision]
         self._last = convolutions[-1]
         self._first_is_small = convolutions[0].out_channels >= _WIDE_CHANNELS
@@ -347,7 +349,7 @@ class _Builder:
         # Those that save a third only.
         is_deep = gains and (self.dtype == torch.float32 or step.in_channels >= _WINOGRAD_DEEP_CHANNELS)
         if gains and (step.kernel, step.stride, step.up) == (3, 1, 1):
-            step.method = _SQUARE_METHODS[self.precision]
+            step.method = self._square_method
         elif is_deep and side >= _WINOGRAD_SIDE and (step.kernel, step.stride) == (3, 2):
             step.method = WINOGRAD_STRIDED
         elif (

@@ -268,7 +268,7 @@ class Translator:
         if (backend, precision) in self._rejected:
             return None
         try:
-            engine = self._compile(backend, precision, batch)
+            engine = self._compile(backend, precision, batch, expected)
             start = time.perf_counter()
             parity_db = psnr_db(self._run(engine, batch), expected)
             seconds = time.perf_counter() - start
@@ -285,14 +285,20 @@ class Translator:
             return None
         return dataclasses.replace(engine, parity_db=parity_db, frame_ms=1e3 * seconds / len(batch))
 
-    def _compile(self, backend: str, precision: str, batch: np.ndarray) -> Engine:
+    def _compile(self, backend: str, precision: str, batch: np.ndarray, expected: np.ndarray) -> Engine:
         dtype = dtype_of(precision, self.device)
         generator = copy.deepcopy(self.generator)
         shape = (len(batch), 3, *self._padded_size(*batch.shape[1:3]))
         example = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
+
+        def engine_of(run: CompiledGenerator) -> Engine:
+            return Engine(backend=backend, precision=precision, dtype=getattr(run, "input_dtype", dtype), run=run)
+
+        def parity_db(run: CompiledGenerator) -> float:
+            return psnr_db(self._run(engine_of(run), batch), expected)
+
         with torch.no_grad():
-            run = get_backend(backend).compile_generator(generator, example, precision)
-        return Engine(backend=backend, precision=precision, dtype=getattr(run, "input_dtype", dtype), run=run)
+            return engine_of(get_backend(backend).compile_generator(generator, example, precision, parity_db))
 
     def _compiling_may_pay(self, engine: Engine) -> bool:
         if self._expected_frames is None or BACKENDS["inductor"].unavailable(self.device) is not None:

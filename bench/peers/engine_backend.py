@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.generators import output_bytes
 from bench.peers import Session, Spec, load_weights
 from bench.peers.torch_session import torch_input, torch_session
 from engine.backends import get_backend
+from engine.precision import psnr_db
 
 
 def unavailable(device: str, spec: Spec) -> str | None:
@@ -22,7 +25,17 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     """Compiles the generator with `spec.backend`."""
     tensor = torch_input(example, spec)
     generator = load_weights(folder).to(device=spec.device)
+
+    def as_input(run: object) -> torch.Tensor:
+        given = torch.from_numpy(example).to(device=spec.device, dtype=getattr(run, "input_dtype", tensor.dtype))
+        return given.to(memory_format=torch.channels_last)
+
+    def parity_db(run: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        expected = load_weights(folder).to(device=spec.device)(torch.from_numpy(example).to(device=spec.device))
+        pictures = (output_bytes(generator, output.float().cpu().numpy()) for output in (run(as_input(run)), expected))
+        return psnr_db(*pictures)
+
     with torch.no_grad():
-        compiled = get_backend(spec.backend).compile_generator(generator, tensor, spec.precision)
-    tensor = tensor.to(getattr(compiled, "input_dtype", tensor.dtype))
+        compiled = get_backend(spec.backend).compile_generator(generator, tensor, spec.precision, parity_db)
+    tensor = as_input(compiled)
     return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does

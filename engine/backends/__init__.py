@@ -1,10 +1,11 @@
 """One module per way of running a generator.
 
 Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line) and
-`compile_generator(generator, example, precision) -> callable`, where `generator` is an eval-mode module on the device,
-float32, which the backend may change, `example` is an input [N, C, H, W] (channels_last) in the dtype to run in,
-`precision` the name of what was asked for, and the callable takes inputs of that shape and dtype, or of the dtype that
-it has as an attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
+`compile_generator(generator, example, precision, parity_db) -> callable`, where `generator` is an eval-mode module on
+the device, float32, which the backend may change, `example` is an input [N, C, H, W] (channels_last) in the dtype to
+run in, `precision` the name of what was asked for, `parity_db(callable)` the PSNR in dB of such a callable against
+eager float32 on a real frame, and the callable takes inputs of that shape and dtype, or of the dtype that it has as an
+attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from engine.backends import eager, fused, inductor
 from engine.errors import BackendError
 
 CompiledGenerator = Callable[[Tensor], Tensor]
+ParityMeasure = Callable[[CompiledGenerator], float]
 
 BACKENDS: dict[str, ModuleType] = {"eager": eager, "fused": fused, "inductor": inductor}
 

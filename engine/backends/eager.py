@@ -15,6 +15,8 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def compile_generator(generator: Generator, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def compile_generator(
+    generator: Generator, example: Tensor, precision: str, parity_db: Callable[[Callable[[Tensor], Tensor]], float]
+) -> Callable[[Tensor], Tensor]:
     """Returns `generator` itself, with weights in channels_last order, the layout that convolutions are fastest in."""
     return generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

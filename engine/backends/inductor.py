@@ -23,7 +23,9 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def compile_generator(generator: Generator, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def compile_generator(
+    generator: Generator, example: Tensor, precision: str, parity_db: Callable[[Callable[[Tensor], Tensor]], float]
+) -> Callable[[Tensor], Tensor]:
     """Compiles `generator` for the shape, dtype and device of `example`, and runs it once so that nothing is left."""
     from torch._inductor import config
 

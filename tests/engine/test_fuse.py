@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from engine import _native, ops
 from engine import fuse as fuse_module
+from engine.backends import fused as backend
 from engine.errors import BackendError
 from engine.fuse import (
-    WINOGRAD2,
-    WINOGRAD4,
-    WINOGRAD42,
+    TILES,
     WINOGRAD_PAIRS,
     WINOGRAD_STRIDED,
     WINOGRAD_TRANSPOSED,
@@ -168,21 +167,29 @@ def test_winograd_of_strided_and_transposed(name: str, isa: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("method", [WINOGRAD2, WINOGRAD42, WINOGRAD4])
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_winograd_variant(method: int, dtype: torch.dtype, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At odd sizes, whichever precision takes it now."""
+def test_every_size_of_tiles(tile: tuple[int, int], dtype: torch.dtype, isa: str) -> None:
+    """At odd sizes."""
     precision = "fp32" if dtype == torch.float32 else "bf16"
-    monkeypatch.setitem(fuse_module._SQUARE_METHODS, precision, method)
     generator = made(ResNetConfig(width=32, blocks=2, downsamplings=0))
-    fused = fuse(generator, precision)
-    assert method in [step.method for step in steps_of(fused)]
+    fused = fuse(generator, precision, tile=tile)
+    assert TILES[tile] in [step.method for step in steps_of(fused)]
     for height, width in [(5, 7), (9, 34), (13, 131)]:
         image = picture_for(generator, height=height, width=width)
         with forced_isa(isa):
             actual = fused(image)
         least = FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB
         assert error_db(actual, expected_of(generator, image)) > least, (height, width)
+
+
+@pytest.mark.parametrize(("parity", "tile"), [(70.0, (4, 4)), (48.0, (4, 2)), (46.0, (2, 2)), (20.0, (2, 2))])
+def test_tiles_of_bf16_are_as_large_as_the_frame_allows(parity: float, tile: tuple[int, int]) -> None:
+    generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)
+    chosen = backend.compile_generator(generator, example, "bf16", lambda run: parity)
+    assert isinstance(chosen, FusedGenerator)
+    assert TILES[tile] in [step.method for step in steps_of(chosen)]
 
 
 def test_fast_multiplies_less_and_bf16_is_nearer() -> None:
