@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import EngineError
 from engine.generators import (
+    AnimeGANConfig,
     Generator,
     GeneratorConfig,
     ResNetConfig,
@@ -57,13 +58,15 @@ def _spread_output(generator: Generator, grey_levels: float) -> None:
         last.bias.copy_((last.bias - mean) * gain + (low + high) / 2)
 
 
-# Name -> how to get the generator: the full CycleGAN generator, a compact one, pix2pix's, fast neural style's, and the
-# bundled trained style.
+# Name -> how to get the generator: the full CycleGAN generator, a compact one, one of separable blocks (as in GAN
+# Compression), pix2pix's, fast neural style's, AnimeGANv2's, and the bundled trained style.
 GENERATORS: dict[str, Callable[[], Generator]] = {
     "resnet9-64": _untrained(ResNetConfig(width=64, blocks=9)),
     "resnet6-16": _untrained(ResNetConfig(width=16, blocks=6)),
+    "mobile9-32": _untrained(ResNetConfig(width=32, blocks=9, separable=True)),
     "unet256": _untrained(UNetConfig(width=64, downsamplings=8, norm="batch")),
     "transformer": _untrained(TransformerNetConfig(), output_std=25.0),
+    "animegan": _untrained(AnimeGANConfig()),
     DEFAULT_STYLE: lambda: load_generator(DEFAULT_STYLE),
 }
 

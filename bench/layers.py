@@ -21,9 +21,12 @@ from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
 from engine.fuse import (
+    BILINEAR,
     COLUMNS,
+    DEPTHWISE,
     DIRECT,
     DTYPES,
+    TILES,
     WINOGRAD2,
     WINOGRAD4,
     WINOGRAD42,
@@ -43,6 +46,8 @@ _METHODS = {
     WINOGRAD_PAIRS: "F(2x2) of 2x2",
     WINOGRAD_STRIDED: "F(2x2) strided",
     WINOGRAD_TRANSPOSED: "F(4x4) transposed",
+    DEPTHWISE: "depthwise",
+    BILINEAR: "bilinear",
     COLUMNS: "columns",
 }
 # Multiplications of a Winograd tile over those of its definition.
@@ -54,6 +59,7 @@ _SAVED = {
     WINOGRAD_STRIDED: 25 / 36,
     WINOGRAD_TRANSPOSED: 25 / 36,
 }
+_TILES = {f"{rows}x{columns}": (rows, columns) for rows, columns in TILES}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}
 
 
@@ -76,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generator", default="resnet9-64", help=f"{', '.join(GENERATORS)}, or a checkpoint")
     parser.add_argument("--size", default="256x256", metavar="WxH", help="(default: %(default)s)")
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16", help="(default: %(default)s)")
+    parser.add_argument("--tile", choices=_TILES, help="outputs of a Winograd tile (default: the precision's own)")
     parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures")
@@ -86,11 +93,11 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     width, height = parse_size(arguments.size)
     generator = make_generator(arguments.generator)
-    fused = fuse(generator, arguments.precision)
+    fused = fuse(generator, arguments.precision, tile=_TILES.get(arguments.tile))
     image = torch.from_numpy(generator_input(generator, real_frame(width, height)))
     image = image.to(memory_format=torch.channels_last)
     found = list(layers(steps_of(fused), image.shape[2], image.shape[3]))
-    asked = {name: getattr(arguments, name) for name in ("generator", "size", "precision", "rounds")}
+    asked = {name: getattr(arguments, name) for name in ("generator", "size", "precision", "tile", "rounds")}
     report = results.start("layers", threads=arguments.threads, arguments=asked)
     group = f"{arguments.generator} {arguments.size} {arguments.precision}"
     report.rows = [Row(group, f"{number:2} {layer.name}", ours=True) for number, layer in enumerate(found)]
@@ -122,7 +129,9 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         used = step.phases[: step.up if step.method == COLUMNS else step.up**2]
         taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
         taps = 9 if step.method == WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
-        multiplied = 2e-9 * taps * step.in_channels * step.out_channels * base[0] * base[1]
+        taps = 8 if step.method == BILINEAR else taps  # two for each of four outputs
+        in_channels = 1 if step.method in (DEPTHWISE, BILINEAR) else step.in_channels
+        multiplied = 2e-9 * taps * in_channels * step.out_channels * base[0] * base[1]
         defined = multiplied
         if step.method == COLUMNS:
             defined = multiplied * step.kernel_width * step.picture_channels / step.out_channels

@@ -55,7 +55,7 @@ from engine.styles import DEFAULT_STYLE
 # What `--quick` measures: the bundled style at the sample clip's size.
 QUICK = ((DEFAULT_STYLE, "640x360"),)
 
-# What is measured where nothing is said: every generator and every size; all of both together are hours.
+# What is measured where nothing is said: a choice with every size in it; all tables together take hours.
 FULL = (
     ("resnet9-64", SIZES[0]),
     ("resnet6-16", SIZES[1]),

@@ -8,10 +8,11 @@ reading. The result is a `FusedGenerator`: packed weights and a program for `tor
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,17 @@ from torch import Tensor, nn
 
 from engine import ops
 from engine.errors import BackendError
-from engine.generators import Generator, ResNet, TransformerNet, UNet, resnet, transformer_net
+from engine.generators import AnimeGAN, Generator, ResNet, TransformerNet, UNet, animegan, resnet, transformer_net
 from engine.generators.unet import SkipBlock
 
-_VERSION = 2
+_VERSION = 3
 _NONE = -1
 _BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
-_IMAGE_CHANNELS = 4
+_IMAGE_CHANNELS = 3
 _ALIGNMENT = 64
 
-DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED, COLUMNS = range(8)
+DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(7)
+DEPTHWISE, BILINEAR, COLUMNS = range(7, 10)
 _NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
 _ZEROS, _REFLECT, _REPLICATE = range(3)
 
@@ -84,13 +86,31 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     Raises:
         BackendError: it has a layer that the fused operator does not know.
     """
-    if not isinstance(generator, (ResNet, TransformerNet, UNet)):
+    if not isinstance(generator, (ResNet, TransformerNet, UNet, AnimeGAN)):
         raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
-    builder = _Builder(precision, TILES[tile or _USUAL_TILES[precision]], generator)
-    value = builder.walk(generator.children(), _Value((_NONE,), (generator.config.in_channels,)))
+    method = TILES[tile or _USUAL_TILES[precision]]
+    # First without weights, to know how much memory they take: they are packed into their place.
+    size = _built(copy.deepcopy(generator).to("meta"), precision, method, None).size
+    weights = torch.zeros(size, dtype=torch.uint8)
+    program = _built(generator, precision, method, weights).program()
+    return FusedGenerator(weights, program, generator.config.out_channels)
+
+
+def _built(generator: Generator, precision: str, square_method: int, memory: Tensor | None) -> _Builder:
+    builder = _Builder(generator, precision, square_method, memory)
+    value = builder.walk(_layers_of(generator), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
-    return FusedGenerator(*builder.finish(), generator.config.out_channels)
+    return builder
+
+
+def _layers_of(generator: Generator) -> Iterable[nn.Module]:
+    """The layers in the order of the forward."""
+    if not isinstance(generator, AnimeGAN):
+        return generator.children()
+    enlarge = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=generator.align_corners)
+    down = (generator.block_a, generator.block_b, generator.block_c)
+    return (*down, enlarge, generator.block_d, enlarge, generator.block_e, generator.out_layer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +136,7 @@ class _Value:
         channels: of each source.
         reduction: how many times smaller than the image it is.
         residual: slot that is added after norm and activation.
+        pad: of a padding layer, before (left and top) and after.
         is_plain: whether the one slot holds the very values, with nothing to be done.
     """
 
@@ -127,13 +148,17 @@ class _Value:
     slope: float = 0.0
     residual: int = _NONE
     padding: int = _ZEROS
-    pad: int = 0
+    pad: tuple[int, int] = (0, 0)
     enlarged: bool = False
 
     @property
     def is_plain(self) -> bool:
         is_raw = not self.is_normalised and self.activation == _NO_ACTIVATION and self.residual == _NONE
         return is_raw and len(self.sources) == 1
+
+    @property
+    def is_padded(self) -> bool:
+        return self.pad != (0, 0)
 
     @property
     def is_picture(self) -> bool:
@@ -166,11 +191,13 @@ class Step:
     norm_weight: int = _NONE
     norm_bias: int = _NONE
     epsilon_bits: int = 0
+    norm_channels: int = 0
     image_scale_bits: int = 0
     image_offset_bits: int = 0
     picture_channels: int = 0
     kernel_width: int = 0
     tanh: int = 0
+    aligns_corners: int = 0
     phases: list[list[int]] = dataclasses.field(default_factory=list)
 
     def numbers(self) -> list[int]:
@@ -195,9 +222,13 @@ def steps_of(fused: FusedGenerator) -> list[Step]:
 
 
 class _Builder:
-    """Turns layers into steps and packs their weights."""
+    """Turns layers into steps and packs their weights into `memory`, uint8, if there is any.
 
-    def __init__(self, precision: str, square_method: int, generator: Generator) -> None:
+    Attributes:
+        size: bytes of the weights packed so far.
+    """
+
+    def __init__(self, generator: Generator, precision: str, square_method: int, memory: Tensor | None) -> None:
         convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         self._square_method = square_method
         self.dtype = DTYPES[precision]
@@ -209,8 +240,8 @@ class _Builder:
         self.slots = 0
         self._kept = _NONE  # slot of the input that a convolution was to keep
         self._folded: set[nn.Module] = set()  # norms that are in the convolution before them
-        self._packed: list[Tensor] = []
-        self._offset = 0
+        self._memory = memory
+        self.size = 0
 
     # --- the layers
 
@@ -236,16 +267,25 @@ class _Builder:
             return self._residual_block([layer.conv1, layer.in1, layer.relu, layer.conv2, layer.in2], value)
         if isinstance(layer, SkipBlock):
             return self._skip_block(layer, value)
-        if isinstance(layer, nn.ReflectionPad2d) and len(set(layer.padding)) == 1:
-            return dataclasses.replace(value, padding=_REFLECT, pad=layer.padding[0])
+        if isinstance(layer, animegan.InvertedResidualBlock):
+            inside = [layer.layers]
+            return self._residual_block(inside, value) if layer.residual else self.walk(inside, value)
+        if isinstance(layer, nn.ReflectionPad2d) and layer.padding[:2] == layer.padding[2:]:
+            return dataclasses.replace(value, padding=_REFLECT, pad=(layer.padding[0], layer.padding[1]))
         if isinstance(layer, nn.ReLU):
             return self._activated(value, _RELU, 0.0)
         if isinstance(layer, nn.LeakyReLU):
             return self._activated(value, _LEAKY_RELU, layer.negative_slope)
         if isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2:
             return dataclasses.replace(value, enlarged=True)
+        if isinstance(layer, nn.Upsample) and layer.mode == "bilinear" and layer.scale_factor == 2:
+            return self._interpolated(layer, value)
+        if isinstance(layer, (resnet.BlurDownsample, resnet.BlurUpsample)):
+            return self._blurred(layer, value)
         if isinstance(layer, nn.InstanceNorm2d) and not layer.track_running_stats:
             return self._normalised(layer, value)
+        if isinstance(layer, nn.GroupNorm) and layer.num_groups == 1:
+            return self._normalised(layer, value, channels=layer.num_channels)
         if isinstance(layer, nn.Tanh) and value.is_picture and self.steps:
             self.steps[-1].tanh = 1
             return value
@@ -256,24 +296,25 @@ class _Builder:
     def _activated(self, value: _Value, activation: int, slope: float) -> _Value:
         # ReLU of a LeakyReLU is a ReLU.
         known = value.activation == _NO_ACTIVATION or activation == _RELU
-        if not known or value.residual != _NONE or value.pad or value.is_picture:
+        if not known or value.residual != _NONE or value.is_padded or value.is_picture:
             raise BackendError("the fused backend knows no activation in this place")
         return dataclasses.replace(value, activation=activation, slope=slope)
 
-    def _normalised(self, layer: nn.InstanceNorm2d, value: _Value) -> _Value:
+    def _normalised(self, layer: nn.InstanceNorm2d | nn.GroupNorm, value: _Value, *, channels: int = 0) -> _Value:
+        """Args: channels: that are normalised together; 0: each by itself."""
         if not value.is_plain or value.is_picture or self.steps[-1].output != value.sources[0]:
             raise BackendError("the fused backend knows InstanceNorm right after a convolution only")
         step = self.steps[-1]
-        step.has_norm, step.epsilon_bits = 1, _bits(layer.eps)
+        step.has_norm, step.epsilon_bits, step.norm_channels = 1, _bits(layer.eps), channels
         if layer.affine:
             step.norm_weight = self._pack_floats(layer.weight, step.out_channels)
             step.norm_bias = self._pack_floats(layer.bias, step.out_channels)
         return dataclasses.replace(value, is_normalised=True)
 
-    def _residual_block(self, layers: list[nn.Module], value: _Value) -> _Value:
-        self._require(not value.pad and not value.enlarged and len(value.sources) == 1, "a residual block")
+    def _residual_block(self, layers: Sequence[nn.Module], value: _Value) -> _Value:
+        self._require(not value.is_padded and not value.enlarged and len(value.sources) == 1, "a residual block")
         inner = self.walk(layers, value, keep=not value.is_plain)
-        ends_plainly = inner.activation == _NO_ACTIVATION and inner.residual == _NONE and not inner.pad
+        ends_plainly = inner.activation == _NO_ACTIVATION and inner.residual == _NONE and not inner.is_padded
         self._require(ends_plainly and inner.channels == value.channels, "a residual block's end")
         return dataclasses.replace(inner, residual=value.sources[0] if value.is_plain else self._kept)
 
@@ -282,16 +323,89 @@ class _Builder:
         if not block.skip:
             return inner
         around = (value, inner)
-        raw = all(v.activation == _NO_ACTIVATION and v.residual == _NONE and not v.pad for v in around)
+        raw = all(v.activation == _NO_ACTIVATION and v.residual == _NONE and not v.is_padded for v in around)
         self._require(raw and all(len(v.sources) == 1 and not v.is_picture for v in around), "a skip connection")
         channels = value.channels + inner.channels
         return _Value(value.sources + inner.sources, channels, value.reduction, is_normalised=True)
+
+    # --- what works on each channel by itself
+
+    def _channelwise(self, method: int, value: _Value, *, keep: bool = False) -> Step:
+        """A step of as many channels as `value`, which multiplies float32; without its shape and weights."""
+        self._require(len(value.sources) == 1 and not value.is_picture and not value.enlarged, "this on two inputs")
+        channels = _rounded_up(value.channels[0])
+        step = Step(
+            method=method,
+            multiplies_float32=1,
+            source=value.sources[0],
+            residual=value.residual,
+            activation=value.activation,
+            slope_bits=_bits(value.slope),
+            in_channels=channels,
+            out_channels=channels,
+        )
+        if keep:
+            self._kept = step.save = self._new_slot()
+        self.steps.append(step)
+        step.output = self._new_slot()
+        return step
+
+    def _made_by(self, step: Step, value: _Value) -> _Value:
+        return _Value((step.output,), value.channels, value.reduction * step.stride // step.up)
+
+    def _depthwise(self, step: Step, phases: list[_Phase], bias: Tensor) -> None:
+        """Packs kernels [channels, 1, rows, columns] as [row][column][channel]."""
+        step.bias = self._pack_floats(bias, step.out_channels)
+        for phase in phases:
+            rows, columns = phase.kernel.shape[2:]
+            taps = _whole_blocks(phase.kernel).permute(2, 3, 1, 0).float()
+            step.phases.append([phase.dy, rows, phase.dx, columns, self._append(taps)])
+
+    def _depthwise_convolution(
+        self, layer: nn.Conv2d, value: _Value, *, keep: bool, following: nn.Module | None
+    ) -> _Value:
+        kernel, stride = layer.kernel_size[0], layer.stride[0]
+        known = layer.groups == layer.in_channels == layer.out_channels and layer.dilation == (1, 1)
+        self._require(known and layer.kernel_size == (kernel, kernel) and layer.stride == (stride, stride), layer)
+        self._require(stride in (1, 2) and layer is not self._last, layer)
+        weight, bias = self._weights(layer, following)
+        step = self._channelwise(DEPTHWISE, value, keep=keep)
+        step.padding, (step.pad_before, step.pad_after) = _padding_of(layer, value)
+        step.kernel, step.stride = kernel, stride
+        self._depthwise(step, [_Phase(-step.pad_before, -step.pad_before, weight)], bias)
+        return self._made_by(step, value)
+
+    def _blurred(self, layer: resnet.BlurDownsample | resnet.BlurUpsample, value: _Value) -> _Value:
+        self._require(not value.is_padded, layer)
+        kernel = layer.filt.detach().double()
+        step = self._channelwise(DEPTHWISE, value)
+        if isinstance(layer, resnet.BlurDownsample):
+            step.padding, step.pad_before, step.pad_after, step.kernel, step.stride = _REFLECT, 1, 1, 3, 2
+            phases = [_Phase(-1, -1, kernel)]
+        else:
+            step.padding, step.up = _REPLICATE, 2
+            # Output row 2 y is rows y - 1 and y times the filter's rows 3 and 1; 2 y + 1 is y and y + 1 times 2 and 0.
+            rows = [(-1, [3, 1]), (0, [2, 0])]
+            phases = [
+                _Phase(dy, dx, kernel[:, :, taps_y][:, :, :, taps_x]) for dy, taps_y in rows for dx, taps_x in rows
+            ]
+        self._depthwise(step, phases, kernel.new_zeros(value.channels[0]))
+        return self._made_by(step, value)
+
+    def _interpolated(self, layer: nn.Upsample, value: _Value) -> _Value:
+        self._require(not value.is_padded, layer)
+        step = self._channelwise(BILINEAR, value)
+        step.up, step.padding, step.aligns_corners = 2, _REPLICATE, int(bool(layer.align_corners))
+        step.bias = self._pack_floats(torch.zeros(0), step.out_channels)
+        return self._made_by(step, value)
 
     # --- a convolution
 
     def _convolution(
         self, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, *, keep: bool, following: nn.Module | None
     ) -> _Value:
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            return self._depthwise_convolution(layer, value, keep=keep, following=following)
         self._require(layer.groups == 1 and layer.dilation == (1, 1), layer)
         weight, bias = self._weights(layer, following)
         # The channels of each source are stored, and read, in whole blocks.
@@ -375,19 +489,19 @@ class _Builder:
     def _shape(self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
         """Fills in stride, padding and size of a step; returns its taps."""
         if isinstance(layer, nn.ConvTranspose2d):
-            self._require(not value.pad and not value.enlarged, layer)
+            self._require(not value.is_padded and not value.enlarged, layer)
             step.up = 2
             return _transposed_phases(layer, weight)
         kernel, stride = layer.kernel_size[0], layer.stride[0]
         self._require(layer.stride in ((1, 1), (2, 2)) and layer.kernel_size == (kernel, kernel), layer)
         step.padding, pad = _padding_of(layer, value)
         if value.enlarged:
-            self._require(stride == 1 and kernel == 3 and pad == 1, layer)
+            self._require(stride == 1 and kernel == 3 and pad == (1, 1), layer)
             step.up = 2
             step.padding = _ZEROS if step.padding == _ZEROS else _REPLICATE
             return _enlarged_phases(weight)
-        step.stride, step.kernel, step.pad_before, step.pad_after = stride, kernel, pad, pad
-        return [_Phase(-pad, -pad, weight)]
+        step.stride, step.kernel, (step.pad_before, step.pad_after) = stride, kernel, pad
+        return [_Phase(-pad[0], -pad[0], weight)]
 
     def _weights(self, layer: nn.Conv2d | nn.ConvTranspose2d, following: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Weight [out, in, rows, columns] and bias, float64, with a BatchNorm behind them folded in.
@@ -434,7 +548,13 @@ class _Builder:
     def _pack_phase(self, step: Step, phase: _Phase) -> list[int]:
         """Dy, rows, dx, columns and where the weights are."""
         kernel = _whole_blocks(phase.kernel)
-        return [phase.dy, kernel.shape[2], phase.dx, kernel.shape[3], self._pack(step, _direct_kernel(kernel))]
+        return [
+            phase.dy,
+            kernel.shape[2],
+            phase.dx,
+            kernel.shape[3],
+            self._pack(step, _direct_kernel(kernel, self._group_of(step))),
+        ]
 
     def _require(self, condition: bool, what: object) -> None:
         if not condition:
@@ -448,36 +568,40 @@ class _Builder:
 
     def _pack(self, step: Step, kernel: Tensor) -> int:
         """Appends a kernel, [frequencies, out channels, K], as [out / 16][frequencies][K / group][16][group]."""
-        dtype = torch.float32 if step.multiplies_float32 else self.dtype
-        group = 2 if dtype == torch.bfloat16 else 1
+        group = self._group_of(step)
+        dtype = torch.float32 if group == 1 else torch.bfloat16
         frequencies, out_channels, k = kernel.shape
         blocks = kernel.to(dtype).reshape(frequencies, out_channels // _BLOCK, _BLOCK, k // group, group)
         return self._append(blocks.permute(1, 0, 3, 2, 4))
+
+    def _group_of(self, step: Step) -> int:
+        """How many values of the input a step multiplies and adds at once."""
+        return 1 if step.multiplies_float32 or self.dtype == torch.float32 else 2
 
     def _pack_floats(self, values: Tensor, count: int) -> int:
         return self._append(F.pad(values.detach().float(), (0, count - len(values))))
 
     def _append(self, tensor: Tensor) -> int:
         data = tensor.contiguous().view(-1).view(torch.uint8)
-        offset = self._offset
-        padding = -len(data) % _ALIGNMENT
-        self._packed.append(F.pad(data, (0, padding)))
-        self._offset += len(data) + padding
+        offset = self.size
+        if self._memory is not None:
+            self._memory[offset : offset + len(data)] = data
+        self.size += len(data) + -len(data) % _ALIGNMENT
         return offset
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """Packed weights, uint8, and the program, int64."""
+    def program(self) -> Tensor:
+        """All steps, int64."""
         count = _share_slots(self.steps)
         dtype = 1 if self.dtype == torch.bfloat16 else 0
         numbers = [_VERSION, dtype, count, len(self.steps)]
         for step in self.steps:
             numbers += step.numbers()
-        return torch.cat(self._packed), torch.tensor(numbers, dtype=torch.int64)
+        return torch.tensor(numbers, dtype=torch.int64)
 
 
 def _flattened(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
     for layer in layers:
-        if isinstance(layer, (nn.Sequential, transformer_net.ReflectConvolution)):
+        if isinstance(layer, (nn.Sequential, transformer_net.ReflectConvolution, resnet.SeparableConvolution)):
             yield from _flattened(layer.children())
         else:
             yield layer
@@ -507,22 +631,23 @@ def _as_columns(kernel: Tensor) -> Tensor:
     return kernel.permute(3, 0, 1, 2).flatten(0, 1)[..., None]
 
 
-def _padding_of(layer: nn.Conv2d, value: _Value) -> tuple[int, int]:
-    """Kind and width: the convolution's own, or that of a padding layer before it."""
+def _padding_of(layer: nn.Conv2d, value: _Value) -> tuple[int, tuple[int, int]]:
+    """Kind, and width before and after: the convolution's own, or that of a padding layer before it."""
     pad = layer.padding[0]
-    if isinstance(pad, str) or layer.padding[0] != layer.padding[1] or (pad and value.pad):
+    if isinstance(pad, str) or layer.padding[0] != layer.padding[1] or (pad and value.is_padded):
         raise BackendError(f"the fused backend does not know the padding of {layer}")
-    if value.pad:
+    if value.is_padded:
         return value.padding, value.pad
     modes = {"zeros": _ZEROS, "reflect": _REFLECT, "replicate": _REPLICATE}
     if layer.padding_mode not in modes:
         raise BackendError(f"the fused backend does not know the padding of {layer}")
-    return modes[layer.padding_mode], int(pad)
+    return modes[layer.padding_mode], (int(pad), int(pad))
 
 
-def _direct_kernel(kernel: Tensor) -> Tensor:
-    """[out, in, rows, columns] -> [1, out, rows * columns * in]."""
-    return kernel.permute(0, 2, 3, 1).flatten(1)[None]
+def _direct_kernel(kernel: Tensor, group: int) -> Tensor:
+    """[out, in, rows, columns] -> [1, out, rows * columns * in], each row filled up with zeros to whole groups."""
+    runs = kernel.permute(0, 2, 3, 1).flatten(2)
+    return F.pad(runs, (0, -runs.shape[2] % group)).flatten(1)[None]
 
 
 def _transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[_Phase]:
@@ -586,7 +711,9 @@ def _kernel_transforms(method: int, dtype: torch.dtype) -> tuple[list[list[float
 
 def _winograd_kernel(kernel: Tensor, method: int, dtype: torch.dtype) -> Tensor:
     """[out, in, taps, taps] -> [frequencies, out, in]: G g G^T, for factors of `dtype`."""
-    rows, columns = (torch.tensor(g, dtype=kernel.dtype) for g in _kernel_transforms(method, dtype))
+    rows, columns = (
+        torch.tensor(g, dtype=kernel.dtype, device=kernel.device) for g in _kernel_transforms(method, dtype)
+    )
     return (torch.kron(rows, columns) @ kernel.flatten(2).flatten(0, 1).T).unflatten(1, kernel.shape[:2])
 
 

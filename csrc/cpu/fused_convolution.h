@@ -18,7 +18,7 @@
 namespace streamgan {
 
 constexpr int64_t kChannelBlock = 16;
-constexpr int64_t kImageChannels = 4;                       // of the first layer's input, one or more of them zero
+constexpr int64_t kImageChannels = 3;                       // of the first layer's input, some of them zero if need be
 constexpr int64_t kMaxKernel = 16;                          // rows of a kernel
 constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kernels of all tiers
 
@@ -32,6 +32,7 @@ enum class Padding : int64_t { kZeros, kReflect, kReplicate };
 // kWinograd42: of 4x2 outputs. kWinogradPairs: F(2x2, 2x2), for phases of two taps a side, and for 4x4 kernels of
 // stride 2, which are four 2x2 ones on every other pixel. kWinogradStrided: 3x3 kernels of stride 2, whose pixels of
 // even number see one tap and whose others see two. kWinogradTransposed: transposed ones, with all phases in one.
+// kDepthwise: each channel by itself; kBilinear: twice as large, by linear interpolation. These two multiply float32.
 enum class Method : int64_t {
   kDirect,
   kWinograd2,
@@ -40,10 +41,12 @@ enum class Method : int64_t {
   kWinogradPairs,
   kWinogradStrided,
   kWinogradTransposed,
+  kDepthwise,
+  kBilinear,
   kColumns,
   kSmall
 };
-constexpr int kMethods = 9;
+constexpr int kMethods = 11;
 
 // One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and `out` outputs of these; the next
 // tile begins `step` pixels further on.
@@ -123,6 +126,7 @@ struct Convolution {
   float* picture;
   int64_t picture_channels, kernel_width;
   bool tanh;
+  bool aligns_corners;  // of kBilinear, as torch.nn.functional.interpolate means it
   // Rows of the base grid in a unit, which share what is in the caches of the weights; of Winograd tile rows.
   int64_t unit_rows;
   // Of Winograd: in how many parts of how many tiles a tile row is worked on. `planes` a side are what the input is
@@ -134,13 +138,19 @@ struct Convolution {
 // Works on units [begin, end): groups of rows of the base grid or of tile rows; of kSmall groups of 16 kMaxTileBlocks
 // output channels. Statistics have a slot for each unit, times its phases or segments; of kSmall one for each phase.
 // `scratch` belongs to this call alone and
-// holds, each rounded up to 64 bytes: the ring, [last - first + 1][before + in_width + after][in_channels] elements, of
+// holds, each rounded up to 64 bytes: the ring, [last - first + 1][row_elements(convolution)] elements, of
 // Winograd float32 ones;
 // then of Winograd the transformed tiles, [frequencies][tiles of a unit][planes^2 in_channels] elements, tiles rounded
-// up to kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kColumns the products
-// of a row, [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels
-// rounded up to 16.
+// up to kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kBilinear a row,
+// [in_width + 2][in_channels] float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels]
+// float32, and the row, up * base_width * picture_channels rounded up to 16.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
+
+// Elements of a row of the ring. An odd number of channels (the image's) leaves one more, zero, for the products of
+// pairs to end with.
+inline int64_t row_elements(const Convolution& c) {
+  return (c.before + c.in_width + c.after) * c.in_channels + c.in_channels % 2;
+}
 
 struct FusedConvolutionKernels {
   Isa isa;

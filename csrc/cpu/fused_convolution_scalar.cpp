@@ -7,6 +7,8 @@ namespace {
 
 constexpr int kTilePixels = 2, kTileBlocks = 1;
 #include "csrc/cpu/fused_convolution_x.h"
+
+#include "csrc/cpu/channelwise_x.h"
 #include "csrc/cpu/winograd_x.h"
 
 }  // namespace
@@ -20,6 +22,8 @@ const FusedConvolutionKernels kFusedConvolutionScalar = {
      {winograd_units<Float32, SidePairs>, winograd_units<BFloat16, SidePairs>},
      {winograd_units<Float32, SideStrided>, winograd_units<BFloat16, SideStrided>},
      {winograd_units<Float32, SideTransposed>, winograd_units<BFloat16, SideTransposed>},
+     {depthwise_units, depthwise_units},
+     {bilinear_units, bilinear_units},
      {direct_units<Float32>, direct_units<BFloat16>},
      {small_units<Float32>, small_units<BFloat16>}}};
 

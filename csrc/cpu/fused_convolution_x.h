@@ -117,6 +117,7 @@ void read_row(const Convolution& c, int64_t row, bool keeps, typename R::Storage
   using Storage = typename R::Storage;
   const int64_t step = c.in_channels, width = c.in_width, before = c.before, after = c.after;
   const int64_t from = padded_index(row, c.in_height, c.padding);
+  if (step % 2 != 0) to[(before + width + after) * step] = 0;
   if (from < 0) {
     __builtin_memset(to, 0, static_cast<size_t>((before + width + after) * step) * sizeof(Storage));
     return;
@@ -147,7 +148,7 @@ class RowRing {
         next_(first_row),
         first_owned_(first_owned),
         last_owned_(last_owned),
-        row_elements_((convolution.before + convolution.in_width + convolution.after) * convolution.in_channels),
+        row_elements_(row_elements(convolution)),
         buffer_(scratch.take<Storage>(rows_ * row_elements_)) {}
 
   // Reads on until `row` is there.
@@ -290,7 +291,7 @@ template <typename E>
 Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel) {
   Product<E> product = {};
   product.count = static_cast<int>(phase.rows);
-  product.length = phase.columns * c.in_channels;
+  product.length = round_up(phase.columns * c.in_channels, E::kGroup);
   product.pixel_step = c.stride * c.in_channels;
   product.block_step = phase.rows * product.length * kChannelBlock;
   product.weights =
@@ -349,7 +350,7 @@ void direct_unit(const Convolution& c, const RowRing<E>& ring, int64_t unit) {
 // --- direct convolution of few pixels
 
 template <typename E, int kBlocks>
-void small_blocks(const Convolution& c, const typename E::Storage* input, int64_t row_elements, int64_t channel) {
+void small_blocks(const Convolution& c, const typename E::Storage* input, int64_t row_step, int64_t channel) {
   constexpr int kVectors = kBlocks * kBlockVectors;
   V bias[kVectors];
   load_biases(c, channel, bias, kVectors);
@@ -359,9 +360,9 @@ void small_blocks(const Convolution& c, const typename E::Storage* input, int64_
       const Phase& phase = c.phases[a * c.up + b];
       Product<E> product = product_of<E>(c, phase, channel);
       product.row_pixels = c.base_width;
-      product.row_step = c.stride * row_elements;
+      product.row_step = c.stride * row_step;
       for (int64_t r = 0; r < phase.rows; ++r) {
-        product.runs[r] = input + (phase.dy + r - c.first) * row_elements + (c.before + phase.dx) * c.in_channels;
+        product.runs[r] = input + (phase.dy + r - c.first) * row_step + (c.before + phase.dx) * c.in_channels;
       }
       V total[kVectors] = {}, squares[kVectors] = {};
       multiply_and_use<E, kBlocks>(product, c.base_height * c.base_width, tile, [&](int64_t first, int count) {
@@ -380,16 +381,16 @@ void small_blocks(const Convolution& c, const typename E::Storage* input, int64_
 template <typename E>
 void small_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   Scratch scratch{memory};
-  const int64_t row_elements = (c.before + c.in_width + c.after) * c.in_channels, rows = c.last - c.first + 1;
-  auto* input = scratch.take<typename E::Storage>(rows * row_elements);
-  for (int64_t r = 0; r < rows; ++r) read_row<E>(c, c.first + r, begin == 0, input + r * row_elements);
+  const int64_t row_step = row_elements(c), rows = c.last - c.first + 1;
+  auto* input = scratch.take<typename E::Storage>(rows * row_step);
+  for (int64_t r = 0; r < rows; ++r) read_row<E>(c, c.first + r, begin == 0, input + r * row_step);
   constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
   int64_t channel = begin * kUnitChannels;
   const int64_t last = smaller(end * kUnitChannels, c.out_channels);
   for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
-    small_blocks<E, kTileBlocks>(c, input, row_elements, channel);
+    small_blocks<E, kTileBlocks>(c, input, row_step, channel);
   }
-  for (; channel < last; channel += kChannelBlock) small_blocks<E, 1>(c, input, row_elements, channel);
+  for (; channel < last; channel += kChannelBlock) small_blocks<E, 1>(c, input, row_step, channel);
 }
 
 // --- the last layer
@@ -481,14 +482,23 @@ void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float*
 
 // --- units of rows
 
+// Input rows that units [begin, end) are the first to read, and keep where the input is to be kept.
+struct OwnedRows {
+  int64_t first, last;
+
+  OwnedRows(const Convolution& c, int64_t begin, int64_t end) {
+    const int64_t last_row = smaller(end * c.unit_rows, c.base_height);
+    first = begin * c.unit_rows * c.stride;
+    last = last_row == c.base_height ? c.in_height : last_row * c.stride;
+  }
+};
+
 template <typename E>
 void direct_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   Scratch scratch{memory};
   const bool is_columns = c.method == Method::kColumns;
-  const int64_t last_row = smaller(end * c.unit_rows, c.base_height);
-  const int64_t first_owned = begin * c.unit_rows * c.stride;
-  const int64_t last_owned = last_row == c.base_height ? c.in_height : last_row * c.stride;
-  RowRing<E> ring(c, scratch, first_owned + c.first, first_owned, last_owned);
+  const OwnedRows owned(c, begin, end);
+  RowRing<E> ring(c, scratch, owned.first + c.first, owned.first, owned.last);
   float* products = nullptr;
   float* row = nullptr;
   if (is_columns) {
@@ -503,5 +513,5 @@ void direct_units(const Convolution& c, int64_t begin, int64_t end, char* memory
       direct_unit<E>(c, ring, unit);
     }
   }
-  if (c.save) ring.advance_to(last_owned - 1);
+  if (c.save) ring.advance_to(owned.last - 1);
 }

@@ -60,14 +60,97 @@ struct SideTransposed : Side<kSideTransposed> {
 template <int kCount>
 inline __attribute__((always_inline)) V combine(const float (&coefficients)[kCount], const V* values, int step) {
   V sum = V{};
+  bool is_first = true;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
     const float f = coefficients[i];
     const V value = values[i * step];
     if (f == 0.0f) continue;
-    sum = f == 1.0f ? sum + value : f == -1.0f ? sum - value : multiply_add(value, splat(f), sum);
+    if (is_first) {
+      sum = f == 1.0f ? value : value * f;
+    } else {
+      sum = f == 1.0f ? sum + value : f == -1.0f ? sum - value : multiply_add(value, splat(f), sum);
+    }
+    is_first = false;
   }
   return sum;
+}
+
+// Points p and -p give rows of B^T, and columns of A^T, that are the same but for the signs of odd powers. Their even
+// and odd parts are computed once, added and subtracted.
+template <int kCount>
+constexpr bool is_mirrored(const float (&row)[kCount], const float (&other)[kCount]) {
+  for (int i = 0; i < kCount; ++i) {
+    if (row[i] != (i % 2 == 0 ? other[i] : -other[i])) return false;
+  }
+  return true;
+}
+
+template <int kCount>
+struct Parts {
+  float even[kCount] = {}, odd[kCount] = {};
+
+  constexpr explicit Parts(const float (&row)[kCount]) {
+    for (int i = 0; i < kCount; ++i) (i % 2 == 0 ? even : odd)[i] = row[i];
+  }
+};
+
+// to[f * to_step] = row f of B^T times the values.
+template <typename S, int kRow = 0>
+inline __attribute__((always_inline)) void apply_input(const V* values, int step, V* to, int to_step) {
+  if constexpr (kRow < S::kFrequencies) {
+    constexpr int kNext = kRow + 1 < S::kFrequencies ? kRow + 1 : kRow;
+    if constexpr (kNext != kRow && is_mirrored(S::kInput[kRow], S::kInput[kNext])) {
+      constexpr Parts<S::kIn> kParts(S::kInput[kRow]);
+      const V even = combine(kParts.even, values, step), odd = combine(kParts.odd, values, step);
+      to[kRow * to_step] = even + odd;
+      to[kNext * to_step] = even - odd;
+      apply_input<S, kRow + 2>(values, step, to, to_step);
+    } else {
+      to[kRow * to_step] = combine(S::kInput[kRow], values, step);
+      apply_input<S, kRow + 1>(values, step, to, to_step);
+    }
+  }
+}
+
+// A^T for sums and differences of mirrored columns in the place of these columns.
+template <typename S>
+struct Output {
+  bool begins_pair[S::kFrequencies] = {};
+  float rows[S::kOut][S::kFrequencies] = {};
+
+  constexpr Output() {
+    for (int y = 0; y < S::kOut; ++y) {
+      for (int f = 0; f < S::kFrequencies; ++f) rows[y][f] = S::kOutput[y][f];
+    }
+    for (int f = 0; f + 1 < S::kFrequencies; ++f) {
+      begins_pair[f] = true;
+      for (int y = 0; y < S::kOut; ++y) {
+        const float other = S::kOutput[y][f + 1];
+        if (S::kOutput[y][f] != (y % 2 == 0 ? other : -other)) begins_pair[f] = false;
+      }
+      if (!begins_pair[f]) continue;
+      for (int y = 0; y < S::kOut; ++y) rows[y][y % 2 == 0 ? f + 1 : f] = 0.0f, rows[y][f + y % 2] = S::kOutput[y][f];
+      ++f;
+    }
+  }
+};
+
+// to[y * to_step] = row y of A^T times the values.
+template <typename S>
+inline __attribute__((always_inline)) void apply_output(const V (&values)[S::kFrequencies], V* to, int to_step) {
+  constexpr Output<S> kRows{};
+  V parts[S::kFrequencies];
+#pragma GCC unroll 8
+  for (int f = 0; f < S::kFrequencies; ++f) {
+    if (f > 0 && kRows.begins_pair[f - 1]) {
+      parts[f] = values[f - 1] - values[f];
+    } else {
+      parts[f] = kRows.begins_pair[f] ? values[f] + values[f + 1 < S::kFrequencies ? f + 1 : f] : values[f];
+    }
+  }
+#pragma GCC unroll 8
+  for (int y = 0; y < S::kOut; ++y) to[y * to_step] = combine(kRows.rows[y], parts, 1);
 }
 
 template <typename E, typename Rows, typename Columns>
@@ -80,15 +163,15 @@ inline void transform_input(const float* const (&rows)[Rows::kIn], int64_t chann
       V column[Rows::kIn];
 #pragma GCC unroll 8
       for (int y = 0; y < Rows::kIn; ++y) column[y] = Float32::load(rows[y] + x * pixel_step + c);
-#pragma GCC unroll 8
-      for (int f = 0; f < Rows::kFrequencies; ++f) half[f * Columns::kIn + x] = combine(Rows::kInput[f], column, 1);
+      apply_input<Rows>(column, 1, half + x, Columns::kIn);
     }
 #pragma GCC unroll 8
     for (int f = 0; f < Rows::kFrequencies; ++f) {
+      V row[Columns::kFrequencies];
+      apply_input<Columns>(half + f * Columns::kIn, 1, row, 1);
 #pragma GCC unroll 8
       for (int g = 0; g < Columns::kFrequencies; ++g) {
-        E::store(to + (f * Columns::kFrequencies + g) * frequency_step + c,
-                 combine(Columns::kInput[g], half + f * Columns::kIn, 1));
+        E::store(to + (f * Columns::kFrequencies + g) * frequency_step + c, row[g]);
       }
     }
   }
@@ -105,16 +188,19 @@ inline void transform_output(const float* from, int64_t frequency_step, V bias, 
     for (int f = 0; f < Rows::kFrequencies; ++f) {
       column[f] = Float32::load(from + (f * Columns::kFrequencies + g) * frequency_step);
     }
-#pragma GCC unroll 8
-    for (int y = 0; y < Rows::kOut; ++y) half[y * Columns::kFrequencies + g] = combine(Rows::kOutput[y], column, 1);
+    apply_output<Rows>(column, half + g, Columns::kFrequencies);
   }
 #pragma GCC unroll 8
   for (int y = 0; y < Rows::kOut; ++y) {
     if (y >= rows) break;
+    V row[Columns::kFrequencies], values[Columns::kOut];
+#pragma GCC unroll 8
+    for (int g = 0; g < Columns::kFrequencies; ++g) row[g] = half[y * Columns::kFrequencies + g];
+    apply_output<Columns>(row, values, 1);
 #pragma GCC unroll 8
     for (int x = 0; x < Columns::kOut; ++x) {
       if (x >= columns) break;
-      const V value = combine(Columns::kOutput[x], half + y * Columns::kFrequencies, 1) + bias;
+      const V value = values[x] + bias;
       total = total + value;
       squares = multiply_add(value, value, squares);
       Float32::store(to + y * row_step + x * pixel_step, value);

@@ -22,7 +22,7 @@ namespace streamgan {
 namespace {
 
 constexpr char kOp[] = "fused_generator";
-constexpr int64_t kVersion = 2, kNone = -1, kAlignment = 64;
+constexpr int64_t kVersion = 3, kNone = -1, kAlignment = 64;
 constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
@@ -52,8 +52,10 @@ struct Step {
   int64_t in_channels, out_channels;
   int64_t bias;                                            // float32 [out_channels]
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
+  int64_t norm_channels;                                   // that are normalised together; 0: each by itself
   int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
   int64_t picture_channels, kernel_width, tanh;            // of the last step
+  int64_t aligns_corners;                                  // of linear interpolation
   StepPhase phases[4];
 };
 
@@ -269,6 +271,9 @@ class Plan {
           kOp, ": the image, ", height_, "x", width_, ", is too small for this generator");
     c.bias = static_cast<const float*>(weight(step.bias, c.out_channels * 4));
     c.picture_channels = step.picture_channels, c.kernel_width = step.kernel_width, c.tanh = step.tanh != 0;
+    c.aligns_corners = step.aligns_corners != 0;
+    check(step.norm_channels >= 0 && step.norm_channels <= c.out_channels, kOp,
+          ": a norm of more channels than there are");
     set_geometry(step, c);
     convolutions_.push_back(c);
 
@@ -340,14 +345,18 @@ class Plan {
       const int64_t room = (c.unit_rows * c.segment_tiles + kMaxTilePixels - 1) / kMaxTilePixels * kMaxTilePixels;
       scratch = aligned(room * tile_bytes) + aligned(frequencies * room * kMaxTileBlocks * kChannelBlock * 4);
     } else {
-      const bool is_columns = c.method == Method::kColumns;
+      const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
+      const bool is_bilinear = c.method == Method::kBilinear;
+      check(!(is_depthwise || is_bilinear) || (element_bytes == 4 && c.in_channels == c.out_channels), kOp,
+            ": a step on single channels that are not the same before and after it");
       int64_t right = 0;
-      for (int64_t i = 0; i < (is_columns ? c.up : c.up * c.up); ++i) {
+      for (int64_t i = 0; i < (is_bilinear ? 0 : is_columns ? c.up : c.up * c.up); ++i) {
         const StepPhase& phase = step.phases[i];
         check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
                   std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
               kOp, ": a kernel of an unknown shape");
-        const int64_t bytes = phase.rows * phase.columns * c.in_channels * c.out_channels * element_bytes;
+        const int64_t in_a_row = phase.columns * (is_depthwise ? 1 : c.in_channels), group = 4 / element_bytes;
+        const int64_t bytes = phase.rows * ((in_a_row + group - 1) / group * group) * c.out_channels * element_bytes;
         c.phases[i] = {phase.dy, phase.rows, phase.dx, phase.columns, weight(phase.weights, bytes)};
         c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
         c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
@@ -360,8 +369,14 @@ class Plan {
         scratch = aligned((c.base_width + c.kernel_width - 1) * c.out_channels * 4) +
                   aligned((c.up * c.base_width * c.picture_channels + kChannelBlock) * 4);
       }
+      if (is_bilinear) {
+        check(c.stride == 1 && c.up == 2 && step.kernel == 1 && !step.has_norm, kOp,
+              ": linear interpolation of an unknown shape");
+        c.first = -1, c.last = 1, c.before = 1, right = 1;
+        scratch = aligned((c.in_width + 2) * c.in_channels * 4);
+      }
       c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
-      if (!is_columns && c.base_height * c.base_width <= kFewPixels) {
+      if (!is_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
         c.method = Method::kSmall;
         c.unit_rows = c.base_height;
       } else {
@@ -371,8 +386,7 @@ class Plan {
       c.last += (c.unit_rows - 1) * c.stride;
       if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
     }
-    scratch += aligned((c.last - c.first + 1) * (c.before + c.in_width + c.after) * c.in_channels *
-                       (is_winograd(c) ? 4 : element_bytes));
+    scratch += aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
     scratch_bytes_ = std::max(scratch_bytes_, scratch);
   }
 
@@ -442,7 +456,8 @@ class Plan {
     }
   }
 
-  // Scale and shift of InstanceNorm from the sums over all places: (x - mean) / sqrt(var + eps) * weight + bias.
+  // Scale and shift of InstanceNorm, or of GroupNorm of one group, from the sums over all places:
+  // (x - mean) / sqrt(var + eps) * weight + bias.
   void finish_norm(const Step& step, const Convolution& c) {
     const auto* weight_values =
         step.norm_weight == kNone ? nullptr : static_cast<const float*>(weight(step.norm_weight, c.out_channels * 4));
@@ -455,10 +470,19 @@ class Plan {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t k = 0; k < 2 * channels; ++k) sums[k] += statistics_[i * 2 * channels + k];
     }
+    double all = places;
+    if (step.norm_channels > 0) {
+      // Channels that are only stored hold zeros.
+      double total = 0.0, squares = 0.0;
+      for (int64_t k = 0; k < channels; ++k) total += sums[k], squares += sums[channels + k];
+      std::fill(sums.begin(), sums.begin() + channels, total);
+      std::fill(sums.begin() + channels, sums.end(), squares);
+      all *= static_cast<double>(step.norm_channels);
+    }
     Slot& output = slot(step.output);
     for (int64_t k = 0; k < channels; ++k) {
-      const double mean = sums[k] / places;
-      const double variance = std::max(sums[channels + k] / places - mean * mean, 0.0);
+      const double mean = sums[k] / all;
+      const double variance = std::max(sums[channels + k] / all - mean * mean, 0.0);
       const double scale = (weight_values ? weight_values[k] : 1.0) / std::sqrt(variance + epsilon);
       output.scale[k] = static_cast<float>(scale);
       output.shift[k] = static_cast<float>((bias_values ? bias_values[k] : 0.0) - mean * scale);

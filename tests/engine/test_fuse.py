@@ -29,7 +29,9 @@ from engine.generators import (
     AnimeGANConfig,
     Generator,
     GeneratorConfig,
+    ResNet,
     ResNetConfig,
+    SRVGGConfig,
     TransformerNetConfig,
     UNetConfig,
     build,
@@ -49,6 +51,17 @@ CONFIGS: dict[str, GeneratorConfig] = {
     "resnet odd widths": ResNetConfig(blocks=1, widths=(10, 18, 34, 20, 12), block_widths=(22,)),
     "resnet no blocks": ResNetConfig(width=16, blocks=0, downsamplings=1),
     "resnet one to two channels": ResNetConfig(width=16, blocks=1, in_channels=1, out_channels=2),
+    "resnet separable": ResNetConfig(width=16, blocks=2, separable=True),
+    "resnet separable odd widths": ResNetConfig(
+        blocks=2, widths=(10, 18, 34, 20, 12), block_widths=(22, 40), separable=True, affine=True
+    ),
+    "resnet separable batch norm": ResNetConfig(width=8, blocks=1, separable=True, norm="batch", bias=False),
+    "resnet blur": ResNetConfig(width=16, blocks=1, downsampling="blur", upsampling="blur"),
+    "resnet blur odd widths": ResNetConfig(
+        blocks=1, widths=(10, 18, 34, 20, 12), downsampling="blur", upsampling="blur", affine=True
+    ),
+    "animegan": AnimeGANConfig(width=8, blocks=3),
+    "animegan half-pixel centres": AnimeGANConfig(width=10, blocks=2, align_corners=False),
     "transformer": TransformerNetConfig(width=16, blocks=2),
     "unet": UNetConfig(width=8, downsamplings=4),
     "unet instance norm": UNetConfig(width=16, downsamplings=3, norm="instance", bias=True),
@@ -66,7 +79,7 @@ def made(config: GeneratorConfig) -> Generator:
             nn.init.normal_(layer.weight, std=(1.5 / fan_in) ** 0.5)
             if layer.bias is not None:
                 nn.init.normal_(layer.bias, std=0.2)
-        elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)) and layer.weight is not None:
+        elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)) and layer.weight is not None:
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.3)
         if isinstance(layer, nn.BatchNorm2d):
@@ -303,10 +316,13 @@ def test_too_small_an_image_is_one_line() -> None:
 
 
 def test_what_it_does_not_know_is_named() -> None:
-    with pytest.raises(BackendError, match="no form of AnimeGAN"):
-        fuse(made(AnimeGANConfig(width=8, blocks=1)), "fp32")
-    with pytest.raises(BackendError, match="does not know BlurDownsample"):
-        fuse(made(ResNetConfig(width=8, blocks=1, downsampling="blur")), "fp32")
+    with pytest.raises(BackendError, match="no form of SRVGG"):
+        fuse(made(SRVGGConfig(width=8, convolutions=1)), "fp32")
+    generator = made(ResNetConfig(width=8, blocks=1))
+    assert isinstance(generator, ResNet)
+    generator.model[3] = nn.Softplus()
+    with pytest.raises(BackendError, match="does not know Softplus"):
+        fuse(generator, "fp32")
 
 
 def damaged(fused: FusedGenerator, position: int, value: int) -> FusedGenerator:

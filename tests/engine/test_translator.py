@@ -15,7 +15,7 @@ from engine import save_generator
 from engine import translator as translator_module
 from engine.backends import eager, fused, inductor
 from engine.errors import BackendError, EngineError, FrameSizeError
-from engine.generators import AnimeGANConfig, build
+from engine.generators import SRVGGConfig, build
 from engine.generators.base import Generator, GeneratorConfig
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srresnet import SRResNetConfig
@@ -214,12 +214,12 @@ def test_auto_takes_the_fused_generator_where_there_is_one(
     with caplog.at_level(logging.WARNING, "streamgan"):
         translator(frame)
         assert translator.engine_for(frame).backend == "fused"
-        unknown = build(AnimeGANConfig(width=8, blocks=1))
+        unknown = build(SRVGGConfig(width=8, convolutions=1, scale=2))
         assert Translator(unknown, device="cpu").engine_for(frame).backend == "eager"
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "streamgan"):
         Translator(unknown, device="cpu", backend="fused", precision="fp32")(frame)
-    assert "has no form of AnimeGAN" in caplog.text
+    assert "has no form of SRVGG" in caplog.text
 
 
 def test_auto_compiles_only_when_the_video_is_long(resnet: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
