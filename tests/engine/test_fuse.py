@@ -288,6 +288,7 @@ def test_it_is_an_operator_like_any_other() -> None:
 _ELSEWHERE = """
 import sys, torch
 torch.ops.load_library(sys.argv[1])
+torch.set_num_threads(int(sys.argv[5]))  # sums are split by them, and rounded
 image, expected = torch.load(sys.argv[2], weights_only=True)
 for run in (torch.jit.load(sys.argv[3]), torch._inductor.aoti_load_package(sys.argv[4])):
     assert torch.equal(run(image), expected)
@@ -304,7 +305,12 @@ def test_torchscript_and_aotinductor_files_run_elsewhere(tmp_path: Path) -> None
     torch.save((image, fused(image)), data)
     torch.jit.trace(fused, image).save(str(script))
     torch._inductor.aoti_compile_and_package(torch.export.export(fused, (image,)), package_path=str(package))
-    command = [sys.executable, "-c", _ELSEWHERE, *map(str, (ops.LIBRARY, data, script, package))]
+    command = [
+        sys.executable,
+        "-c",
+        _ELSEWHERE,
+        *map(str, (ops.LIBRARY, data, script, package, torch.get_num_threads())),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
