@@ -60,7 +60,7 @@ def generator_config(
         EngineError: no such generator, or not with these values.
     """
     channels: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels}
-    bias = norm != "batch"
+    bias = norm == "instance"  # as the reference has it; files are told apart by it
     resnet, unet = re.fullmatch(r"resnet_(\d+)blocks", name), re.fullmatch(r"unet_(\d+)", name)
     try:
         if resnet:

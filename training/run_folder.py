@@ -108,8 +108,10 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
 
 def _block_names(config: ResNetConfig) -> dict[str, str]:
     """Layer in our sequence -> layer in the block-style file."""
-    if config.dropout or config.upsampling != "transposed":
-        raise CheckpointError("a reflect-padded ResNet is saved without dropout and with transposed upsampling only")
+    if config.dropout or config.upsampling != "transposed" or config.norm == "none":
+        raise CheckpointError(
+            "a ResNet with reflect-padded downsampling is saved with a norm, without dropout and with transposed upsampling only"
+        )
     down, blocks = config.downsamplings, config.blocks
     names = {"model.1": "initial.0", "model.2": "initial.1", f"model.{5 + 6 * down + blocks}": "last"}
     for level in range(down):

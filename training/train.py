@@ -31,7 +31,7 @@ from training.gallery import Gallery
 from training.log import LossLog, duration
 from training.models import TrainingModel, make_model
 from training.options import parse_options
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, published_state
 from training.schedules import make_scheduler
 
 
@@ -65,6 +65,8 @@ class Run:
         distributed.join(self.device)
         torch.manual_seed(options.seed)
         self.model: TrainingModel = make_model(options, self.device)
+        for network in self.model.networks.values():
+            published_state(network)  # what can't be saved is not trained
         torch.manual_seed(options.seed + distributed.rank())  # dropout differs between processes
         self.batches = open_training_batches(options, self.model)
         self.folder = RunFolder(options.checkpoints_dir / options.name)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from engine.errors import EngineError
+from engine.checkpoint import load_generator
+from engine.errors import CheckpointError, EngineError
 from engine.generators import ResNetConfig, RRDBNetConfig, SRResNetConfig, TransformerNetConfig, UNetConfig
 from training.discriminators import build_discriminator
 from training.networks import build_generator, generator_config, initialise
+from training.run_folder import published_state
 
 
 def test_names_of_generators() -> None:
@@ -24,6 +29,29 @@ def test_names_of_generators() -> None:
     assert generator_config("transformer") == TransformerNetConfig(width=32)
     assert generator_config("srresnet", scale=2) == SRResNetConfig(scale=2)
     assert generator_config("rrdbnet", scale=2, blocks=2) == RRDBNetConfig(scale=2, blocks=2)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet_4blocks", {}),
+        ("resnet_4blocks", {"upsampling": "nearest", "dropout": True}),
+        ("resnet_4blocks", {"downsampling_padding": "reflect"}),
+        ("unet_32", {}),
+    ],
+)
+def test_a_saved_generator_is_recognised(tmp_path: Path, name: str, options: dict[str, Any], norm: str) -> None:
+    trained = build_generator(generator_config(name, width=8, norm=norm, **options)).eval()
+    if norm == "none" and "downsampling_padding" in options:
+        with pytest.raises(CheckpointError, match="saved with a norm"):
+            published_state(trained)
+        return
+    torch.save(published_state(trained), tmp_path / "latest_net_G.pth")
+    loaded = load_generator(tmp_path / "latest_net_G.pth")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(image), trained(image))
 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet_blocks", "unet_100", "unet_1", "unet", "stylegan"])

@@ -298,6 +298,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 def test_options_that_do_not_go_together(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--batch_size 1" in error_of(pix2pix(pairs, "--preprocess", "none", "--batch_size", "2"), capsys)
     assert "unknown generator 'resnet'" in error_of(pix2pix(pairs, "--netG", "resnet"), capsys)
+    unsavable = ["--netG", "resnet_2blocks", "--downsampling_padding", "reflect", "--norm", "none", "--no_dropout"]
+    assert "saved with a norm" in error_of(pix2pix(pairs, *unsavable), capsys)
     assert "--vgg" in error_of(["--dataroot", str(pairs), "--model", "style", *TINY], capsys)
 
 
