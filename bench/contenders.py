@@ -63,6 +63,10 @@ _PEERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
+# Our backends whose engines are files are the peers' runtimes themselves: `bench backends` measures those.
+IN_MEMORY = tuple(name for name, backend in BACKENDS.items() if not hasattr(backend, "build"))
+
+
 def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender]:
     """All that are compared on `device`, ours first.
 
@@ -72,7 +76,7 @@ def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender
     """
     ours = [
         Contender(f"engine {backend} {precision}", "engine_backend", precision, ours=True, backend=backend)
-        for backend in BACKENDS
+        for backend in IN_MEMORY
         for precision in PRECISIONS
         if precision not in emulated
         # Elsewhere `fast` is the half precision of the device under a looser limit.

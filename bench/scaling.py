@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from bench import results
+from bench.contenders import IN_MEMORY
 from bench.generators import count_flops
 from bench.peaks import Probe
 from bench.results import Results, Row
-from engine.backends import BACKENDS, get_backend
+from engine.backends import get_backend
 from engine.generators import ResNetConfig, build
 from engine.precision import PARITY_DB, PRECISIONS, choose_device, dtype_of, fastest_precision
 
@@ -67,7 +68,7 @@ def points(threads: int) -> Iterator[Point]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench scaling`."""
-    parser.add_argument("--backend", choices=list(BACKENDS), default="eager", help="(default: %(default)s)")
+    parser.add_argument("--backend", choices=IN_MEMORY, default="eager", help="(default: %(default)s)")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")

@@ -47,6 +47,13 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that there was not enough memory, of the machine or of its GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "allocate memory" in str(error) or "not enough memory" in str(error)
+
+
 def peak_process_bytes() -> int:
     """The largest resident memory this process has had so far, in bytes; 0 where the system does not tell."""
     try:

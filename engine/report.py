@@ -51,6 +51,11 @@ class ProgressBar:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
+    def write(self, lines: list[str]) -> None:
+        """Lines on stderr, around the bar."""
+        for line in lines:
+            self._bar.write(line, file=sys.stderr)
+
     def show(self, progress: Progress) -> None:
         slowest = progress.slowest_stage
         self._bar.set_postfix_str(f"{slowest} {progress.stages[slowest].ms_per_frame:.0f} ms", refresh=False)

@@ -22,7 +22,7 @@ from engine.report import ProgressBar, check_json_target, print_summary, summari
 from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
-    from engine.pipeline import Pipeline
+    from engine.pipeline import Pipeline, Progress
     from engine.translator import Translator
     from engine.video.base import Sink, Source, SourceInfo
 
@@ -69,7 +69,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
 
     model = parser.add_argument_group("generator")
-    model.add_argument("--backend", default="auto", help="auto, eager, inductor (default: %(default)s)")
+    model.add_argument(
+        "--backend",
+        default="auto",
+        help="auto: the fastest here; or fused, aoti, openvino, ...: python -m engine.doctor lists them",
+    )
+    model.add_argument(
+        "--explain", action="store_true", help="measure every backend on the first frame and show the table"
+    )
+    model.add_argument(
+        "--engine", type=_not_empty, metavar="FILE", help="engine that python -m engine.export wrote, for this style"
+    )
     model.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, fast (default: %(default)s)")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: %(default)s)")
     model.add_argument(
@@ -215,6 +225,7 @@ class Runner:
             EngineError: it could not be done; `error.partial` says what was kept.
         """
         from engine import video
+        from engine.choosing import describe_rows
         from engine.pipeline import Pipeline
 
         options = self._options
@@ -223,8 +234,14 @@ class Runner:
             sink = self._open_sink(job, source)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
+
+                def show(progress: Progress) -> None:
+                    bar.show(progress)
+                    if options.explain and progress.stages["translate"].frames == 1:
+                        bar.write(describe_rows(translator.choice))
+
                 pipeline = Pipeline(
-                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=bar.show
+                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=show
                 )
                 self._stop.pipeline = pipeline
                 try:
@@ -246,6 +263,9 @@ class Runner:
                 precision=options.precision,
                 device=options.device,
                 norm_mode=options.norm_mode,
+                engine_file=options.engine,
+                live=info.live,
+                explain=options.explain,
                 expected_frames=None if info.live else _least(info.frame_count, options.frames),
             )
         return self._translator

@@ -1,15 +1,12 @@
 """Frames in, translated frames out: pad, normalise, run the generator, quantise, crop, and prove it on the way.
 
 The steps of one frame are in `Translator._run`. Which backend and precision run is decided on the first frame of each
-size that is not nearly uniform, in `Translator._prepare`; nearly uniform frames run in eager float32.
+size that is not nearly uniform, by `engine.choosing`; nearly uniform frames run in eager float32.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import logging
-import math
 import time
 from pathlib import Path
 
@@ -17,56 +14,18 @@ import numpy as np
 import torch
 
 from engine import memory, ops, reference
-from engine.backends import BACKENDS, CompiledGenerator, get_backend
 from engine.checkpoint import NormMode
 from engine.checkpoint import load_generator as load_checkpoint
-from engine.errors import BackendError, EngineError, FrameSizeError, ParityError
+from engine.choosing import Chooser, Engine, Row, Trial
+from engine.errors import BackendError, EngineError, FrameSizeError
 from engine.generators import Generator
-from engine.precision import (
-    PARITY_DB,
-    PRECISIONS,
-    choose_device,
-    dtype_of,
-    fastest_precision,
-    is_emulated,
-    is_nearly_uniform,
-    psnr_db,
-)
+from engine.precision import choose_device, is_nearly_uniform
 from engine.styles import locate_generator
 
-logger = logging.getLogger("streamgan")
-
-# `--backend auto` compiles only for a job that eager would spend at least this long on: compiling takes up to a minute,
-# and saves about a sixth of the time after it.
-COMPILE_PAYS_AFTER_SECONDS = 180.0
+__all__ = ["Engine", "Translator", "load_generator"]
 
 # Frames per call that are tried beside one at a time; more gains nothing more on the devices seen and costs memory.
 TRIED_BATCH = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Engine:
-    """A generator made ready for frames of one size.
-
-    Attributes:
-        backend, precision: what it runs on and in.
-        dtype: of its input.
-        run: takes and returns a tensor [N, 3, H, W].
-        parity_db: PSNR against eager float32 on the frame it was proven on; infinite for eager float32 itself.
-        frame_ms: measured time of one frame, conversions included.
-        is_stand_in: whether it only stands in for the chosen engine, on a frame that is nearly uniform.
-    """
-
-    backend: str
-    precision: str
-    dtype: torch.dtype
-    run: CompiledGenerator
-    parity_db: float = math.inf
-    frame_ms: float = math.nan
-    is_stand_in: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.backend} {self.precision}"
 
 
 def load_generator(style: str | Path, *, norm_mode: NormMode = "eval") -> Generator:
@@ -97,7 +56,11 @@ class Translator:
         precision: "auto", or one of `engine.precision.PRECISIONS`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         norm_mode: see `load_generator`.
-        expected_frames: how many frames will come; lets `backend="auto"` compile when that pays. None: unknown.
+        engine_file: an engine that `python -m engine.export` wrote, to be taken where it fits.
+        expected_frames: how many frames will come; lets `backend="auto"` measure and build where that pays. None:
+            unknown.
+        live: frames do not wait: what takes long to make ready is made so while another engine runs.
+        explain: measure every backend there is, whatever that takes; `choice` says what came of it.
 
     Attributes:
         uniform_frames: how many frames so far were nearly uniform and ran in eager float32 for it, where another
@@ -115,7 +78,10 @@ class Translator:
         precision: str = "auto",
         device: str = "auto",
         norm_mode: NormMode = "eval",
+        engine_file: str | Path | None = None,
         expected_frames: int | None = None,
+        live: bool = False,
+        explain: bool = False,
     ) -> None:
         self.device = choose_device(device)
         loaded = generator if isinstance(generator, Generator) else load_generator(generator, norm_mode=norm_mode)
@@ -128,13 +94,26 @@ class Translator:
         self.generator = copy.deepcopy(loaded).eval().to(device=self.device, dtype=torch.float32)
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.scale = self.generator.scale
-        self._expected_frames = expected_frames
-        self._auto = backend == "auto"
-        self._wanted = self._candidates(backend, precision)
-        self._stand_in = Engine("eager", "fp32", torch.float32, self.generator, is_stand_in=True)
-        self._engines: dict[tuple[int, ...], Engine] = {}  # by frame size (H, W)
-        self._rejected: set[tuple[str, str]] = set()
+        self._chooser = Chooser(
+            self.generator,
+            self.device,
+            self._run,
+            self._padded_size,
+            backend=backend,
+            precision=precision,
+            file=Path(engine_file) if engine_file is not None else None,
+            expected_frames=expected_frames,
+            live=live,
+            explain=explain,
+        )
+        self._engines: dict[tuple[int, int], Engine] = {}  # by frame size (H, W)
+        self._trials: dict[tuple[int, int], Trial] = {}
         self.uniform_frames = 0
+
+    @property
+    def choice(self) -> list[Row]:
+        """What was tried for the frame size that came last; empty where the choice was remembered."""
+        return self._chooser.rows
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Translates one frame or a batch.
@@ -154,12 +133,14 @@ class Translator:
         batch = frames if frames.ndim == 4 else frames[None]
         try:
             engines = [self.engine_for(frame) for frame in batch]
-            engine = self._stand_in if self._stand_in in engines else engines[0]
-            self.uniform_frames += engines.count(self._stand_in)
+            engine = self._chooser.stand_in if self._chooser.stand_in in engines else engines[0]
+            self.uniform_frames += engines.count(self._chooser.stand_in)
             step = len(batch) if engine.backend == "eager" else 1  # others are compiled for one frame
-            parts = [self._run(engine, batch[start : start + step]) for start in range(0, len(batch), step)]
+            start = time.perf_counter()
+            parts = [self._run(engine, batch[first : first + step]) for first in range(0, len(batch), step)]
+            self._judge(engine, batch, 1e3 * (time.perf_counter() - start) / len(batch))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             height, width = batch.shape[1:3]
             raise FrameSizeError(
@@ -174,13 +155,38 @@ class Translator:
         It is made ready and proven on the first frame of a size that is not nearly uniform. Eager float32 stands in for
         any other on frames that are.
         """
-        engine = self._engines.get(frame.shape[:2])
-        chosen = (engine.backend, engine.precision) if engine else self._wanted[0]
-        if chosen != ("eager", "fp32") and is_nearly_uniform(frame):
+        height, width = frame.shape[:2]
+        engine = self._engines.get((height, width))
+        needs_float32 = is_nearly_uniform(frame) and not (engine or self._chooser).runs_float32
+        if needs_float32:
             if engine is None:
                 self._check_memory(frame[None])
-            return self._stand_in
-        return engine or self._prepare(frame[None])
+            return self._chooser.stand_in
+        if engine is None:
+            self._check_memory(frame[None])
+            engine = self._engines[height, width] = self._chooser.choose(frame[None])
+        if (height, width) in self._trials:
+            return self._trials[height, width].engine
+        if (rival := self._chooser.prepared((height, width))) is None:
+            return engine
+        trial = self._chooser.trial(engine, rival)
+        if trial is not None:
+            self._trials[height, width] = trial
+            return trial.engine
+        self._engines[height, width] = rival
+        return rival
+
+    def _judge(self, engine: Engine, batch: np.ndarray, frame_ms: float) -> None:
+        """Ends a trial when both of its engines have had their frames."""
+        size = (batch.shape[1], batch.shape[2])
+        trial = self._trials.get(size)
+        if trial is None or engine is not trial.engine:
+            return
+        trial.add(frame_ms)
+        if trial.winner is not None:
+            del self._trials[size]
+            self._engines[size] = trial.winner
+            self._chooser.decided(batch[:1], trial.winner)
 
     def choose_batch(self, frame: np.ndarray) -> int:
         """Frames per call that run fastest, 1 or `TRIED_BATCH`, measured on `frame`, uint8 [H, W, 3].
@@ -230,81 +236,6 @@ class Translator:
         count, height, width = shape
         return memory.activation_bytes(self.generator, (count, 3, *self._padded_size(height, width)), dtype)
 
-    # --- choosing and proving an engine ---
-
-    def _candidates(self, backend: str, precision: str) -> list[tuple[str, str]]:
-        """(backend, precision) to try, best first. The last is eager float32, which can't fail the parity check."""
-        if precision not in ("auto", *PRECISIONS):
-            raise BackendError(f"unknown precision {precision!r}: accepted are auto, {', '.join(PRECISIONS)}")
-        if backend != "auto":
-            reason = get_backend(backend).unavailable(self.device)
-            if reason:
-                raise BackendError(f"backend {backend!r} can't run here: {reason}")
-        first_precision = fastest_precision(self.device) if precision == "auto" else precision
-        if is_emulated(first_precision, self.device):
-            logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first_precision)
-        fastest = "fused" if BACKENDS["fused"].unavailable(self.device) is None else "eager"
-        first_backend = fastest if backend == "auto" else backend
-        half = [fastest_precision(self.device)] if first_precision == "fast" else []
-        ladder = [(first_backend, tried) for tried in (first_precision, *half, "fp32")]
-        return list(dict.fromkeys([*ladder, ("eager", first_precision), ("eager", "fp32")]))
-
-    def _prepare(self, batch: np.ndarray) -> Engine:
-        """Takes the first candidate that runs and keeps the parity contract on `batch`, which holds real frames."""
-        self._check_memory(batch)
-        expected = self._run(self._stand_in, batch)
-        proven = (self._try(*candidate, batch, expected) for candidate in self._wanted)
-        engine = next(engine for engine in proven if engine is not None)
-        if self._auto and engine.backend == "eager" and self._compiling_may_pay(engine):
-            logger.warning("compiling for %dx%d, which a long video makes good", batch.shape[2], batch.shape[1])
-            compiled = self._try("inductor", engine.precision, batch, expected)
-            if compiled is not None and self._measure_ms(compiled, batch) < self._measure_ms(engine, batch):
-                engine = compiled
-        self._engines[batch.shape[1:3]] = engine
-        return engine
-
-    def _try(self, backend: str, precision: str, batch: np.ndarray, expected: np.ndarray) -> Engine | None:
-        """The engine, if it can be compiled and is within its precision's parity limit; else None, and it says why."""
-        if (backend, precision) in self._rejected:
-            return None
-        try:
-            engine = self._compile(backend, precision, batch, expected)
-            start = time.perf_counter()
-            parity_db = psnr_db(self._run(engine, batch), expected)
-            seconds = time.perf_counter() - start
-            if parity_db < PARITY_DB[precision]:
-                raise ParityError(
-                    f"the frame it was tried on is at {parity_db:.1f} dB of eager float32 and "
-                    f"{PARITY_DB[precision]:.0f} dB is the least for {precision}"
-                )
-        except BackendError as error:
-            self._rejected.add((backend, precision))
-            # That an engine nobody asked for does not know a generator is no news.
-            is_news = not self._auto or isinstance(error, ParityError)
-            logger.log(logging.WARNING if is_news else logging.INFO, "%s %s is not used: %s", backend, precision, error)
-            return None
-        return dataclasses.replace(engine, parity_db=parity_db, frame_ms=1e3 * seconds / len(batch))
-
-    def _compile(self, backend: str, precision: str, batch: np.ndarray, expected: np.ndarray) -> Engine:
-        dtype = dtype_of(precision, self.device)
-        generator = copy.deepcopy(self.generator)
-        shape = (len(batch), 3, *self._padded_size(*batch.shape[1:3]))
-        example = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
-
-        def engine_of(run: CompiledGenerator) -> Engine:
-            return Engine(backend=backend, precision=precision, dtype=getattr(run, "input_dtype", dtype), run=run)
-
-        def parity_db(run: CompiledGenerator) -> float:
-            return psnr_db(self._run(engine_of(run), batch), expected)
-
-        with torch.no_grad():
-            return engine_of(get_backend(backend).compile_generator(generator, example, precision, parity_db))
-
-    def _compiling_may_pay(self, engine: Engine) -> bool:
-        if self._expected_frames is None or BACKENDS["inductor"].unavailable(self.device) is not None:
-            return False
-        return self._expected_frames * engine.frame_ms > 1e3 * COMPILE_PAYS_AFTER_SECONDS
-
     def _measure_ms(self, engine: Engine, batch: np.ndarray, *, rounds: int = 3) -> float:
         """Best of `rounds` times of one call, in ms, after one call to warm up."""
         self._run(engine, batch)
@@ -324,9 +255,3 @@ class Translator:
                 f"a frame of {width}x{height} needs about {needed / 2**30:.1f} GiB in this generator and "
                 f"{available / 2**30:.1f} GiB are free: use smaller frames"
             )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "allocate memory" in str(error) or "not enough memory" in str(error)

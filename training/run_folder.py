@@ -110,7 +110,8 @@ def _block_names(config: ResNetConfig) -> dict[str, str]:
     """Layer in our sequence -> layer in the block-style file."""
     if config.dropout or config.upsampling != "transposed" or config.norm == "none":
         raise CheckpointError(
-            "a ResNet with reflect-padded downsampling is saved with a norm, without dropout and with transposed upsampling only"
+            "a ResNet with reflect-padded downsampling is saved with a norm, without dropout and with transposed "
+            "upsampling only"
         )
     down, blocks = config.downsamplings, config.blocks
     names = {"model.1": "initial.0", "model.2": "initial.1", f"model.{5 + 6 * down + blocks}": "last"}

@@ -1,28 +1,37 @@
 """One module per way of running a generator.
 
-Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line) and
-`compile_generator(generator, example, precision, parity_db) -> callable`, where `generator` is an eval-mode module on
-the device, float32, which the backend may change, `example` is an input [N, C, H, W] (channels_last) in the dtype to
-run in, `precision` the name of what was asked for, `parity_db(callable)` the PSNR in dB of such a callable against
-eager float32 on a real frame, and the callable takes inputs of that shape and dtype, or of the dtype that it has as an
-attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
+Each module has `unavailable(device) -> str | None` (None: it can run; else the reason in one line), and is of one of
+two kinds.
+
+In memory: `compile_generator(generator, example, precision, parity_db) -> callable`, where `generator` is an eval-mode
+module on the device, float32, which the backend may change, `example` is an input [N, C, H, W] (channels_last) in the
+dtype to run in, `precision` the name of what was asked for, `parity_db(callable)` the PSNR in dB of such a callable
+against eager float32 on a real frame, and the callable takes inputs of that shape and dtype, or of the dtype that it
+has as an attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
+
+As a file (`engine.artifacts` keeps them in the cache): `SUFFIX`, `version(device)` (what writes the file and has to
+read it), `unbuildable(device)`, `build(generator, example, precision, path, *, dynamic, targets) -> facts` and
+`load(path, example, precision) -> callable`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from types import ModuleType
 
-from torch import Tensor
-
-from engine.backends import eager, fused, inductor
+from engine.backends import aoti, eager, fused, inductor, torchscript
+from engine.backends.interface import CompiledGenerator, ParityMeasure
 from engine.errors import BackendError
 
-CompiledGenerator = Callable[[Tensor], Tensor]
-ParityMeasure = Callable[[CompiledGenerator], float]
+__all__ = ["BACKENDS", "CompiledGenerator", "ParityMeasure", "get_backend"]
 
-BACKENDS: dict[str, ModuleType] = {"eager": eager, "fused": fused, "inductor": inductor}
+BACKENDS: dict[str, ModuleType] = {
+    "eager": eager,
+    "fused": fused,
+    "torchscript": torchscript,
+    "inductor": inductor,
+    "aoti": aoti,
+}
 
 
 def get_backend(name: str) -> ModuleType:

@@ -1,0 +1,99 @@
+"""AOTInductor: exported and compiled ahead of time into a package that later processes load without compiling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.backends import inductor
+from engine.backends.interface import CompiledGenerator, first_line
+from engine.errors import BackendError
+from engine.generators import Generator
+
+SUFFIX = ".pt2"
+
+unbuildable = inductor.unavailable
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this backend can't run on `device`, in one line; None if it can."""
+    return None
+
+
+def version(device: torch.device) -> str:
+    """What writes the file and has to read it."""
+    return f"torch {torch.__version__}"
+
+
+def build(
+    generator: Generator,
+    example: Tensor,
+    precision: str,
+    path: Path,
+    *,
+    dynamic: bool = False,
+    targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Compiles `generator` for the device, dtype and (unless `dynamic`) the size of `example`, in up to some minutes.
+
+    Raises:
+        BackendError: it can't be exported or compiled.
+    """
+    module = generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
+    return save_package(module, example, path, multiple=multiple if dynamic else 0, least=least)
+
+
+def save_package(
+    module: nn.Module, example: Tensor, path: Path, *, multiple: int = 0, least: int = 2
+) -> dict[str, Any]:
+    """Exports and compiles `module` into a package at `path`.
+
+    Args:
+        multiple: 0: for the size of `example` alone; else for heights and widths that are multiples of this.
+        least: the smallest height and width, if they are free.
+
+    Raises:
+        BackendError: it can't be exported or compiled.
+    """
+    shapes = None
+    if multiple:
+        sides = [torch.export.Dim(name, min=-(-least // multiple), max=8192 // multiple) for name in ("h", "w")]
+        shapes = ({2: multiple * sides[0], 3: multiple * sides[1]},)
+    options = {
+        "freezing": example.device.type == "cpu",  # packs the weights for the processor's matrix library
+        "max_autotune": example.device.type == "cuda",
+        "cpp.dynamic_threads": True,  # as many threads as the process that runs it has, not the one that builds it
+    }
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, (example,), dynamic_shapes=shapes)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
+        raise BackendError(f"AOTInductor can't compile this generator: {first_line(error)}") from error
+    return {}
+
+
+def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
+    """Loads a package.
+
+    Raises:
+        BackendError: the file is damaged, of another version of torch, or does not run here.
+    """
+    index = -1 if example.device.type == "cpu" else example.device.index or 0
+    try:
+        # What torch._inductor.aoti_load_package does, less the second that importing the compiler takes.
+        package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        package.run([example])
+    except RuntimeError as error:
+        raise BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}") from error
+
+    def run(image: Tensor) -> Tensor:
+        output: Tensor = package.run([image])[0]
+        return output
+
+    return run

@@ -1,0 +1,539 @@
+"""Which engine runs: what was asked for, or the fastest of those that keep the parity contract on a real frame.
+
+`Chooser.choose` is called with the first frame of each size. With `--backend auto` it takes the first engine of a
+short list, measures others beside it where the job is long enough to make good for that, and remembers the result in
+the engine cache. What takes minutes to build is built by another process while that first engine translates; then
+both take real frames in turn, and the faster one stays.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine import artifacts, background
+from engine.backends import BACKENDS, get_backend
+from engine.backends.interface import CompiledGenerator, first_line
+from engine.cache import EngineCache
+from engine.errors import BackendError, ParityError
+from engine.generators import Generator
+from engine.memory import is_out_of_memory
+from engine.precision import PARITY_DB, PRECISIONS, dtype_of, fastest_precision, is_emulated, psnr_db
+
+logger = logging.getLogger("streamgan")
+
+AUTO_SECONDS = 4.0
+"""`--backend auto` measures for so long at most, and for no more than a twentieth of the job."""
+_SHARE_OF_JOB = 0.05
+_LEAST_SECONDS = 1.0
+_EXPLAIN_SECONDS = 120.0
+
+# An engine that takes a minute to build is built for a job of at least this length, in seconds.
+BUILDING_PAYS_AFTER_SECONDS = 180.0
+
+# Built in seconds, and in minutes; in the order that they are worth trying in.
+_QUICK = ("openvino", "onnxruntime", "torchscript")
+_SLOW = {"cpu": ("aoti",), "cuda": ("tensorrt", "tensorrt-rtx", "aoti")}
+
+# Calls of each engine that are measured, in turn. One whose first call took so many times the best is left out.
+_ROUNDS = 5
+_HOPELESS = 3.0
+# Another engine than the first of the list has to gain so much: less can be chance.
+_WORTH_CHANGING = 0.1
+
+# Frames that each of two engines takes in a trial.
+_TRIAL_FRAMES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A generator made ready for frames of one size.
+
+    Attributes:
+        backend, precision: what it runs on and in.
+        dtype: of its input.
+        run: takes and returns a tensor [N, 3, H, W].
+        parity_db: PSNR against eager float32 on the frame it was proven on; infinite for eager float32 itself.
+        frame_ms: measured time of one frame, conversions included.
+        ready_seconds: what it took to build or load it.
+        is_stand_in: whether it only stands in for the chosen engine, on a frame that is nearly uniform.
+    """
+
+    backend: str
+    precision: str
+    dtype: torch.dtype
+    run: CompiledGenerator
+    parity_db: float = math.inf
+    frame_ms: float = math.nan
+    ready_seconds: float = 0.0
+    is_stand_in: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+    @property
+    def runs_float32(self) -> bool:
+        """Whether it is what stands in on nearly uniform frames."""
+        return (self.backend, self.precision) == ("eager", "fp32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What may be tried: a backend in a precision, or the engine in a file that the user names."""
+
+    backend: str
+    precision: str
+    file: artifacts.Exported | None = dataclasses.field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of what `--explain` shows.
+
+    Attributes:
+        frame_ms, parity_db, ready_seconds: as in Engine; None where it was not tried.
+        remark: why it was not tried or does not run.
+        chosen: whether it is the one that runs.
+    """
+
+    backend: str
+    precision: str
+    frame_ms: float | None = None
+    parity_db: float | None = None
+    ready_seconds: float | None = None
+    remark: str = ""
+    chosen: bool = False
+
+
+class Trial:
+    """Two engines take frames of the running video in turn."""
+
+    def __init__(self, current: Engine, rival: Engine) -> None:
+        self._engines = (current, rival)
+        self._best_ms = [math.inf, math.inf]
+        self._frames = 0
+
+    @property
+    def engine(self) -> Engine:
+        """Whose turn it is."""
+        return self._engines[self._frames % 2]
+
+    def add(self, frame_ms: float) -> None:
+        """Notes how long a frame has taken the engine whose turn it was."""
+        turn = self._frames % 2
+        self._best_ms[turn] = min(self._best_ms[turn], frame_ms)
+        self._frames += 1
+
+    @property
+    def winner(self) -> Engine | None:
+        """The faster one; None until both have had their frames."""
+        if self._frames < 2 * _TRIAL_FRAMES:
+            return None
+        faster = int(self._best_ms[1] < self._best_ms[0])
+        return dataclasses.replace(self._engines[faster], frame_ms=self._best_ms[faster])
+
+
+class Chooser:
+    """Chooses the engine for each frame size.
+
+    Args:
+        generator: eager, float32, on `device`.
+        run: translates a uint8 batch [N, H, W, 3] with an engine.
+        padded_size: (H, W) of a frame -> (H, W) of the tensor that the generator gets.
+        backend, precision: "auto" or a name.
+        file: an engine of `engine.export` that is tried before anything else.
+        expected_frames: how many frames will come; None: unknown.
+        live: the stream does not wait: what takes long is made ready while another engine runs.
+        explain: `rows` are wanted, of as many backends as there are.
+
+    Attributes:
+        rows: what was tried for the size that was chosen for last.
+
+    Raises:
+        BackendError: unknown names, or a backend that can't run here.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        device: torch.device,
+        run: Callable[[Engine, np.ndarray], np.ndarray],
+        padded_size: Callable[[int, int], tuple[int, int]],
+        *,
+        backend: str,
+        precision: str,
+        file: Path | None = None,
+        expected_frames: int | None = None,
+        live: bool = False,
+        explain: bool = False,
+    ) -> None:
+        self.stand_in = Engine("eager", "fp32", torch.float32, generator, is_stand_in=True)
+        self.rows: list[Row] = []
+        self._generator = generator
+        self._device = device
+        self._run = run
+        self._padded_size = padded_size
+        self._asked = (backend, precision)
+        self._auto = backend == "auto" and file is None
+        self._expected_frames = expected_frames
+        self._live = live
+        self._explain = explain
+        self._cache = EngineCache()
+        self._ladder = self._candidates(backend, precision, file)
+        self._rejected: dict[Candidate, str] = {}
+        self._preparing: dict[tuple[int, int], _Preparation] = {}
+
+    @property
+    def runs_float32(self) -> bool:
+        """Whether what was asked for is what stands in on nearly uniform frames."""
+        return (self._ladder[0].backend, self._ladder[0].precision) == ("eager", "fp32")
+
+    def choose(self, batch: np.ndarray) -> Engine:
+        """The engine for frames like these real ones, uint8 [N, H, W, 3]; eager float32 can always run."""
+        expected = self._run(self.stand_in, batch)
+        remembered = self._remembered(batch) if self._auto and not self._explain else None
+        first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
+        if not self._auto:
+            self.rows = [_row(first, chosen=True)]
+            return first
+        if remembered is not None and str(remembered) == str(first):
+            return first
+        return self._fastest(first, batch, expected)
+
+    def prepared(self, size: tuple[int, int]) -> Engine | None:
+        """An engine for frames of this (H, W) that has become ready in the background since the last call, proven."""
+        preparation = self._preparing.get(size)
+        if preparation is None or preparation.is_alive():
+            return None
+        del self._preparing[size]
+        return preparation.engine
+
+    def trial(self, current: Engine, rival: Engine) -> Trial | None:
+        """How to decide between the engine that runs and one that has become ready; None: the new one was asked for."""
+        return Trial(current, rival) if self._auto else None
+
+    def decided(self, batch: np.ndarray, winner: Engine) -> None:
+        """Remembers who has won a trial."""
+        self._remember(batch, winner)
+
+    # --- what to try ---
+
+    def _candidates(self, backend: str, precision: str, file: Path | None) -> list[Candidate]:
+        """What to try, best first. The last is eager float32, which can't fail the parity check."""
+        if precision not in ("auto", *PRECISIONS):
+            raise BackendError(f"unknown precision {precision!r}: accepted are auto, {', '.join(PRECISIONS)}")
+        if backend != "auto" and (reason := get_backend(backend).unavailable(self._device)):
+            raise BackendError(f"backend {backend!r} can't run here: {reason}")
+        exported = artifacts.read_exported(file) if file else None
+        if exported is not None:
+            if backend not in ("auto", exported.backend):
+                raise BackendError(f"{file} is an engine of the backend {exported.backend}, not {backend}")
+            if precision not in ("auto", exported.precision):
+                raise BackendError(f"{file} is an engine in {exported.precision}, not {precision}")
+        fastest = fastest_precision(self._device)
+        first = fastest if precision == "auto" else precision
+        if is_emulated(first, self._device):
+            logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first)
+        best_ready = "fused" if BACKENDS["fused"].unavailable(self._device) is None else "eager"
+        half = [fastest] if first == "fast" else []
+        asked = best_ready if backend == "auto" else backend
+        ladder = [Candidate(asked, tried) for tried in (first, *half, "fp32")]
+        if asked not in ("eager", best_ready):
+            ladder.append(Candidate(best_ready, first))
+        ladder += [Candidate("eager", first), Candidate("eager", "fp32")]
+        if exported is not None:
+            ladder.insert(0, Candidate(exported.backend, exported.precision, exported))
+        return list(dict.fromkeys(ladder)) if exported is None else ladder
+
+    def _first(self, ladder: Iterable[Candidate], batch: np.ndarray, expected: np.ndarray) -> Engine:
+        """The first candidate that runs and keeps the parity contract; a live stream does not wait for a build."""
+        for candidate in ladder:
+            if self._live and candidate not in self._rejected and self._takes_long(candidate, batch):
+                self._prepare_in_background(candidate, batch, expected)
+                continue
+            engine = self._try(candidate, batch, expected)
+            if engine is not None:
+                return engine
+        raise AssertionError("eager float32 keeps every limit")
+
+    def _takes_long(self, candidate: Candidate, batch: np.ndarray) -> bool:
+        if candidate.file is not None or candidate.backend in ("eager", "fused"):
+            return False
+        if not artifacts.is_file_backend(get_backend(candidate.backend)):
+            return True
+        return not self._is_cached(candidate, batch)
+
+    def _fastest(self, first: Engine, batch: np.ndarray, expected: np.ndarray) -> Engine:
+        """The fastest of `first` and the quick backends, as far as there is time; begins with a slow one if it pays."""
+        engines, rows = [first], []
+        budget = self._budget_seconds(first)
+        deadline = time.monotonic() + budget
+        if budget:
+            logger.warning("measuring which engine is the fastest here, for about %.0f s", min(budget, AUTO_SECONDS))
+            for candidate in self._rivals(first, batch):
+                if reason := self._not_tried(candidate, batch, deadline):
+                    rows.append(Row(candidate.backend, candidate.precision, remark=reason))
+                    continue
+                engine = self._try(candidate, batch, expected)
+                if engine is None:
+                    rows.append(Row(candidate.backend, candidate.precision, remark=self._rejected[candidate]))
+                else:
+                    engines.append(engine)
+            engines = self._measured(engines, batch, deadline)
+        fastest = engines[0]
+        engines.sort(key=lambda engine: engine.frame_ms)
+        if engines[0].frame_ms < (1 - _WORTH_CHANGING) * fastest.frame_ms:
+            fastest = engines[0]
+        self.rows = [*(_row(engine, chosen=engine is fastest) for engine in engines), *rows]
+        if len(engines) > 1:
+            others = ", ".join(f"{engine} {engine.frame_ms:.0f}" for engine in engines if engine is not fastest)
+            logger.warning("%s is the fastest: %.0f ms a frame (%s)", fastest, fastest.frame_ms, others)
+            self._remember(batch, fastest)
+        slow = self._slow_candidate(fastest, batch)
+        if slow is not None:
+            self._prepare_in_background(slow, batch, expected)
+        return fastest
+
+    def _budget_seconds(self, first: Engine) -> float:
+        if self._explain:
+            return _EXPLAIN_SECONDS
+        if self._live:
+            return AUTO_SECONDS
+        if self._expected_frames is None:
+            return 0.0
+        share = _SHARE_OF_JOB * self._expected_frames * first.frame_ms / 1e3
+        return min(AUTO_SECONDS, share) if share >= _LEAST_SECONDS else 0.0
+
+    def _rivals(self, first: Engine, batch: np.ndarray) -> list[Candidate]:
+        """What is measured beside `first`, in its precision, or in float32 where the backend has no other."""
+        asked = self._asked[1]
+        slow = _SLOW[self._device.type]
+        names = [*(name for name in slow if self._is_cached(Candidate(name, first.precision), batch)), *_QUICK]
+        names += [name for name in (*slow, *(["eager"] if self._explain else [])) if name not in names]
+        precisions = [first.precision, *(["fp32"] if asked == "auto" else [])]
+        rivals = [Candidate(name, precision) for name in names if name in BACKENDS for precision in precisions]
+        return [rival for rival in dict.fromkeys(rivals) if str(rival) != str(first)]
+
+    def _not_tried(self, candidate: Candidate, batch: np.ndarray, deadline: float) -> str:
+        """Why a candidate is not tried; empty if it is."""
+        backend = get_backend(candidate.backend)
+        if reason := backend.unavailable(self._device):
+            return reason
+        if candidate in self._rejected:
+            return self._rejected[candidate]
+        if candidate.backend in _SLOW[self._device.type] and not self._is_cached(candidate, batch):
+            return "takes minutes to build: run once with --backend " + candidate.backend
+        return "" if time.monotonic() < deadline else "no time left to measure it"
+
+    def _slow_candidate(self, fastest: Engine, batch: np.ndarray) -> Candidate | None:
+        """What is worth minutes of building in the background: something, where no fused engine of ours runs."""
+        if fastest.backend == "fused" or fastest.precision == "fast":
+            return None
+        frames = self._expected_frames
+        seconds = math.inf if self._live else 0.0 if frames is None else frames * fastest.frame_ms / 1e3
+        if seconds < BUILDING_PAYS_AFTER_SECONDS:
+            return None
+        for name in _SLOW[self._device.type]:
+            backend, candidate = BACKENDS.get(name), Candidate(name, fastest.precision)
+            if backend is None or backend.unavailable(self._device) or backend.unbuildable(self._device):
+                continue
+            if candidate not in self._rejected and not self._is_cached(candidate, batch):
+                return candidate
+        return None
+
+    # --- trying ---
+
+    def _try(self, candidate: Candidate, batch: np.ndarray, expected: np.ndarray) -> Engine | None:
+        """The engine, if it can be had and is within its precision's parity limit; else None, and it says why."""
+        if candidate in self._rejected:
+            return None
+        try:
+            start = time.perf_counter()
+            engine = self._made_ready(candidate, batch, expected)
+            ready = time.perf_counter()
+            parity_db = psnr_db(self._run(engine, batch), expected)
+            seconds = time.perf_counter() - ready
+            if parity_db < PARITY_DB[candidate.precision]:
+                raise ParityError(
+                    f"the frame it was tried on is at {parity_db:.1f} dB of eager float32 and "
+                    f"{PARITY_DB[candidate.precision]:.0f} dB is the least for {candidate.precision}"
+                )
+        except BackendError as error:
+            self._reject(candidate, error)
+            return None
+        except RuntimeError as error:
+            if candidate.backend == "eager" or is_out_of_memory(error):
+                raise
+            self._reject(candidate, BackendError(first_line(error)))
+            return None
+        frame_ms = 1e3 * seconds / len(batch)
+        return dataclasses.replace(engine, parity_db=parity_db, frame_ms=frame_ms, ready_seconds=ready - start)
+
+    def _reject(self, candidate: Candidate, error: BackendError) -> None:
+        if candidate.file is None:  # a file that is for another frame size may be right for the next
+            self._rejected[candidate] = str(error)
+        # That an engine nobody asked for does not know a generator is no news.
+        asked = candidate.file is not None or candidate.backend == self._asked[0]
+        is_news = asked or (isinstance(error, ParityError) and not self._explain)
+        level = logging.WARNING if is_news else logging.INFO
+        logger.log(level, "%s is not used: %s", candidate, error)
+
+    def _made_ready(self, candidate: Candidate, batch: np.ndarray, expected: np.ndarray) -> Engine:
+        example, dtype = self._example(candidate, batch), dtype_of(candidate.precision, self._device)
+        backend = get_backend(candidate.backend)
+
+        def engine_of(run: CompiledGenerator) -> Engine:
+            return Engine(candidate.backend, candidate.precision, getattr(run, "input_dtype", dtype), run)
+
+        def parity_db(run: CompiledGenerator) -> float:
+            return psnr_db(self._run(engine_of(run), batch), expected)
+
+        if reason := backend.unavailable(self._device):
+            raise BackendError(f"it can't run here: {reason}")
+        with torch.no_grad():
+            if candidate.file is not None:
+                candidate.file.require_fit(self._sha, example)
+                return engine_of(candidate.file.load(example))
+            generator = copy.deepcopy(self._generator)
+            if not artifacts.is_file_backend(backend):
+                return engine_of(backend.compile_generator(generator, example, candidate.precision, parity_db))
+            return engine_of(
+                artifacts.cached(self._cache, generator, self._sha, candidate.backend, candidate.precision, example)
+            )
+
+    def _measured(self, engines: list[Engine], batch: np.ndarray, deadline: float) -> list[Engine]:
+        """The engines with the best time of some calls, all in turn: what else the machine does hits all of them."""
+        best_ms = [math.inf] * len(engines)
+        for _ in range(_ROUNDS):
+            for place, engine in enumerate(engines):
+                if engine.frame_ms > _HOPELESS * min(best_ms):
+                    continue
+                start = time.perf_counter()
+                self._run(engine, batch)
+                best_ms[place] = min(best_ms[place], 1e3 * (time.perf_counter() - start) / len(batch))
+            if time.monotonic() > deadline:
+                break
+        return [
+            dataclasses.replace(engine, frame_ms=min(ms, engine.frame_ms))
+            for engine, ms in zip(engines, best_ms, strict=True)
+        ]
+
+    def _prepare_in_background(self, candidate: Candidate, batch: np.ndarray, expected: np.ndarray) -> None:
+        size = (batch.shape[1], batch.shape[2])
+        if size in self._preparing:
+            return
+        logger.warning("the %s engine is built while another one runs", candidate)
+        slow = artifacts.is_file_backend(get_backend(candidate.backend)) and not self._is_cached(candidate, batch)
+        batch, expected = batch.copy(), expected.copy()
+
+        def prepare() -> Engine | None:
+            if slow:
+                try:
+                    example = self._example(candidate, batch)
+                    background.build(self._generator, candidate.backend, candidate.precision, example)
+                except BackendError as error:
+                    self._reject(candidate, error)
+                    return None
+            return self._try(candidate, batch, expected)
+
+        self._preparing[size] = _Preparation(prepare)
+        self._preparing[size].start()
+
+    def _example(self, candidate: Candidate, batch: np.ndarray) -> Tensor:
+        shape = (len(batch), 3, *self._padded_size(*batch.shape[1:3]))
+        dtype = dtype_of(candidate.precision, self._device)
+        return torch.zeros(shape, dtype=dtype, device=self._device).to(memory_format=torch.channels_last)
+
+    @functools.cached_property
+    def _sha(self) -> str:
+        return artifacts.generator_hash(self._generator)
+
+    def _is_cached(self, candidate: Candidate, batch: np.ndarray) -> bool:
+        backend = BACKENDS.get(candidate.backend)
+        if backend is None or backend.unavailable(self._device):
+            return False
+        example = self._example(candidate, batch)
+        return artifacts.is_cached(
+            self._cache, self._generator, self._sha, candidate.backend, candidate.precision, example
+        )
+
+    # --- remembering ---
+
+    def _note_key(self, batch: np.ndarray) -> tuple[dict[str, str], dict[str, str]]:
+        height, width = batch.shape[1:3]
+        of = {
+            "note": "fastest engine",
+            "generator": self._sha,
+            "size": f"{width}x{height}",
+            "precision": self._asked[1],
+        }
+        by = {"device": artifacts.describe_device(self._device), "threads": str(torch.get_num_threads())}
+        for name, backend in BACKENDS.items():
+            if backend.unavailable(self._device) is None and artifacts.is_file_backend(backend):
+                by[name] = backend.version(self._device)
+        return of, by
+
+    def _remembered(self, batch: np.ndarray) -> Candidate | None:
+        note = self._cache.note(*self._note_key(batch))
+        if not isinstance(note, dict) or note.get("backend") not in BACKENDS or note.get("precision") not in PRECISIONS:
+            return None
+        self.rows = []
+        return Candidate(note["backend"], note["precision"])
+
+    def _remember(self, batch: np.ndarray, engine: Engine) -> None:
+        value: dict[str, Any] = {"backend": engine.backend, "precision": engine.precision, "ms": engine.frame_ms}
+        self._cache.keep_note(*self._note_key(batch), value)
+
+
+class _Preparation(threading.Thread):
+    """Makes an engine ready beside the running one."""
+
+    def __init__(self, prepare: Callable[[], Engine | None]) -> None:
+        super().__init__(name="prepare engine", daemon=True)
+        self._prepare = prepare
+        self.engine: Engine | None = None
+
+    def run(self) -> None:
+        try:
+            self.engine = self._prepare()
+        except Exception as error:  # a stream that runs must not end with it
+            logger.warning("the engine that runs stays: preparing another one failed: %s", first_line(error))
+
+
+def _row(engine: Engine, *, chosen: bool) -> Row:
+    return Row(
+        engine.backend,
+        engine.precision,
+        frame_ms=engine.frame_ms,
+        parity_db=engine.parity_db,
+        ready_seconds=engine.ready_seconds,
+        chosen=chosen,
+    )
+
+
+def describe_rows(rows: list[Row]) -> list[str]:
+    """The rows as lines of a table for people."""
+    lines = [f"  {'engine':<20} {'ms a frame':>10} {'parity':>9} {'ready in':>9}"]
+    for row in rows:
+        name = f"{'*' if row.chosen else ' '} {row.backend} {row.precision}"
+        if row.frame_ms is None:
+            lines.append(f"{name:<22} {row.remark}")
+            continue
+        parity = "" if row.parity_db is None else "exact" if math.isinf(row.parity_db) else f"{row.parity_db:.1f} dB"
+        lines.append(f"{name:<22} {row.frame_ms:>10.1f} {parity:>9} {row.ready_seconds or 0.0:>7.1f} s")
+    return lines

@@ -1,0 +1,342 @@
+"""Write a generator as a file for elsewhere: `python -m engine.export CHECKPOINT --format FORMAT --size WxH`.
+
+Beside the file comes FILE.json: what it is an engine of, who made it, the SHA-256 of its files and its measured parity.
+Before it is there under its name, it has been loaded again and compared with eager float32 on a real frame.
+`python -m engine.run --engine FILE` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine import artifacts
+from engine.backends import BACKENDS
+from engine.backends.interface import CompiledGenerator
+from engine.cache import sha256
+from engine.checkpoint import load_generator, save_generator
+from engine.errors import BackendError, EngineError, ParityError, SinkError
+from engine.generators import Generator
+from engine.precision import PARITY_DB, PRECISIONS, choose_device, dtype_of, fastest_precision, psnr_db
+from engine.samples import SAMPLE
+from engine.styles import locate_generator
+
+FORMATS = {
+    "torchscript": "torchscript",
+    "aoti": "aoti",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+    "safetensors": "",
+}
+"""Format -> the backend that writes and runs it; none for plain weights."""
+
+_WITH_OPERATORS = ("torchscript", "aoti")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the main file.
+        size_bytes: of all files.
+        parity_db: PSNR against eager float32 on a real frame; None where it can't be run on this machine.
+        remark: why it was not run.
+        facts: what the backend says of it.
+    """
+
+    path: Path
+    size_bytes: int
+    parity_db: float | None
+    remark: str
+    facts: dict[str, Any]
+
+
+def export(
+    generator: Generator,
+    kind: str,
+    path: Path,
+    *,
+    size: tuple[int, int],
+    precision: str = "auto",
+    device: str = "auto",
+    dynamic: bool = False,
+    operators: bool = False,
+    targets: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Export:
+    """Writes `generator` in the format `kind` to `path`, proves it, and describes it in a JSON beside it.
+
+    Args:
+        generator: float32, in eval mode, on the CPU; unchanged.
+        kind: one of FORMATS.
+        size: (width, height) of the frames; made larger to what the generator's multiple asks for.
+        precision: one of `engine.precision.PRECISIONS`; "auto": the fastest that the device has arithmetic for, and
+            fp32 in ONNX and OpenVINO files, whose runtimes choose it on loading.
+        dynamic: for every frame size (TensorRT: in a range around `size`).
+        operators: with this project's fused operators inside: faster on the CPU, and needs their library.
+        targets: GPU architectures such as "sm89", for tensorrt-rtx.
+
+    Raises:
+        EngineError: it can't be built here, is not within the parity limit of its precision, or can't be written.
+    """
+    if kind not in FORMATS:
+        raise BackendError(f"unknown format {kind!r}: accepted are {', '.join(FORMATS)}")
+    if path.exists() and not overwrite:
+        raise SinkError(f"{path} exists: -y replaces it")
+    if not path.parent.is_dir():
+        raise SinkError(f"no such folder: {path.parent}")
+    if kind == "safetensors":
+        save_generator(generator, path)
+        return Export(path, path.stat().st_size, math.inf, "", {})
+    return _Exporter(generator, kind, choose_device(device), size, precision, dynamic).write(path, operators, targets)
+
+
+class _Exporter:
+    """One export: builds beside the goal, proves, describes, and moves to the goal."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        kind: str,
+        device: torch.device,
+        size: tuple[int, int],
+        precision: str,
+        dynamic: bool,
+    ) -> None:
+        self.kind = kind
+        self.name = FORMATS[kind]
+        if self.name not in BACKENDS:
+            raise BackendError(f"this version has no backend {self.name!r}")
+        self.backend = BACKENDS[self.name]
+        self.device = device
+        self.dynamic = dynamic
+        self.precision = _precision_of(kind, precision, device)
+        self.generator = copy.deepcopy(generator).to(device)
+        width, height = (
+            -(-max(side, generator.minimum_size) // generator.multiple) * generator.multiple for side in size
+        )
+        self.image = real_image(generator, (width, height)).to(device)  # float32 [1, 3, H, W]
+        self.example = self.image.to(dtype_of(self.precision, device)).to(memory_format=torch.channels_last)
+
+    def write(self, path: Path, operators: bool, targets: Sequence[str]) -> Export:
+        if reason := self.backend.unbuildable(self.device):
+            raise BackendError(f"{self.kind} can't be written here: {reason}")
+        try:
+            part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        except OSError as error:
+            raise SinkError(f"can't write to {path.parent}: {error.strerror}") from error
+        try:
+            facts = self._build(part / path.name, operators, targets)
+            parity_db, remark = self._prove(part / path.name, targets)
+            files = sorted(part.iterdir())
+            self._describe(part / path.name, files, facts, parity_db)
+            for file in sorted(part.iterdir(), key=lambda file: file.name == path.name):  # the main file comes last
+                file.replace(path.with_name(file.name))
+        except OSError as error:
+            raise SinkError(f"can't write {path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        size_bytes = sum(path.with_name(file.name).stat().st_size for file in files)
+        return Export(path, size_bytes, parity_db, remark, facts)
+
+    def _build(self, path: Path, operators: bool, targets: Sequence[str]) -> dict[str, Any]:
+        generator = copy.deepcopy(self.generator)
+        if not operators:
+            options: dict[str, Any] = {"dynamic": self.dynamic, "targets": targets}
+            facts: dict[str, Any] = self.backend.build(generator, self.example, self.precision, path, **options)
+            return facts
+        if self.kind not in _WITH_OPERATORS or self.device.type != "cpu":
+            raise BackendError(f"our operators go into {' and '.join(_WITH_OPERATORS)} files for the CPU only")
+        from engine.backends import aoti, torchscript
+        from engine.fuse import fuse
+
+        fused = fuse(generator, self.precision)
+        multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
+        if self.kind == "torchscript":
+            facts = torchscript.save_traced(fused, self.example, path)
+        else:
+            facts = aoti.save_package(fused, self.example, path, multiple=multiple * self.dynamic, least=least)
+        return {**facts, "operators": "streamgan"}
+
+    def _prove(self, path: Path, targets: Sequence[str]) -> tuple[float | None, str]:
+        """Loads the file again and compares it with eager float32; None and the reason where it can't be run here."""
+        if reason := self.backend.unavailable(self.device):
+            return None, reason
+        if targets:
+            return None, f"built for {', '.join(targets)}"
+        run = self.backend.load(path, self.example, self.precision)
+        images = [self.image]
+        if self.dynamic:  # and another size than it was built with
+            multiple = self.generator.multiple
+            height, width = self.image.shape[2:]
+            images.append(real_image(self.generator, (width + multiple, height + 2 * multiple)).to(self.device))
+        parity_db = min(self._parity_db(run, image) for image in images)
+        if parity_db < PARITY_DB[self.precision]:
+            raise ParityError(
+                f"the {self.kind} file is at {parity_db:.1f} dB of eager float32: less than the "
+                f"{PARITY_DB[self.precision]:.0f} dB of {self.precision}, and not kept"
+            )
+        return parity_db, ""
+
+    def _parity_db(self, run: CompiledGenerator, image: Tensor) -> float:
+        dtype = getattr(run, "input_dtype", self.example.dtype)
+        with torch.no_grad():
+            outputs = [
+                self.generator(image),
+                run(image.to(dtype).contiguous(memory_format=torch.channels_last)).float(),
+            ]
+        frames = [_as_uint8(output, self.generator.output_range) for output in outputs]
+        return psnr_db(frames[1], frames[0])
+
+    def _describe(self, path: Path, files: list[Path], facts: dict[str, Any], parity_db: float | None) -> None:
+        sha = artifacts.generator_hash(self.generator)
+        of = artifacts.describe(self.generator, sha, self.name, self.precision, self.example)
+        description = {
+            "of": {**of, "size": artifacts.ANY_SIZE if self.dynamic else of["size"]},
+            "made_by": artifacts.made_by(self.backend, self.device),
+            "files": {file.name: sha256(file) for file in files},
+            "parity_db": None if parity_db is None else round(parity_db, 2) if math.isfinite(parity_db) else "exact",
+            "input": {
+                "name": "input",
+                "shape": list(self.example.shape) if not self.dynamic else [1, 3, "height", "width"],
+                "dtype": str(self.example.dtype).removeprefix("torch."),
+                "channels": "RGB",
+                "range": list(self.generator.input_range),
+                "multiple": self.generator.multiple,
+            },
+            "output": {"name": "output", "range": list(self.generator.output_range), "scale": self.generator.scale},
+            "facts": facts,
+        }
+        artifacts.description_of(path).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def real_image(generator: Generator, size: tuple[int, int]) -> Tensor:
+    """A frame of the sample clip as a tensor for `generator`, float32 [1, 3, H, W], resized to (width, height)."""
+    import cv2
+
+    read, frame = cv2.VideoCapture(str(SAMPLE)).read()
+    if not read:
+        raise EngineError(f"the sample clip {SAMPLE} can't be read")
+    rgb = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)[..., ::-1].copy()
+    low, high = generator.input_range
+    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255.0 * (high - low) + low
+    channels = generator.config.in_channels
+    return image[:, :channels] if channels <= 3 else image.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+
+
+def _as_uint8(output: Tensor, value_range: tuple[float, float]) -> np.ndarray:
+    low, high = value_range
+    pixels: np.ndarray = ((output - low) * (255.0 / (high - low))).round().clamp(0, 255).byte().cpu().numpy()
+    return pixels
+
+
+def _precision_of(kind: str, precision: str, device: torch.device) -> str:
+    if precision not in ("auto", *PRECISIONS):
+        raise BackendError(f"unknown precision {precision!r}: accepted are auto, {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    if kind.startswith("tensorrt"):
+        return "fp16"
+    return "fp32" if kind in ("onnx", "openvino") else fastest_precision(device)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.export",
+        description="Write a generator as a file for another runtime, proven on a real frame.",
+    )
+    parser.add_argument("checkpoint", help="checkpoint file or bundled style")
+    parser.add_argument("--format", required=True, choices=FORMATS, dest="kind")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="of the frames; needed but for safetensors")
+    parser.add_argument("--dynamic", action="store_true", help="for every frame size")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, fast (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--target", default="", metavar="smNN,...", help="GPUs to build tensorrt-rtx for, as sm86,sm120"
+    )
+    parser.add_argument(
+        "--operators", action="store_true", help="with our fused operators inside (torchscript and aoti, CPU)"
+    )
+    parser.add_argument("--norm-mode", choices=("eval", "batch"), default="eval", help="see engine.run")
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: CHECKPOINT's name in this folder")
+    parser.add_argument("-y", "--overwrite", action="store_true", help="replace a file that exists")
+    options = parser.parse_args(arguments)
+    if options.size is None and options.kind != "safetensors":
+        parser.error(f"--format {options.kind} needs --size WxH")
+    start = time.perf_counter()
+    try:
+        generator = load_generator(locate_generator(options.checkpoint), norm_mode=options.norm_mode)
+        done = export(
+            generator,
+            options.kind,
+            options.output or _default_output(options),
+            size=options.size or (64, 64),
+            precision=options.precision,
+            device=options.device,
+            dynamic=options.dynamic,
+            operators=options.operators,
+            targets=tuple(name for name in options.target.lower().split(",") if name),
+            overwrite=options.overwrite,
+        )
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    _report(done, time.perf_counter() - start)
+    return 0
+
+
+def _report(done: Export, seconds: float) -> None:
+    print(done.path)
+    parity = "the same as eager float32" if done.parity_db == math.inf else f"{done.parity_db} dB"
+    if done.parity_db is None:
+        parity = f"not run here: {done.remark}"
+    elif math.isfinite(done.parity_db):
+        parity = f"{done.parity_db:.1f} dB of eager float32 on a real frame"
+    facts = [f"{name}: {value}" for name, value in done.facts.items() if not isinstance(value, (dict, list))]
+    line = f"{done.size_bytes / 2**20:.1f} MiB in {seconds:.0f} s, {parity}"
+    print("; ".join([line, *facts]), file=sys.stderr)
+
+
+def _default_output(options: argparse.Namespace) -> Path:
+    """The checkpoint's name with the format's ending, in the working folder."""
+    name = FORMATS[options.kind]
+    suffix = BACKENDS[name].SUFFIX if name in BACKENDS else ".safetensors"
+    size = "" if options.kind == "safetensors" else "_any" if options.dynamic else "_{}x{}".format(*options.size)
+    return Path(f"{Path(options.checkpoint).stem}{size}{suffix}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.lower().partition("x")
+    with contextlib.suppress(ValueError):
+        if separator and 1 <= int(width) <= 16384 and 1 <= int(height) <= 16384:
+            return int(width), int(height)
+    raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x360")
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status) if status == 130 else sys.exit(status)
