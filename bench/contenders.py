@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 
 from bench.peers import Spec
+from engine.artifacts import is_file_backend
 from engine.backends import BACKENDS
 from engine.precision import PRECISIONS
 
@@ -63,8 +64,9 @@ _PEERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-# Our backends whose engines are files are the peers' runtimes themselves: `bench backends` measures those.
-IN_MEMORY = tuple(name for name, backend in BACKENDS.items() if not hasattr(backend, "build"))
+def in_memory_backends() -> list[str]:
+    """Our backends that are no other runtime's: those are the peers themselves, and `bench backends` measures them."""
+    return [name for name, backend in BACKENDS.items() if not is_file_backend(backend)]
 
 
 def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender]:
@@ -76,7 +78,7 @@ def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender
     """
     ours = [
         Contender(f"engine {backend} {precision}", "engine_backend", precision, ours=True, backend=backend)
-        for backend in IN_MEMORY
+        for backend in in_memory_backends()
         for precision in PRECISIONS
         if precision not in emulated
         # Elsewhere `fast` is the half precision of the device under a looser limit.

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench import results
-from bench.contenders import IN_MEMORY
+from bench.contenders import in_memory_backends
 from bench.generators import count_flops
 from bench.peaks import Probe
 from bench.results import Results, Row
@@ -68,7 +68,7 @@ def points(threads: int) -> Iterator[Point]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench scaling`."""
-    parser.add_argument("--backend", choices=IN_MEMORY, default="eager", help="(default: %(default)s)")
+    parser.add_argument("--backend", choices=in_memory_backends(), default="eager", help="(default: %(default)s)")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
