@@ -102,7 +102,7 @@ class EngineCache:
             self._require_private()
             entry = _read(folder)
             verify(folder, entry.files)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._tell_of_stale(of, made_by)
             return None
         except (EngineError, OSError) as error:

@@ -24,6 +24,7 @@ import numpy as np
 
 from engine import memory
 from engine.errors import EngineError, SourceError
+from engine.switching import StyleSwitcher
 from engine.translator import Engine, Translator
 from engine.video.base import Frame, Sink, Source, StopStream
 
@@ -89,7 +90,7 @@ class Result:
         stage_ms: working time per frame of each stage.
         latency_ms: p50, p95 and p99 of the time from a decoded (live: captured) frame to the written one, last 10,000.
         batch: frames per call of the generator.
-        engine: what ran the generator; None if there was no frame.
+        engine: what ran the generator, at last; None if there was no frame.
         peak_memory_bytes: largest resident memory of the process.
         warnings: what the source skipped and the sink could not keep.
     """
@@ -161,7 +162,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        translator: Translator,
+        translator: Translator | StyleSwitcher,
         sink: Sink,
         *,
         batch: int | None = None,
@@ -332,6 +333,8 @@ class Pipeline:
     def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:
         start = time.perf_counter()
         images = self._translator(np.stack([frame.image for frame, _ in waiting]))
+        if self._engine is not None and not self._engine.is_stand_in:
+            self._engine = self._translator.engine or self._engine
         self._stages["translate"].add(time.perf_counter() - start, frames=len(waiting))
         for (frame, ready), image in zip(waiting, images, strict=True):
             yield dataclasses.replace(frame, image=image), ready

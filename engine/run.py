@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
     from engine.pipeline import Pipeline, Progress
+    from engine.switching import StyleSwitcher
     from engine.translator import Translator
     from engine.video.base import Sink, Source, SourceInfo
 
@@ -63,8 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--style",
         type=_not_empty,
+        action="append",
         metavar="NAME|FILE",
-        help="bundled style or checkpoint; default: the first of the list",
+        help="bundled style or checkpoint; default: the first of the list; with --show several, the key n goes on",
     )
     parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
 
@@ -145,7 +147,9 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     from engine import video
 
     if options.json and options.json != "-":
-        check_json_target(options.json, taken=(options.source, options.output, options.style))
+        check_json_target(options.json, taken=(options.source, options.output, *(options.style or [])))
+    if options.style and len(options.style) > 1 and not options.show:
+        raise BackendError("several styles need a window, in which the key n goes on to the next: add --show")
     if options.threads:
         torch.set_num_threads(_thread_count(options.threads))
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
@@ -215,8 +219,8 @@ class Runner:
         self._options = options
         self._stop = stop
         self._many = many
-        self._style = options.style or DEFAULT_STYLE
-        self._translator: Translator | None = None
+        self._styles = options.style or [DEFAULT_STYLE]
+        self._translator: StyleSwitcher | None = None
 
     def run(self, job: str) -> None:
         """Translates one source to its output, with progress and summary.
@@ -231,7 +235,7 @@ class Runner:
         options = self._options
         with contextlib.closing(video.open_source(job, live_size=options.camera_size)) as source:
             translator = self._translator_for(source.info)
-            sink = self._open_sink(job, source)
+            sink = self._open_sink(job, source, on_next=translator.next)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
 
@@ -248,17 +252,19 @@ class Runner:
                     result = pipeline.run()
                 finally:
                     self._stop.pipeline = None
-        self.summaries.append(summarise(source.info, result, style=self._style))
+        self.summaries.append(summarise(source.info, result, style=translator.style))
         if not options.quiet:
             print_summary(source.info, result)
 
-    def _translator_for(self, info: SourceInfo) -> Translator:
+    def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
+        from engine.switching import StyleSwitcher
         from engine.translator import Translator
 
         options = self._options
-        if self._translator is None:
-            self._translator = Translator(
-                self._style,
+
+        def make(style: str) -> Translator:
+            return Translator(
+                style,
                 backend=options.backend,
                 precision=options.precision,
                 device=options.device,
@@ -268,9 +274,12 @@ class Runner:
                 explain=options.explain,
                 expected_frames=None if info.live else _least(info.frame_count, options.frames),
             )
+
+        if self._translator is None:
+            self._translator = StyleSwitcher(self._styles, make)
         return self._translator
 
-    def _open_sink(self, job: str, source: Source) -> Sink:
+    def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
         from engine import video
 
         options = self._options
@@ -282,6 +291,7 @@ class Runner:
             codec=options.codec,
             overwrite=options.overwrite,
             show=options.show or (output is None and not options.benchmark),
+            on_next=on_next,
         )
 
     def _output_of(self, job: str, source: Source) -> Path | None:
@@ -302,7 +312,7 @@ class Runner:
                 raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
         else:
             return Path(options.output)
-        proposed = video.default_output(job, Path(self._style).stem)
+        proposed = video.default_output(job, Path(self._styles[0]).stem)
         if folder is not None and not proposed.suffix:
             return folder  # images keep their names in it
         if folder is not None:

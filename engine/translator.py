@@ -108,7 +108,13 @@ class Translator:
         )
         self._engines: dict[tuple[int, int], Engine] = {}  # by frame size (H, W)
         self._trials: dict[tuple[int, int], Trial] = {}
+        self._engine: Engine | None = None
         self.uniform_frames = 0
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine of the frame size that was chosen for or changed last; None before the first frame."""
+        return self._engine
 
     @property
     def choice(self) -> list[Row]:
@@ -164,7 +170,7 @@ class Translator:
             return self._chooser.stand_in
         if engine is None:
             self._check_memory(frame[None])
-            engine = self._engines[height, width] = self._chooser.choose(frame[None])
+            engine = self._set_engine((height, width), self._chooser.choose(frame[None]))
         if (height, width) in self._trials:
             return self._trials[height, width].engine
         if (rival := self._chooser.prepared((height, width))) is None:
@@ -173,8 +179,11 @@ class Translator:
         if trial is not None:
             self._trials[height, width] = trial
             return trial.engine
-        self._engines[height, width] = rival
-        return rival
+        return self._set_engine((height, width), rival)
+
+    def _set_engine(self, size: tuple[int, int], engine: Engine) -> Engine:
+        self._engines[size] = self._engine = engine
+        return engine
 
     def _judge(self, engine: Engine, batch: np.ndarray, frame_ms: float) -> None:
         """Ends a trial when both of its engines have had their frames."""
@@ -185,8 +194,7 @@ class Translator:
         trial.add(frame_ms)
         if trial.winner is not None:
             del self._trials[size]
-            self._engines[size] = trial.winner
-            self._chooser.decided(batch[:1], trial.winner)
+            self._chooser.decided(batch[:1], self._set_engine(size, trial.winner))
 
     def choose_batch(self, frame: np.ndarray) -> int:
         """Frames per call that run fastest, 1 or `TRIED_BATCH`, measured on `frame`, uint8 [H, W, 3].

@@ -7,6 +7,7 @@ a video file does.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import SinkError, SourceError
@@ -101,6 +102,7 @@ def open_sink(
     codec: str | None = None,
     overwrite: bool = False,
     show: bool = False,
+    on_next: Callable[[], None] | None = None,
     threads: int = 0,
 ) -> Sink:
     """Opens an output for a source's frames. The picture's size is taken from the first frame written.
@@ -113,6 +115,7 @@ def open_sink(
         codec: FFmpeg's name of a video encoder; None takes the container's usual one.
         overwrite: replace files that exist.
         show: show the frames in a window as well.
+        on_next: what the key n does in that window.
         threads: encoder threads; 0 lets the encoder choose.
 
     Raises:
@@ -122,7 +125,8 @@ def open_sink(
     if not show:
         return sink or NullSink()
     # Beside a file the window is a preview, and must not hold the file back.
-    window = WindowSink(source.info.name, time_base=None if sink or source.info.live else source.info.time_base)
+    time_base = None if sink or source.info.live else source.info.time_base
+    window = WindowSink(source.info.name, time_base=time_base, on_next=on_next)
     return TeeSink(sink, window) if sink else window
 
 

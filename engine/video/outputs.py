@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class WindowSink:
         title: of the window.
         time_base: seconds per unit of the frames' timestamps, to keep a file to its own speed; None shows a frame as
             soon as it comes, as live sources want it.
+        on_next: what the key n does.
 
     Raises:
         SinkError: no display, or an OpenCV without windows.
@@ -51,8 +53,11 @@ class WindowSink:
 
     needs_calling_thread = True
 
-    def __init__(self, title: str, *, time_base: Fraction | None = None) -> None:
+    def __init__(
+        self, title: str, *, time_base: Fraction | None = None, on_next: Callable[[], None] | None = None
+    ) -> None:
         self._title = title
+        self._on_next = on_next
         self._time_base = time_base
         self._shown_at = 0.0
         self._shown_pts: int | None = None
@@ -84,6 +89,8 @@ class WindowSink:
             ) from error
         if closed or key in (ord("q"), _KEY_ESCAPE):
             raise StopStream("the window was closed")
+        if key == ord("n") and self._on_next is not None:
+            self._on_next()
 
     def _seconds_early(self, frame: Frame) -> float:
         """How long the frame before has yet to be seen; counted anew from each frame, so that a delay is no debt."""

@@ -26,6 +26,7 @@ class SleepingTranslator:
     """What the pipeline calls of a `Translator`, with a fixed time per call."""
 
     uniform_frames = 0
+    engine = None
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -85,6 +85,7 @@ class Inverter:
     def __init__(self, *, best_batch: int = 1, fail_at: int | None = None, seconds: float = 0.0) -> None:
         self.batches: list[int] = []
         self.uniform_frames = 0
+        self.engine: Engine | None = None
         self._best_batch, self._fail_at, self._seconds = best_batch, fail_at, seconds
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:

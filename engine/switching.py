@@ -1,0 +1,89 @@
+"""Several styles in one running stream: the next one is made ready while the current one goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from engine.choosing import Engine, Row
+from engine.errors import BackendError, EngineError
+from engine.translator import Translator
+
+logger = logging.getLogger("streamgan")
+
+
+class StyleSwitcher:
+    """Translates frames as `engine.Translator` does, in one of several styles.
+
+    Args:
+        styles: names or checkpoint files; the first one begins.
+        make: the translator of a style; called in a thread of its own for all but the first.
+
+    Raises:
+        EngineError: the first style can't be loaded.
+    """
+
+    def __init__(self, styles: Sequence[str], make: Callable[[str], Translator]) -> None:
+        self.styles = tuple(styles)
+        self.style = self.styles[0]
+        self._make = make
+        self._current = make(self.style)
+        self._ready = {self.style: self._current}
+        self._last_frame: np.ndarray | None = None
+        self._next: tuple[str, Translator] | None = None  # set by the thread, taken between two frames
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """As `Translator.__call__`, in the style that is current when it is called."""
+        if self._next is not None:
+            (self.style, self._current), self._next = self._next, None
+        self._last_frame = frames if frames.ndim == 3 else frames[-1]
+        return self._current(frames)
+
+    def next(self) -> None:
+        """Goes on to the style after the current one as soon as it is ready; from any thread."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        style = self.styles[(self.styles.index(self.style) + 1) % len(self.styles)]
+        self._thread = threading.Thread(target=self._prepare, args=(style,), name="prepare style", daemon=True)
+        self._thread.start()
+
+    def _prepare(self, style: str) -> None:
+        try:
+            if style not in self._ready:
+                made = self._make(style)
+                if made.scale != self._current.scale:
+                    raise BackendError(f"it makes frames {made.scale} times as large, the others {self._current.scale}")
+                self._ready[style] = made
+            if self._last_frame is not None:
+                self._ready[style].engine_for(self._last_frame)
+        except EngineError as error:
+            logger.warning("the style stays %s: %s: %s", self.style, style, error)
+            return
+        self._next = style, self._ready[style]
+
+    def engine_for(self, frame: np.ndarray) -> Engine:
+        """As `Translator.engine_for`."""
+        return self._current.engine_for(frame)
+
+    def choose_batch(self, frame: np.ndarray) -> int:
+        """As `Translator.choose_batch`."""
+        return self._current.choose_batch(frame)
+
+    @property
+    def engine(self) -> Engine | None:
+        """As `Translator.engine`."""
+        return self._current.engine
+
+    @property
+    def uniform_frames(self) -> int:
+        """As of `Translator`, of all styles."""
+        return sum(translator.uniform_frames for translator in list(self._ready.values()))
+
+    @property
+    def choice(self) -> list[Row]:
+        """As `Translator.choice`."""
+        return self._current.choice
