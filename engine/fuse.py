@@ -8,7 +8,6 @@ reading. The result is a `FusedGenerator`: packed weights and a program for `tor
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import struct
@@ -89,19 +88,11 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     if not isinstance(generator, (ResNet, TransformerNet, UNet, AnimeGAN)):
         raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
     method = TILES[tile or _USUAL_TILES[precision]]
-    # First without weights, to know how much memory they take: they are packed into their place.
-    size = _built(copy.deepcopy(generator).to("meta"), precision, method, None).size
-    weights = torch.zeros(size, dtype=torch.uint8)
-    program = _built(generator, precision, method, weights).program()
-    return FusedGenerator(weights, program, generator.config.out_channels)
-
-
-def _built(generator: Generator, precision: str, square_method: int, memory: Tensor | None) -> _Builder:
-    builder = _Builder(generator, precision, square_method, memory)
+    builder = _Builder(generator, precision, method)
     value = builder.walk(_layers_of(generator), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
-    return builder
+    return FusedGenerator(builder.weights(), builder.program(), generator.config.out_channels)
 
 
 def _layers_of(generator: Generator) -> Iterable[nn.Module]:
@@ -222,13 +213,9 @@ def steps_of(fused: FusedGenerator) -> list[Step]:
 
 
 class _Builder:
-    """Turns layers into steps and packs their weights into `memory`, uint8, if there is any.
+    """Turns layers into steps and packs their weights."""
 
-    Attributes:
-        size: bytes of the weights packed so far.
-    """
-
-    def __init__(self, generator: Generator, precision: str, square_method: int, memory: Tensor | None) -> None:
+    def __init__(self, generator: Generator, precision: str, square_method: int) -> None:
         convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         self._square_method = square_method
         self.dtype = DTYPES[precision]
@@ -240,8 +227,8 @@ class _Builder:
         self.slots = 0
         self._kept = _NONE  # slot of the input that a convolution was to keep
         self._folded: set[nn.Module] = set()  # norms that are in the convolution before them
-        self._memory = memory
-        self.size = 0
+        self._packed: list[Tensor] = []  # uint8, in the order of their offsets
+        self._size = 0
 
     # --- the layers
 
@@ -583,11 +570,22 @@ class _Builder:
 
     def _append(self, tensor: Tensor) -> int:
         data = tensor.contiguous().view(-1).view(torch.uint8)
-        offset = self.size
-        if self._memory is not None:
-            self._memory[offset : offset + len(data)] = data
-        self.size += len(data) + -len(data) % _ALIGNMENT
+        offset = self._size
+        self._packed.append(data)
+        self._size += len(data) + -len(data) % _ALIGNMENT
         return offset
+
+    def weights(self) -> Tensor:
+        """All that was packed, uint8; given once, for each part is freed as soon as it is in its place."""
+        memory = torch.empty(self._size, dtype=torch.uint8)
+        offset = 0
+        while self._packed:
+            data = self._packed.pop(0)
+            end = offset + len(data) + -len(data) % _ALIGNMENT
+            memory[offset : offset + len(data)] = data
+            memory[offset + len(data) : end] = 0
+            offset = end
+        return memory
 
     def program(self) -> Tensor:
         """All steps, int64."""

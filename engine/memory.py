@@ -35,6 +35,20 @@ def activation_bytes(generator: Generator, shape: tuple[int, int, int, int], dty
     return largest * 3 // 2
 
 
+def most_activation_bytes(generator: Generator, shape: tuple[int, int, int, int], dtype: torch.dtype) -> int:
+    """A bound that `activation_bytes` stays below, in bytes, from the weights' shapes alone.
+
+    No layer has more channels than the widest, in and out, at the size of the output and a margin for padding. Running
+    on the meta device instead makes torch import its compiler, which takes a second.
+    """
+    widest = max(
+        (side for weight in generator.parameters() if weight.dim() == 4 for side in weight.shape[:2]), default=3
+    )
+    count, _, height, width = shape
+    pixels = count * (height + 32) * (width + 32) * generator.scale**2
+    return 3 * pixels * max(widest, 3) * dtype.itemsize
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Memory that an allocation on `device` can still get, in bytes; None where the system does not tell."""
     if device.type == "cuda":

@@ -256,9 +256,12 @@ class Translator:
 
     def _check_memory(self, batch: np.ndarray) -> None:
         available = memory.available_bytes(self.device)
-        needed = self._needed_bytes(batch.shape[:3], torch.float32)
-        if available is not None and needed > available:
-            height, width = batch.shape[1:3]
+        count, height, width = batch.shape[:3]
+        padded = (count, 3, *self._padded_size(height, width))
+        if available is None or memory.most_activation_bytes(self.generator, padded, torch.float32) <= available:
+            return
+        needed = self._needed_bytes((count, height, width), torch.float32)
+        if needed > available:
             raise FrameSizeError(
                 f"a frame of {width}x{height} needs about {needed / 2**30:.1f} GiB in this generator and "
                 f"{available / 2**30:.1f} GiB are free: use smaller frames"
