@@ -1,0 +1,150 @@
+"""ONNX Runtime on the CPU or a CUDA GPU, from an ONNX file that every machine and version of it can read.
+
+Its TensorRT provider is left out, since it does not tell which layers ran in which precision: the backends `tensorrt`
+and `tensorrt-rtx` check theirs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.backends.artifacts import fits, missing, reason
+from engine.errors import BackendError
+from engine.generators import Generator
+
+SUFFIX = ".onnx"
+EXTRA = "onnx"
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this backend can't run on `device`, in one line; None if it can."""
+    absent = missing(EXTRA, "onnxruntime")
+    if absent is not None or device.type == "cpu":
+        return absent
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = spec.submodule_search_locations if spec else None
+    if not any(any(Path(folder).glob("capi/*onnxruntime_providers_cuda*")) for folder in folders or ()):
+        return "this build of onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
+    return None
+
+
+def unbuildable(device: torch.device) -> str | None:
+    """Why files can't be written here, in one line; None if they can."""
+    return missing(EXTRA, "onnx", "onnxruntime")
+
+
+def version(device: torch.device) -> str:
+    """What the file is written for. Files don't depend on the device."""
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def build(
+    generator: Generator,
+    example: Tensor,
+    precision: str,
+    path: Path,
+    *,
+    dynamic: bool = False,
+    targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes an ONNX file and returns its opset and how many nodes it has of each kind.
+
+    Args:
+        generator: eval mode, float32.
+        example: input [N, 3, H, W] in the dtype of `precision`.
+        precision: fp32 on the CPU; fp32, fp16 or fast (fp16) on a GPU.
+        path: of the file.
+        dynamic: for any height and width.
+        targets: not used.
+
+    Raises:
+        BackendError: ONNX Runtime has no kernels for the precision, or a layer can't be written.
+    """
+    from engine.onnx_model import OPSET, count_nodes, export_onnx
+
+    _check_precision(example, precision)
+    model = export_onnx(generator, example, path, dynamic=dynamic)
+    return {"opset": OPSET, "nodes": count_nodes(model)}
+
+
+def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+    """Loads the file for inputs like `example`, [N, 3, H, W], and checks that its device's provider runs all of it.
+
+    Raises:
+        BackendError: no such precision, a damaged or foreign file, or one for another shape or dtype.
+    """
+    import onnxruntime
+
+    _check_precision(example, precision)
+    device = example.device
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised as well
+    options.add_free_dimension_override_by_name("height", example.shape[2])
+    options.add_free_dimension_override_by_name("width", example.shape[3])
+    if device.type == "cuda":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # float32 means float32: without it, convolutions round to 10 bits
+        provider = ("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"})
+    else:
+        provider = ("CPUExecutionProvider", {})
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # its exceptions have no common base
+        raise BackendError(f"ONNX Runtime can't load {path.name}: {reason(error)}") from error
+    used = session.get_providers()[0]
+    if used != provider[0]:
+        raise BackendError(f"ONNX Runtime runs on {used} instead of {provider[0]}")
+    return _Session(session, example, path)
+
+
+class _Session:
+    """A loaded file. Calls take and return tensors on the device and in the dtype of the example."""
+
+    def __init__(self, session: Any, example: Tensor, path: Path) -> None:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        scale = session.get_modelmeta().custom_metadata_map.get("scale", "")
+        if len(inputs) != 1 or len(outputs) != 1 or not scale.isdigit():
+            raise BackendError(f"{path.name} is an ONNX file, but no generator that this backend has written")
+        kind = {torch.float32: "tensor(float)", torch.float16: "tensor(float16)"}[example.dtype]
+        if inputs[0].type != kind or not fits(inputs[0].shape, example.shape):
+            raise BackendError(
+                f"{path.name} takes {inputs[0].type} {inputs[0].shape}, not {kind} {list(example.shape)}: build it again"
+            )
+        self._session = session
+        self._names = inputs[0].name, outputs[0].name
+        batch, _, height, width = example.shape
+        self._output_shape = (batch, outputs[0].shape[1], height * int(scale), width * int(scale))
+
+    def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
+        image = image.contiguous()
+        output = torch.empty(self._output_shape, dtype=image.dtype, device=image.device)
+        if image.device.type == "cuda":
+            torch.cuda.current_stream(image.device).synchronize()  # ONNX Runtime has a stream of its own
+        binding = self._session.io_binding()
+        kind = {torch.float32: np.float32, torch.float16: np.float16}[image.dtype]
+        for bind, name, tensor in (
+            (binding.bind_input, self._names[0], image),
+            (binding.bind_output, self._names[1], output),
+        ):
+            bind(name, tensor.device.type, tensor.device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr())
+        self._session.run_with_iobinding(binding)  # returns when the output is there
+        return output
+
+
+def _check_precision(example: Tensor, precision: str) -> None:
+    accepted = {"cpu": ("fp32",), "cuda": ("fp32", "fp16", "fast")}[example.device.type]
+    if precision not in accepted or example.dtype not in (torch.float32, torch.float16):
+        raise BackendError(
+            f"ONNX Runtime has kernels for {', '.join(accepted)} on {example.device.type}, not for {precision}"
+        )
