@@ -118,9 +118,8 @@ class _Session:
             raise BackendError(f"{path.name} is an ONNX file, but no generator that this backend has written")
         kind = {torch.float32: "tensor(float)", torch.float16: "tensor(float16)"}[example.dtype]
         if inputs[0].type != kind or not fits(inputs[0].shape, example.shape):
-            raise BackendError(
-                f"{path.name} takes {inputs[0].type} {inputs[0].shape}, not {kind} {list(example.shape)}: build it again"
-            )
+            taken = f"{inputs[0].type} {inputs[0].shape}"
+            raise BackendError(f"{path.name} takes {taken}, not {kind} {list(example.shape)}: build it again")
         self._session = session
         self._names = inputs[0].name, outputs[0].name
         batch, _, height, width = example.shape
