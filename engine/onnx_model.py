@@ -25,7 +25,7 @@ from engine.generators import Generator
 
 INPUT = "input"
 OUTPUT = "output"
-OPSET = 18
+OPSET = 21  # the first whose GroupNormalization has a scale per channel
 
 _ELEMENT_TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.int64: TensorProto.INT64}
 
@@ -45,7 +45,7 @@ def export_onnx(generator: Generator, example: Tensor, path: Path, *, dynamic: b
 
 
 def onnx_model(generator: Generator, example: Tensor, *, dynamic: bool = False) -> onnx.ModelProto:
-    """`generator` as an ONNX model: input "input", output "output", opset 18, and the scale as a property "scale".
+    """`generator` as an ONNX model: input "input", output "output", opset 21, and the scale as a property "scale".
 
     Args:
         generator: in eval mode, float32, on any device.
@@ -267,7 +267,7 @@ def _instance_norm(
 ) -> None:
     if not use_input_stats:
         raise BackendError("an InstanceNorm with running statistics can't be written as ONNX")
-    scale, offset = _affine(writer, weight, bias, [input.meta["val"].shape[1]])
+    scale, offset = _affine(writer, weight, bias, input)
     writer.add(node, "InstanceNormalization", input, scale, offset, epsilon=eps)
 
 
@@ -281,20 +281,17 @@ def _group_norm(
     eps: float,
     **_: Any,
 ) -> None:
-    if num_groups != 1:
-        raise BackendError(f"a GroupNorm of {num_groups} groups can't be written as ONNX; of 1 group it can")
-    scale, offset = _affine(writer, weight, bias, [input.meta["val"].shape[1], 1, 1])
-    writer.add(node, "LayerNormalization", input, scale, offset, axis=1, epsilon=eps)
+    # Not LayerNormalization, though one group is the same: TensorRT makes a quarter more kernels of that.
+    scale, offset = _affine(writer, weight, bias, input)
+    writer.add(node, "GroupNormalization", input, scale, offset, num_groups=num_groups, epsilon=eps)
 
 
-def _affine(writer: _Writer, weight: fx.Node | None, bias: fx.Node | None, shape: list[int]) -> tuple[str, str]:
-    """Names of a norm's scale and offset; those without learned ones share constants."""
-    values = []
-    for node, name, fill in ((weight, "ones", 1.0), (bias, "zeros", 0.0)):
-        missing = (f"{name}_{'x'.join(map(str, shape))}", torch.full(shape, fill))
-        stored, value = missing if node is None else writer.weight(node)
-        values.append(writer.constant(stored, value.reshape(shape)))
-    return values[0], values[1]
+def _affine(writer: _Writer, weight: fx.Node | None, bias: fx.Node | None, input: fx.Node) -> tuple[str, str]:
+    """Names of a norm's scale and offset, [C]; norms without learned ones share constants."""
+    channels = input.meta["val"].shape[1]
+    scale = (f"ones_{channels}", torch.ones(channels)) if weight is None else writer.weight(weight)
+    offset = (f"zeros_{channels}", torch.zeros(channels)) if bias is None else writer.weight(bias)
+    return writer.constant(*scale), writer.constant(*offset)
 
 
 def _pad(writer: _Writer, node: fx.Node, self: fx.Node, pad: list[int], mode: str, value: float | None) -> None:

@@ -1,0 +1,129 @@
+"""What TensorRT and TensorRT for RTX have in common: profiles, and reading back what an engine computes in.
+
+Networks are strongly typed: they compute in the types that they are given. Each engine is still read back, because a
+layer in another type than was asked for is no error to TensorRT.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import BackendError
+from engine.generators import Generator
+
+# TensorRT's name of each dtype, and how its engines' descriptions spell it.
+TYPE_NAMES = {torch.float32: "FLOAT", torch.float16: "HALF"}
+_SPELLINGS = {"FLOAT": ("float", "fp32"), "HALF": ("half", "fp16"), "BF16": ("bfloat16", "bf16")}
+
+# What engines of different versions call their convolutions.
+_CONVOLUTIONS = re.compile("conv|correlation|gemm|fusion", re.IGNORECASE)
+
+# Sides that engines for any size are built for.
+_SMALLEST_SIDE = 64
+_LARGEST_HEIGHT = 2160
+_LARGEST_WIDTH = 3840
+
+Shape = tuple[int, int, int, int]
+
+
+def dtype_name(example: Tensor, precision: str) -> str:
+    """TensorRT's name of the type that everything is computed in: FLOAT or HALF.
+
+    Raises:
+        BackendError: `precision` has no engines.
+    """
+    if precision == "bf16" or example.dtype not in TYPE_NAMES:
+        raise BackendError(f"TensorRT engines are built in fp32, fp16 and fast (fp16), not in {precision}")
+    return TYPE_NAMES[example.dtype]
+
+
+def profile_shapes(generator: Generator, example: Tensor) -> tuple[Shape, Shape, Shape]:
+    """Smallest, usual and largest input [N, 3, H, W] of an engine for any size."""
+    batch, channels, height, width = example.shape
+    multiple = generator.multiple
+
+    def padded(side: int) -> int:
+        return -(-max(side, generator.minimum_size) // multiple) * multiple
+
+    smallest = min(padded(_SMALLEST_SIDE), height, width)
+    largest = max(padded(_LARGEST_HEIGHT), height), max(padded(_LARGEST_WIDTH), width)
+    return (batch, channels, smallest, smallest), (batch, channels, height, width), (batch, channels, *largest)
+
+
+def layers_in_log(messages: str) -> list[dict[str, Any]]:
+    """The layers of an engine as TensorRT's builder logs them: type, and the tensors it reads and writes.
+
+    Returns:
+        For each layer {"LayerType": ..., "Tensors": [{"Dimensions": [...], "Datatype": ...}, ...]}.
+    """
+    layers = []
+    for line in messages.splitlines():
+        kind = re.search(r"LayerType: (\w+)", line)
+        if kind:
+            tensors = re.findall(r"Dimensions: \[([^\]]*)\][^{}]*?Datatype: (\w+)", line)
+            layers.append(
+                {
+                    "LayerType": kind.group(1),
+                    "Tensors": [{"Dimensions": sides.split(","), "Datatype": name} for sides, name in tensors],
+                }
+            )
+    return layers
+
+
+def layers_of_inspector(information: str) -> list[dict[str, Any]]:
+    """The layers of an engine, in the form of `layers_in_log`, from the JSON text of TensorRT's engine inspector.
+
+    Raises:
+        BackendError: the engine was built without details, so that nothing can be read back.
+    """
+    layers = []
+    for layer in json.loads(information)["Layers"]:
+        if not isinstance(layer, dict):
+            raise BackendError("the engine does not tell its layers' types: build it again")
+        tensors = [tensor for place in ("Inputs", "Outputs", "Constants") for tensor in layer.get(place, ())]
+        layers.append(
+            {
+                "LayerType": layer.get("LayerType", "unknown"),
+                "Tensors": [
+                    {
+                        "Dimensions": tensor["Dimensions"],
+                        # The key was another one before TensorRT 11.
+                        "Datatype": tensor.get("Datatype") or tensor.get("Format/Datatype", ""),
+                    }
+                    for tensor in tensors
+                ],
+            }
+        )
+    return layers
+
+
+def check_layers(layers: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
+    """Checks that every convolution of an engine reads and writes pictures and kernels (four dimensions) in `dtype`.
+
+    Sums that normalisations keep between their kernels are float32 in every engine.
+
+    Returns:
+        {"layers": how many, "types": how many of each type of layer}.
+
+    Raises:
+        BackendError: a convolution reads or writes another type, or there is none.
+    """
+    convolutions = [layer for layer in layers if _CONVOLUTIONS.search(layer["LayerType"])]
+    if not convolutions:
+        raise BackendError("the engine has no convolutions to read back")
+    for layer in convolutions:
+        for tensor in layer["Tensors"]:
+            if len(tensor["Dimensions"]) == 4 and not _is_of_type(tensor["Datatype"], dtype):
+                raise BackendError(f"a {layer['LayerType']} of the engine is in {tensor['Datatype']}, not in {dtype}")
+    return {"layers": len(layers), "types": dict(collections.Counter(layer["LayerType"] for layer in layers))}
+
+
+def _is_of_type(datatype: str, dtype: str) -> bool:
+    text = datatype.lower()
+    return any(spelling in text for spelling in _SPELLINGS[dtype]) and not (dtype == "FLOAT" and "bfloat" in text)

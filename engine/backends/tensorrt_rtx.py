@@ -1,0 +1,274 @@
+"""TensorRT for RTX: engines for several GPU generations, built in about a second and on machines without a GPU.
+
+A network is strongly typed, so that it computes in the types that its ONNX model has. It is read back before the build,
+and the engine after it. The last steps of compilation happen on the GPU, when an engine is loaded there.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.backends.artifacts import fits, missing
+from engine.backends.tensorrt_common import (
+    check_layers,
+    dtype_name,
+    layers_in_log,
+    layers_of_inspector,
+    profile_shapes,
+)
+from engine.errors import BackendError
+from engine.generators import Generator
+
+SUFFIX = ".engine"
+EXTRA = "tensorrt-rtx"
+
+# Layers whose arithmetic is nearly all of a generator's.
+_HEAVY_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "NORMALIZATION")
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this backend can't run on `device`, in one line; None if it can."""
+    return missing(EXTRA, "tensorrt_rtx") or (None if device.type == "cuda" else "needs a CUDA device")
+
+
+def unbuildable(device: torch.device) -> str | None:
+    """Why engines can't be built here, in one line; None if they can. Without a GPU, `build` needs targets."""
+    return missing(EXTRA, "tensorrt_rtx", "onnx")
+
+
+def version(device: torch.device) -> str:
+    """What an engine is tied to: the library's version and, if there is one, the GPU's compute capability."""
+    library = f"tensorrt_rtx {importlib.metadata.version('tensorrt_rtx')}"
+    if device.type != "cuda":
+        return library
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{library} sm{major}{minor}"
+
+
+def build(
+    generator: Generator,
+    example: Tensor,
+    precision: str,
+    path: Path,
+    *,
+    dynamic: bool = False,
+    targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Builds an engine.
+
+    Args:
+        generator: eval mode, float32.
+        example: input [N, 3, H, W] in the dtype of `precision`, on any device.
+        precision: fp32 (without TF32), fp16 or fast (fp16).
+        path: of the file.
+        dynamic: for heights and widths from 64 to 2160x3840 (see `profile_shapes`), fastest at the example's.
+        targets: generations of GPUs to build for, e.g. ("sm86", "sm89"); none: the GPU of this machine.
+
+    Returns:
+        How many layers the network and the engine have, of which types, and what the network's heavy ones compute in.
+
+    Raises:
+        BackendError: an unknown target or none without a GPU, a layer that TensorRT does not know, or one that would
+            compute in another type.
+    """
+    import tensorrt_rtx as trt
+
+    from engine.onnx_model import INPUT, onnx_model
+
+    dtype = dtype_name(example, precision)
+    log = _logger()
+    log.clear()
+    builder = trt.Builder(log)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be read back
+    _set_targets(trt, config, targets)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx_model(generator, example, dynamic=dynamic).SerializeToString()):
+        raise BackendError(f"TensorRT for RTX can't read the generator: {parser.get_error(0).desc()}")
+    facts = {"network": check_network(network, dtype), "targets": list(targets)}
+    if dynamic:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, *profile_shapes(generator, example))
+        config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BackendError(f"TensorRT for RTX can't build the engine: {log.last_error()}")
+    layers = layers_in_log(log.engine_layers)
+    if layers:  # another user of the library in this process may have set another logger before
+        facts["engine"] = check_layers(layers, dtype)
+    path.write_bytes(engine)
+    return facts
+
+
+def check_network(network: Any, dtype: str) -> dict[str, Any]:
+    """Reads back every layer of a network, and checks what its heavy ones compute in.
+
+    Args:
+        network: of TensorRT.
+        dtype: "FLOAT" or "HALF".
+
+    Returns:
+        {"layers": how many, "types": how many of each type, "dtypes": of the outputs of each heavy type}.
+
+    Raises:
+        BackendError: a convolution or normalisation reads or writes another type.
+    """
+    types: collections.Counter[str] = collections.Counter()
+    dtypes: dict[str, set[str]] = collections.defaultdict(set)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kind = layer.type.name
+        types[kind] += 1
+        if kind not in _HEAVY_LAYERS:
+            continue
+        inputs = [layer.get_input(place) for place in range(layer.num_inputs)]
+        outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
+        used = {tensor.dtype.name for tensor in (*inputs, *outputs) if tensor is not None}
+        if used != {dtype}:
+            raise BackendError(f"the layer {layer.name!r} ({kind}) would run in {', '.join(sorted(used))}, not {dtype}")
+        dtypes[kind] |= used
+    return {
+        "layers": network.num_layers,
+        "types": dict(types),
+        "dtypes": {kind: ", ".join(sorted(names)) for kind, names in dtypes.items()},
+    }
+
+
+def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+    """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
+
+    Returns:
+        A callable that runs on the current stream of the GPU. What it returns is overwritten by the next call.
+
+    Raises:
+        BackendError: no GPU, a damaged or foreign file, one for other GPUs, of another version of the library, for
+            other sizes or in another precision.
+    """
+    import tensorrt_rtx as trt
+
+    dtype = dtype_name(example, precision)
+    log = _logger()
+    log.clear()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"can't read {path}: {error.strerror}") from error
+    runtime = trt.Runtime(log)
+    _check_header(trt, runtime, data, path)
+    if example.device.type != "cuda":
+        raise BackendError(f"TensorRT for RTX runs on CUDA devices, not on {example.device}")
+    with torch.cuda.device(example.device):
+        engine = runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise BackendError(f"TensorRT for RTX can't load {path.name}: {log.last_error()}")
+        inspector = engine.create_engine_inspector()
+        check_layers(
+            layers_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON)),
+            dtype,
+        )
+        return _Context(trt, runtime, engine, example, path)
+
+
+class _Context:
+    """A loaded engine with its input and output. Their addresses stay, so that calls can be in a CUDA graph."""
+
+    def __init__(self, trt: Any, runtime: Any, engine: Any, example: Tensor, path: Path) -> None:
+        from engine.onnx_model import INPUT, OUTPUT
+
+        _check_shape(engine, INPUT, example, path)
+        self._owners = runtime, engine  # the context refers to both
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"no memory on {example.device} to run {path.name}")
+        self._context.set_input_shape(INPUT, tuple(example.shape))
+        dtype = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
+        shape = tuple(self._context.get_tensor_shape(OUTPUT))
+        self._image = torch.empty(example.shape, dtype=dtype[engine.get_tensor_dtype(INPUT)], device=example.device)
+        self._output = torch.empty(shape, dtype=dtype[engine.get_tensor_dtype(OUTPUT)], device=example.device)
+        self._context.set_tensor_address(INPUT, self._image.data_ptr())
+        self._context.set_tensor_address(OUTPUT, self._output.data_ptr())
+
+    def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
+        self._image.copy_(image)  # from any layout
+        stream = torch.cuda.current_stream(image.device)
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise BackendError(f"TensorRT for RTX can't run the engine: {_logger().last_error()}")
+        return self._output
+
+
+def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    if not targets and not torch.cuda.is_available():
+        raise BackendError("there is no GPU here to build for: name targets, for example sm86 or sm89")
+    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name[2:].isdigit()}
+    for target in targets:
+        if target.lower() not in known:
+            raise BackendError(f"TensorRT for RTX builds for {', '.join(known)}, not for {target}")
+    if targets:
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(known[target.lower()], index)
+
+
+def _check_header(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
+    """Raises unless the file is an engine for this version of the library and this GPU. Says nothing without a GPU."""
+    validity, problems = runtime.get_engine_validity(data)
+    problem = trt.EngineInvalidityDiagnostics
+    causes = {
+        problem.MALFORMED_ENGINE: "is no engine of this version of TensorRT for RTX",
+        problem.VERSION_MISMATCH: "is an engine of another version of TensorRT for RTX",
+        problem.UNSUPPORTED_CC: "is an engine for other GPUs",
+        problem.OLD_CUDA_DRIVER: "needs a newer driver of the GPU",
+        problem.OLD_CUDA_RUNTIME: "needs a newer CUDA runtime",
+        problem.INSUFFICIENT_GPU_MEMORY: "needs more GPU memory",
+    }
+    for bit, cause in causes.items():
+        if validity == trt.EngineValidity.INVALID and problems & int(bit):
+            raise BackendError(f"{path.name} {cause}: build it again")
+
+
+def _check_shape(engine: Any, name: str, example: Tensor, path: Path) -> None:
+    shape = tuple(engine.get_tensor_shape(name))
+    taken = ["any" if side < 0 else side for side in shape]
+    inside = fits(taken, example.shape)
+    if inside and -1 in shape:
+        smallest, _, largest = engine.get_tensor_profile_shape(name, 0)
+        taken = [f"{low} to {high}" for low, high in zip(smallest, largest, strict=True)]
+        inside = all(low <= side <= high for low, side, high in zip(smallest, example.shape, largest, strict=True))
+    if not inside:
+        raise BackendError(f"{path.name} takes inputs of {taken}, not of {list(example.shape)}: build it again")
+
+
+@functools.cache
+def _logger() -> Any:
+    """The one logger that TensorRT takes in a process. It keeps the last error and the layers of the last engine."""
+    import tensorrt_rtx as trt
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.clear()
+
+        def clear(self) -> None:
+            self.engine_layers = ""
+            self._error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self._error = message
+            elif message.startswith("Layers:"):
+                self.engine_layers = message
+
+        def last_error(self) -> str:
+            return self._error.strip().splitlines()[0] if self._error else "it gives no reason"
+
+    return Logger()
