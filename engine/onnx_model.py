@@ -53,10 +53,12 @@ def onnx_model(generator: Generator, example: Tensor, *, dynamic: bool = False) 
         dynamic: the model takes any height and width that the generator takes, else those of `example` only.
 
     Raises:
-        BackendError: a dtype that ONNX's layers are not defined for, or a layer that can't be written.
+        BackendError: another dtype, a generator in training mode, or a layer that can't be written.
     """
     if example.dtype not in (torch.float32, torch.float16):
         raise BackendError(f"ONNX models are written in float32 and float16, not in {example.dtype}")
+    if any(layer.training for layer in generator.modules()):
+        raise BackendError("a generator in training mode can't be written as ONNX: call eval() first")
     device = next(generator.parameters()).device
     with torch.no_grad():
         program = torch.export.export(generator, (torch.zeros(example.shape, device=device),), strict=False)
@@ -242,12 +244,9 @@ def _batch_norm(
     bias: fx.Node,
     running_mean: fx.Node,
     running_var: fx.Node,
-    training: bool,
     eps: float,
     **_: Any,
 ) -> None:
-    if training:
-        raise BackendError("a BatchNorm in training mode can't be written as ONNX: call eval() first")
     if input.op == "call_function" and _folded_norm(input) is node and input.target in _CONVOLUTIONS:
         writer.same(node, input)
         return
@@ -333,9 +332,7 @@ def _binary(kind: str) -> Callable[..., None]:
     return write
 
 
-def _dropout(writer: _Writer, node: fx.Node, input: fx.Node, train: bool, **_: Any) -> None:
-    if train:
-        raise BackendError("a dropout in training mode can't be written as ONNX: call eval() first")
+def _dropout(writer: _Writer, node: fx.Node, input: fx.Node, **_: Any) -> None:
     writer.same(node, input)
 
 

@@ -72,7 +72,8 @@ def build(
         onnx_path = Path(folder) / "generator.onnx"
         model = export_onnx(generator, example.float(), onnx_path, dynamic=dynamic)
         try:
-            openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
+            # What convert_model would do, without its report to the vendor.
+            openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=False)
         except Exception as error:  # its exceptions have no common base
             raise BackendError(f"OpenVINO can't convert the generator: {reason(error)}") from error
     return {"opset": OPSET, "nodes": count_nodes(model)}
@@ -94,7 +95,9 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
     try:
         model = core.read_model(path)
         if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise BackendError(f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, not 1")
+            raise BackendError(
+                f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: no generator"
+            )
         shape = [side.to_string() if side.is_dynamic else side.get_length() for side in model.input().partial_shape]
         if not fits(shape, example.shape):
             raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
