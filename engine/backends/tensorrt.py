@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.backends.artifacts import fits, missing, reason
-from engine.backends.tensorrt_common import check_layers, dtype_name, layers_of_inspector, profile_shapes
+from engine.backends.tensorrt_common import check_layers, dtype_name, layers_in_json, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -134,7 +134,7 @@ def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str
     if len(calls) != 1 or len(engines) != 1:
         names = ", ".join(sorted({str(call.target) for call in calls}))
         raise BackendError(f"the program is {len(engines)} TensorRT engines and {len(calls)} calls ({names}), not one")
-    return check_layers(layers_of_inspector(engines[0].get_engine_layer_info()), dtype)
+    return check_layers(layers_in_json(engines[0].get_engine_layer_info()), dtype)
 
 
 def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:

@@ -22,7 +22,7 @@ TYPE_NAMES = {torch.float32: "FLOAT", torch.float16: "HALF"}
 _SPELLINGS = {"FLOAT": ("float", "fp32"), "HALF": ("half", "fp16"), "BF16": ("bfloat16", "bf16")}
 
 # What engines of different versions call their convolutions.
-_CONVOLUTIONS = re.compile("conv|correlation|gemm|fusion", re.IGNORECASE)
+_CONVOLUTIONS = re.compile("conv|correlation|gemm|runtime_fusion", re.IGNORECASE)
 
 # Sides that engines for any size are built for.
 _SMALLEST_SIDE = 64
@@ -56,51 +56,45 @@ def profile_shapes(generator: Generator, example: Tensor) -> tuple[Shape, Shape,
     return (batch, channels, smallest, smallest), (batch, channels, height, width), (batch, channels, *largest)
 
 
-def layers_in_log(messages: str) -> list[dict[str, Any]]:
-    """The layers of an engine as TensorRT's builder logs them: type, and the tensors it reads and writes.
+def layers_in_text(text: str) -> list[dict[str, Any]]:
+    """The layers of an engine from TensorRT's description of one line each, as its builder logs them.
 
     Returns:
-        For each layer {"LayerType": ..., "Tensors": [{"Dimensions": [...], "Datatype": ...}, ...]}.
+        For each layer {"LayerType": ..., "Tensors": [{"Dimensions": [...], "Datatype": ...}, ...]}, where the tensors
+        are those that it reads and writes, and its weights.
     """
     layers = []
-    for line in messages.splitlines():
+    for line in text.splitlines():
         kind = re.search(r"LayerType: (\w+)", line)
         if kind:
-            tensors = re.findall(r"Dimensions: \[([^\]]*)\][^{}]*?Datatype: (\w+)", line)
-            layers.append(
-                {
-                    "LayerType": kind.group(1),
-                    "Tensors": [{"Dimensions": sides.split(","), "Datatype": name} for sides, name in tensors],
-                }
-            )
+            found = re.findall(r"Dimensions: \[([^\]]*)\][^{}]*?Datatype: (\w+)", line)
+            tensors = [{"Dimensions": sides.split(","), "Datatype": name} for sides, name in found]
+            layers.append({"LayerType": kind.group(1), "Tensors": tensors})
     return layers
 
 
-def layers_of_inspector(information: str) -> list[dict[str, Any]]:
-    """The layers of an engine, in the form of `layers_in_log`, from the JSON text of TensorRT's engine inspector.
+def layers_in_json(text: str) -> list[dict[str, Any]]:
+    """The layers of an engine, as `layers_in_text` gives them, from the engine inspector's JSON.
 
     Raises:
-        BackendError: the engine was built without details, so that nothing can be read back.
+        BackendError: the engine was built without details, or this is another form of JSON.
     """
-    layers = []
-    for layer in json.loads(information)["Layers"]:
-        if not isinstance(layer, dict):
-            raise BackendError("the engine does not tell its layers' types: build it again")
-        tensors = [tensor for place in ("Inputs", "Outputs", "Constants") for tensor in layer.get(place, ())]
-        layers.append(
-            {
-                "LayerType": layer.get("LayerType", "unknown"),
-                "Tensors": [
-                    {
-                        "Dimensions": tensor["Dimensions"],
-                        # The key was another one before TensorRT 11.
-                        "Datatype": tensor.get("Datatype") or tensor.get("Format/Datatype", ""),
-                    }
-                    for tensor in tensors
-                ],
-            }
-        )
-    return layers
+    try:
+        return [_layer(layer) for layer in json.loads(text)["Layers"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackendError("the engine does not tell its layers' types: build it again") from error
+
+
+def _layer(layer: dict[str, Any]) -> dict[str, Any]:
+    tensors = [tensor for place in ("Inputs", "Outputs", "Constants") for tensor in layer.get(place, ())]
+    # The key was another one before TensorRT 11.
+    types = [tensor["Datatype"] if "Datatype" in tensor else tensor["Format/Datatype"] for tensor in tensors]
+    return {
+        "LayerType": layer["LayerType"],
+        "Tensors": [
+            {"Dimensions": tensor["Dimensions"], "Datatype": name} for tensor, name in zip(tensors, types, strict=True)
+        ],
+    }
 
 
 def check_layers(layers: list[dict[str, Any]], dtype: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.backends.artifacts import fits, missing
-from engine.backends.tensorrt_common import (
-    check_layers,
-    dtype_name,
-    layers_in_log,
-    layers_of_inspector,
-    profile_shapes,
-)
+from engine.backends.tensorrt_common import check_layers, dtype_name, layers_in_text, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -46,7 +39,9 @@ def unbuildable(device: torch.device) -> str | None:
 
 def version(device: torch.device) -> str:
     """What an engine is tied to: the library's version and, if there is one, the GPU's compute capability."""
-    library = f"tensorrt_rtx {importlib.metadata.version('tensorrt_rtx')}"
+    import tensorrt_rtx as trt
+
+    library = f"tensorrt_rtx {trt.__version__}"
     if device.type != "cuda":
         return library
     major, minor = torch.cuda.get_device_capability(device)
@@ -94,7 +89,9 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx_model(generator, example, dynamic=dynamic).SerializeToString()):
-        raise BackendError(f"TensorRT for RTX can't read the generator: {parser.get_error(0).desc()}")
+        error = parser.get_error(0)
+        place = f"{error.node_operator()} {error.node_name()!r}"
+        raise BackendError(f"TensorRT for RTX can't read the generator at {place}: {error.desc()}")
     facts = {"network": check_network(network, dtype), "targets": list(targets)}
     if dynamic:
         profile = builder.create_optimization_profile()
@@ -103,7 +100,7 @@ def build(
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise BackendError(f"TensorRT for RTX can't build the engine: {log.last_error()}")
-    layers = layers_in_log(log.engine_layers)
+    layers = layers_in_text(log.engine_layers)
     if layers:  # another user of the library in this process may have set another logger before
         facts["engine"] = check_layers(layers, dtype)
     path.write_bytes(engine)
@@ -172,10 +169,7 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
         if engine is None:
             raise BackendError(f"TensorRT for RTX can't load {path.name}: {log.last_error()}")
         inspector = engine.create_engine_inspector()
-        check_layers(
-            layers_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON)),
-            dtype,
-        )
+        check_layers(layers_in_text(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)), dtype)
         return _Context(trt, runtime, engine, example, path)
 
 
