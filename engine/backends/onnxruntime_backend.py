@@ -7,7 +7,7 @@ and `tensorrt-rtx` check theirs.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.backends.artifacts import fits, missing, reason
+from engine.backends.interface import CompiledGenerator
+from engine.backends.runtimes import fits, last_line, missing
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -76,7 +77,7 @@ def build(
     return {"opset": OPSET, "nodes": count_nodes(model)}
 
 
-def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Loads the file for inputs like `example`, [N, 3, H, W], and checks that its device's provider runs all of it.
 
     Raises:
@@ -101,7 +102,7 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its exceptions have no common base
-        raise BackendError(f"ONNX Runtime can't load {path.name}: {reason(error)}") from error
+        raise BackendError(f"ONNX Runtime can't load {path.name}: {last_line(error)}") from error
     used = session.get_providers()[0]
     if used != provider[0]:
         raise BackendError(f"ONNX Runtime runs on {used} instead of {provider[0]}")

@@ -7,14 +7,15 @@ has plugins for Intel's GPUs and NPUs too, for which `torch.device`, as this pro
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.backends.artifacts import fits, missing, reason
+from engine.backends.interface import CompiledGenerator
+from engine.backends.runtimes import fits, last_line, missing
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -75,11 +76,11 @@ def build(
             # What convert_model would do, without its report to the vendor.
             openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=False)
         except Exception as error:  # its exceptions have no common base
-            raise BackendError(f"OpenVINO can't convert the generator: {reason(error)}") from error
+            raise BackendError(f"OpenVINO can't convert the generator: {last_line(error)}") from error
     return {"opset": OPSET, "nodes": count_nodes(model)}
 
 
-def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Compiles the file for inputs like `example`, [N, 3, H, W], with as many threads as torch has.
 
     Returns:
@@ -112,7 +113,7 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
             },
         )
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO can't load {path.name}: {reason(error)}") from error
+        raise BackendError(f"OpenVINO can't load {path.name}: {last_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used != hint:
         raise BackendError(f"OpenVINO runs in {used} instead of {hint} on this processor")

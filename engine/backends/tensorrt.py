@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import inspect
+import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.backends.artifacts import fits, missing, reason
-from engine.backends.tensorrt_common import check_layers, dtype_name, layers_in_json, profile_shapes
+from engine.backends.interface import CompiledGenerator
+from engine.backends.runtimes import fits, last_line, missing
+from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -71,22 +73,23 @@ def build(
     """
     import torch_tensorrt
 
-    dtype = dtype_name(example, precision)
-    module = generator.to(dtype=example.dtype)
+    dtype = engine_dtype(precision)
+    module, example = generator.to(dtype=dtype), example.to(dtype)
     options = compile_options(torch_tensorrt, example)
     try:
-        with _detailed(torch_tensorrt, options):
+        with _detailed(torch_tensorrt):
             compiled = torch_tensorrt.compile(
                 module, ir="dynamo", inputs=[_input(torch_tensorrt, generator, example, dynamic=dynamic)], **options
             )
-        torch_tensorrt.save(compiled, str(path), output_format="exported_program", inputs=[example])
+        # As it is: tracing it again would want inputs of every size.
+        torch_tensorrt.save(compiled, str(path), output_format="exported_program", retrace=False)
     except Exception as error:  # from torch.export, Torch-TensorRT and TensorRT, whose exceptions have no common base
-        raise BackendError(f"Torch-TensorRT can't compile the generator: {reason(error)}") from error
-    return check_program(_read(path), dtype)
+        raise BackendError(f"Torch-TensorRT can't compile the generator: {last_line(error)}") from error
+    return check_program(_read(path), TYPE_NAMES[dtype])
 
 
 def compile_options(torch_tensorrt: Any, example: Tensor) -> dict[str, Any]:
-    """The options of torch_tensorrt.compile, for versions from 2.7 on: strongly typed, one engine, no TF32.
+    """The options of torch_tensorrt.compile: strongly typed, one engine, no TF32.
 
     Args:
         torch_tensorrt: the module.
@@ -101,16 +104,23 @@ def compile_options(torch_tensorrt: Any, example: Tensor) -> dict[str, Any]:
     }
     if "use_explicit_typing" in inspect.signature(torch_tensorrt.dynamo.compile).parameters:
         options["use_explicit_typing"] = True  # from 2.13 on there is nothing else
-    if not hasattr(torch_tensorrt.dynamo, "Debugger"):
-        options["debug"] = True  # how 2.7 is asked to keep the layers' types: see _detailed
     return options
 
 
-def _detailed(torch_tensorrt: Any, options: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """Engines built under it tell their layers' types; Torch-TensorRT keeps the details only for its debugger."""
-    if "debug" in options:
-        return contextlib.nullcontext()
-    return torch_tensorrt.dynamo.Debugger(log_level="error", engine_builder_monitor=False)
+@contextlib.contextmanager
+def _detailed(torch_tensorrt: Any) -> Iterator[None]:
+    """Engines built under it tell their layers' types: Torch-TensorRT asks for them only under its debugger.
+
+    That also replaces the handlers of the root logger, which come back here.
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        with torch_tensorrt.dynamo.Debugger(log_level="error", engine_builder_monitor=False):
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _input(torch_tensorrt: Any, generator: Generator, example: Tensor, *, dynamic: bool) -> Any:
@@ -137,7 +147,7 @@ def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str
     return check_layers(layers_in_json(engines[0].get_engine_layer_info()), dtype)
 
 
-def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
 
     Engines run in CUDA graphs, a setting of Torch-TensorRT for the whole process.
@@ -149,7 +159,7 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
     import torch_tensorrt
 
     program = _read(path)
-    check_program(program, dtype_name(example, precision))
+    check_program(program, TYPE_NAMES[engine_dtype(precision)])
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     shape = [side if isinstance(side, int) else str(side) for side in inputs[0].meta["val"].shape]
     if not fits(shape, example.shape):
@@ -159,7 +169,9 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
     try:
         module(example)
     except Exception as error:  # a size outside the profile, no memory: RuntimeErrors of several trees
-        raise BackendError(f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {reason(error)}") from error
+        raise BackendError(
+            f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {last_line(error)}"
+        ) from error
     return module
 
 
@@ -168,4 +180,4 @@ def _read(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:  # zip, JSON, schema, and TensorRT's own for other versions and GPUs
-        raise BackendError(f"Torch-TensorRT can't load {path.name}: {reason(error)}: build it again") from error
+        raise BackendError(f"Torch-TensorRT can't load {path.name}: {last_line(error)}: build it again") from error

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from engine.errors import BackendError
 from engine.generators import Generator
+from engine.precision import dtype_of
 
-# TensorRT's name of each dtype, and how its engines' descriptions spell it.
+# TensorRT's names of the types, and how the descriptions of its engines spell them.
 TYPE_NAMES = {torch.float32: "FLOAT", torch.float16: "HALF"}
-_SPELLINGS = {"FLOAT": ("float", "fp32"), "HALF": ("half", "fp16"), "BF16": ("bfloat16", "bf16")}
+_SPELLINGS = {"FLOAT": ("float", "fp32"), "HALF": ("half", "fp16")}
 
 # What engines of different versions call their convolutions.
 _CONVOLUTIONS = re.compile("conv|correlation|gemm|runtime_fusion", re.IGNORECASE)
@@ -32,15 +33,15 @@ _LARGEST_WIDTH = 3840
 Shape = tuple[int, int, int, int]
 
 
-def dtype_name(example: Tensor, precision: str) -> str:
-    """TensorRT's name of the type that everything is computed in: FLOAT or HALF.
+def engine_dtype(precision: str) -> torch.dtype:
+    """The type of everything in an engine.
 
     Raises:
         BackendError: `precision` has no engines.
     """
-    if precision == "bf16" or example.dtype not in TYPE_NAMES:
+    if precision not in ("fp32", "fp16", "fast"):
         raise BackendError(f"TensorRT engines are built in fp32, fp16 and fast (fp16), not in {precision}")
-    return TYPE_NAMES[example.dtype]
+    return dtype_of(precision, torch.device("cuda"))
 
 
 def profile_shapes(generator: Generator, example: Tensor) -> tuple[Shape, Shape, Shape]:
@@ -120,4 +121,4 @@ def check_layers(layers: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
 
 def _is_of_type(datatype: str, dtype: str) -> bool:
     text = datatype.lower()
-    return any(spelling in text for spelling in _SPELLINGS[dtype]) and not (dtype == "FLOAT" and "bfloat" in text)
+    return "bfloat" not in text and any(spelling in text for spelling in _SPELLINGS[dtype])

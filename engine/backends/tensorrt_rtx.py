@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.backends.artifacts import fits, missing
-from engine.backends.tensorrt_common import check_layers, dtype_name, layers_in_text, profile_shapes
+from engine.backends.interface import CompiledGenerator
+from engine.backends.runtimes import fits, missing
+from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_text, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator
 
@@ -61,7 +62,7 @@ def build(
 
     Args:
         generator: eval mode, float32.
-        example: input [N, 3, H, W] in the dtype of `precision`, on any device.
+        example: input [N, 3, H, W], on any device.
         precision: fp32 (without TF32), fp16 or fast (fp16).
         path: of the file.
         dynamic: for heights and widths from 64 to 2160x3840 (see `profile_shapes`), fastest at the example's.
@@ -78,7 +79,7 @@ def build(
 
     from engine.onnx_model import INPUT, onnx_model
 
-    dtype = dtype_name(example, precision)
+    dtype = engine_dtype(precision)
     log = _logger()
     log.clear()
     builder = trt.Builder(log)
@@ -88,11 +89,12 @@ def build(
     _set_targets(trt, config, targets)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(onnx_model(generator, example, dynamic=dynamic).SerializeToString()):
+    model = onnx_model(generator, example.to(dtype), dynamic=dynamic)
+    if not parser.parse(model.SerializeToString()):
         error = parser.get_error(0)
         place = f"{error.node_operator()} {error.node_name()!r}"
         raise BackendError(f"TensorRT for RTX can't read the generator at {place}: {error.desc()}")
-    facts = {"network": check_network(network, dtype), "targets": list(targets)}
+    facts = {"network": check_network(network, TYPE_NAMES[dtype]), "targets": list(targets)}
     if dynamic:
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, *profile_shapes(generator, example))
@@ -102,7 +104,7 @@ def build(
         raise BackendError(f"TensorRT for RTX can't build the engine: {log.last_error()}")
     layers = layers_in_text(log.engine_layers)
     if layers:  # another user of the library in this process may have set another logger before
-        facts["engine"] = check_layers(layers, dtype)
+        facts["engine"] = check_layers(layers, TYPE_NAMES[dtype])
     path.write_bytes(engine)
     return facts
 
@@ -141,7 +143,7 @@ def check_network(network: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
 
     Returns:
@@ -153,7 +155,7 @@ def load(path: Path, example: Tensor, precision: str) -> Callable[[Tensor], Tens
     """
     import tensorrt_rtx as trt
 
-    dtype = dtype_name(example, precision)
+    dtype = TYPE_NAMES[engine_dtype(precision)]
     log = _logger()
     log.clear()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.backends import tensorrt as backend
-from engine.backends.tensorrt_common import check_layers, dtype_name, layers_in_json, profile_shapes
+from engine.backends.tensorrt_common import check_layers, engine_dtype, layers_in_json, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator, UNetConfig, build
 from tests.engine.small_generators import CONFIGS, SIZES, parity_db, picture, small_generator
@@ -39,27 +40,47 @@ def test_it_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.unavailable(torch.device("cuda")) is None
 
 
-def torch_tensorrt_like(version: str) -> Any:
-    """The names of Torch-TensorRT that the options depend on, as the release `version` has them."""
-
-    def compile_of_2_7(exported_program: Any, inputs: Any = None, *, use_explicit_typing: bool = False) -> None: ...
-
-    def compile_of_2_13(exported_program: Any, inputs: Any = None, **kwargs: Any) -> None: ...
-
-    if version == "2.7":
-        return SimpleNamespace(dynamo=SimpleNamespace(compile=compile_of_2_7))
-    return SimpleNamespace(dynamo=SimpleNamespace(compile=compile_of_2_13, Debugger=object))
+def compile_of_2_12(exported_program: Any, inputs: Any = None, *, use_explicit_typing: bool = False) -> None:
+    """The signature of torch_tensorrt.dynamo.compile up to 2.12, as far as the options depend on it."""
 
 
-@pytest.mark.parametrize(("version", "own"), [("2.7", {"use_explicit_typing": True, "debug": True}), ("2.13", {})])
-def test_options_ask_for_one_strongly_typed_engine(version: str, own: dict[str, bool]) -> None:
-    options = backend.compile_options(torch_tensorrt_like(version), HALF)
+def compile_of_2_13(exported_program: Any, inputs: Any = None, **kwargs: Any) -> None:
+    """The same from 2.13 on, where every network is strongly typed."""
+
+
+@pytest.mark.parametrize(
+    ("compile_function", "own"), [(compile_of_2_12, {"use_explicit_typing": True}), (compile_of_2_13, {})]
+)
+def test_options_ask_for_one_strongly_typed_engine(compile_function: Any, own: dict[str, bool]) -> None:
+    options = backend.compile_options(SimpleNamespace(dynamo=SimpleNamespace(compile=compile_function)), HALF)
     shared = {"device", "disable_tf32", "require_full_compilation", "min_block_size", "immutable_weights"}
     assert options.keys() == shared | own.keys()
     assert options["require_full_compilation"]
     assert options["disable_tf32"]
     assert own.items() <= options.items()
     assert "enabled_precisions" not in options  # from 2.13 on it does nothing and says nothing
+
+
+class LoudDebugger:
+    """Does to the root logger what Torch-TensorRT's debugger does."""
+
+    def __init__(self, **options: Any) -> None:
+        assert options == {"log_level": "error", "engine_builder_monitor": False}
+
+    def __enter__(self) -> None:
+        logging.getLogger().handlers[:] = [logging.StreamHandler()]
+        logging.getLogger().setLevel("ERROR")
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_compiling_leaves_the_log_as_it_was() -> None:
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    with backend._detailed(SimpleNamespace(dynamo=SimpleNamespace(Debugger=LoudDebugger))):
+        assert root.level == logging.ERROR
+    assert (root.handlers, root.level) == before
 
 
 # One layer of each kind as TensorRT's documentation prints them: version 10, and 11 with its other keys.
@@ -104,10 +125,10 @@ def test_an_engine_without_convolutions_is_refused() -> None:
 
 
 def test_precisions() -> None:
-    assert dtype_name(HALF, "fp16") == dtype_name(HALF, "fast") == "HALF"
-    assert dtype_name(HALF.float(), "fp32") == "FLOAT"
+    assert engine_dtype("fp16") == engine_dtype("fast") == torch.float16
+    assert engine_dtype("fp32") == torch.float32
     with pytest.raises(BackendError, match=r"fp32, fp16 and fast .*, not in bf16"):
-        dtype_name(HALF.bfloat16(), "bf16")
+        engine_dtype("bf16")
 
 
 def test_a_profile_holds_its_example_and_multiples() -> None:

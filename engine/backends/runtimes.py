@@ -1,4 +1,4 @@
-"""What the backends have in common whose engines are files: ONNX Runtime, OpenVINO and both TensorRTs."""
+"""What the backends of other runtimes have in common: ONNX Runtime, OpenVINO and both TensorRTs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def missing(extra: str, *modules: str) -> str | None:
     return f"{' and '.join(absent)} not installed: pip install streamgan[{extra}]" if absent else None
 
 
-def reason(error: BaseException) -> str:
-    """The line of a library's error that says what is wrong."""
+def last_line(error: BaseException) -> str:
+    """What an exception of these runtimes says, in one line: the first ones tell where in their sources it was."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
