@@ -20,11 +20,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from engine.backends.runtimes import INPUT, OUTPUT
 from engine.errors import BackendError
 from engine.generators import Generator
 
-INPUT = "input"
-OUTPUT = "output"
 OPSET = 21  # the first whose GroupNormalization has a scale per channel
 
 _ELEMENT_TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.int64: TensorProto.INT64}

@@ -91,8 +91,6 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised as well
-    options.add_free_dimension_override_by_name("height", example.shape[2])
-    options.add_free_dimension_override_by_name("width", example.shape[3])
     if device.type == "cuda":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         # float32 means float32: without it, convolutions round to 10 bits
@@ -110,7 +108,10 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
 
 
 class _Session:
-    """A loaded file. Calls take and return tensors on the device and in the dtype of the example."""
+    """A loaded file. Calls take and return tensors on the device and in the dtype of the example.
+
+    A file for any size takes all sizes, not only the example's.
+    """
 
     def __init__(self, session: Any, example: Tensor, path: Path) -> None:
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -123,12 +124,12 @@ class _Session:
             raise BackendError(f"{path.name} takes {taken}, not {kind} {list(example.shape)}: build it again")
         self._session = session
         self._names = inputs[0].name, outputs[0].name
-        batch, _, height, width = example.shape
-        self._output_shape = (batch, outputs[0].shape[1], height * int(scale), width * int(scale))
+        self._channels, self._scale = outputs[0].shape[1], int(scale)
 
     def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
         image = image.contiguous()
-        output = torch.empty(self._output_shape, dtype=image.dtype, device=image.device)
+        batch, _, height, width = image.shape
+        output = image.new_empty(batch, self._channels, height * self._scale, width * self._scale)
         if image.device.type == "cuda":
             torch.cuda.current_stream(image.device).synchronize()  # ONNX Runtime has a stream of its own
         binding = self._session.io_binding()

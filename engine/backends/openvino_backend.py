@@ -84,7 +84,8 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Compiles the file for inputs like `example`, [N, 3, H, W], with as many threads as torch has.
 
     Returns:
-        A callable from and to float32, on the CPU, with the attribute `input_dtype`.
+        A callable from and to float32, on the CPU, with the attribute `input_dtype`. Of a file for any size it takes
+        other sizes too, and compiles again for each change.
 
     Raises:
         BackendError: a damaged or foreign file, one for another shape, or OpenVINO runs in another precision.
@@ -92,46 +93,54 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     import openvino
 
     core = openvino.Core()
-    hint = _HINTS[example.dtype]
     try:
         model = core.read_model(path)
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise BackendError(
-                f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: no generator"
-            )
-        shape = [side.to_string() if side.is_dynamic else side.get_length() for side in model.input().partial_shape]
-        if not fits(shape, example.shape):
-            raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
-        model.reshape(list(example.shape))
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "INFERENCE_PRECISION_HINT": hint,
-            },
-        )
     except RuntimeError as error:
         raise BackendError(f"OpenVINO can't load {path.name}: {last_line(error)}") from error
-    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    if used != hint:
-        raise BackendError(f"OpenVINO runs in {used} instead of {hint} on this processor")
-    return _Request(compiled)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        ends = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
+        raise BackendError(f"{path.name} has {ends}: it is no generator")
+    shape = [side.to_string() if side.is_dynamic else side.get_length() for side in model.input().partial_shape]
+    if not fits(shape, example.shape):
+        raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
+    return _Network(core, model, _HINTS[example.dtype], tuple(example.shape))
 
 
-class _Request:
-    """A compiled file. Calls take and return float32 on the CPU, whatever it computes in."""
+class _Network:
+    """A loaded file, compiled for the size of the last input. Calls take and return float32 on the CPU.
+
+    Raises:
+        BackendError: OpenVINO does not know a layer, or runs in another precision than `hint`.
+    """
 
     input_dtype = torch.float32
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, core: Any, model: Any, hint: str, shape: tuple[int, ...]) -> None:
+        self._core, self._model, self._hint = core, model, hint
+        self._compile(shape)
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": self._hint,
+        }
+        try:
+            self._model.reshape(list(shape))  # the kernels are chosen for it
+            compiled = self._core.compile_model(self._model, "CPU", options)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO can't compile the generator for {shape}: {last_line(error)}") from error
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != self._hint:
+            raise BackendError(f"OpenVINO runs in {used} instead of {self._hint} on this processor")
         self._request = compiled.create_infer_request()
-        self._output_shape = tuple(compiled.output().shape)
+        self._shape, self._output_shape = shape, tuple(compiled.output().shape)
 
     def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
         import openvino
 
+        if image.shape != self._shape:
+            self._compile(tuple(image.shape))
         image, output = image.contiguous(), torch.empty(self._output_shape)  # OpenVINO does not keep them alive
         self._request.set_input_tensor(openvino.Tensor(image.numpy(), shared_memory=True))
         self._request.set_output_tensor(openvino.Tensor(output.numpy(), shared_memory=True))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+INPUT = "input"
+OUTPUT = "output"
+"""What every model calls its input and its output."""
+
 
 def missing(extra: str, *modules: str) -> str | None:
     """One line that names the extra to install, if one of the Python modules is not there. Imports none of them."""

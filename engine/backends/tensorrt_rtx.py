@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.backends.interface import CompiledGenerator
-from engine.backends.runtimes import fits, missing
+from engine.backends.runtimes import INPUT, OUTPUT, fits, missing
 from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_text, profile_shapes
 from engine.errors import BackendError
 from engine.generators import Generator
@@ -77,7 +77,7 @@ def build(
     """
     import tensorrt_rtx as trt
 
-    from engine.onnx_model import INPUT, onnx_model
+    from engine.onnx_model import onnx_model
 
     dtype = engine_dtype(precision)
     log = _logger()
@@ -147,7 +147,8 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
 
     Returns:
-        A callable that runs on the current stream of the GPU. What it returns is overwritten by the next call.
+        A callable that runs on the current stream of the GPU. What it returns is overwritten by the next call. Of an
+        engine for any size it takes other sizes too.
 
     Raises:
         BackendError: no GPU, a damaged or foreign file, one for other GPUs, of another version of the library, for
@@ -176,25 +177,35 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
 
 
 class _Context:
-    """A loaded engine with its input and output. Their addresses stay, so that calls can be in a CUDA graph."""
+    """A loaded engine with its input and output.
+
+    Their addresses stay as long as the size does, so that calls can be in a CUDA graph.
+    """
 
     def __init__(self, trt: Any, runtime: Any, engine: Any, example: Tensor, path: Path) -> None:
-        from engine.onnx_model import INPUT, OUTPUT
-
-        _check_shape(engine, INPUT, example, path)
         self._owners = runtime, engine  # the context refers to both
+        self._engine, self._path = engine, path
+        self._dtype = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}[
+            engine.get_tensor_dtype(OUTPUT)
+        ]
         self._context = engine.create_execution_context()
         if self._context is None:
             raise BackendError(f"no memory on {example.device} to run {path.name}")
-        self._context.set_input_shape(INPUT, tuple(example.shape))
-        dtype = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
-        shape = tuple(self._context.get_tensor_shape(OUTPUT))
-        self._image = torch.empty(example.shape, dtype=dtype[engine.get_tensor_dtype(INPUT)], device=example.device)
-        self._output = torch.empty(shape, dtype=dtype[engine.get_tensor_dtype(OUTPUT)], device=example.device)
+        self._allocate(example)
+
+    def _allocate(self, image: Tensor) -> None:
+        _check_shape(self._engine, INPUT, image, self._path)
+        self._context.set_input_shape(INPUT, tuple(image.shape))
+        self._image = torch.empty(image.shape, dtype=self._dtype, device=image.device)
+        self._output = torch.empty(
+            tuple(self._context.get_tensor_shape(OUTPUT)), dtype=self._dtype, device=image.device
+        )
         self._context.set_tensor_address(INPUT, self._image.data_ptr())
         self._context.set_tensor_address(OUTPUT, self._output.data_ptr())
 
     def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
+        if image.shape != self._image.shape:
+            self._allocate(image)
         self._image.copy_(image)  # from any layout
         stream = torch.cuda.current_stream(image.device)
         if not self._context.execute_async_v3(stream.cuda_stream):

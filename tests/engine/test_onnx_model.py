@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.backends.runtimes import INPUT, OUTPUT
 from engine.errors import BackendError
 from engine.generators import Generator, ResNetConfig, build
 from tests.engine.small_generators import CONFIGS, SIZES, parity_db, picture, small_generator
@@ -16,7 +17,7 @@ from tests.tolerances import PARITY_PSNR_DB
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
-from engine.onnx_model import INPUT, OUTPUT, count_nodes, export_onnx, onnx_model  # noqa: E402
+from engine.onnx_model import count_nodes, export_onnx, onnx_model  # noqa: E402
 
 NODES = {
     "resnet": {
