@@ -19,7 +19,17 @@ from __future__ import annotations
 import difflib
 from types import ModuleType
 
-from engine.backends import aoti, eager, fused, inductor, torchscript
+from engine.backends import (
+    aoti,
+    eager,
+    fused,
+    inductor,
+    onnxruntime_backend,
+    openvino_backend,
+    tensorrt,
+    tensorrt_rtx,
+    torchscript,
+)
 from engine.backends.interface import CompiledGenerator, ParityMeasure
 from engine.errors import BackendError
 
@@ -31,6 +41,10 @@ BACKENDS: dict[str, ModuleType] = {
     "torchscript": torchscript,
     "inductor": inductor,
     "aoti": aoti,
+    "onnxruntime": onnxruntime_backend,
+    "openvino": openvino_backend,
+    "tensorrt": tensorrt,
+    "tensorrt-rtx": tensorrt_rtx,
 }
 
 
