@@ -165,6 +165,9 @@ class Exported:
         height, width = example.shape[2:]
         if self.of.get("size") not in (ANY_SIZE, f"{width}x{height}"):
             raise BackendError(f"{self.path} takes frames of {self.of.get('size')}, not {width}x{height}")
+        low, high = self.facts.get("smallest_side", 1), self.facts.get("largest_side", max(height, width))
+        if min(height, width) < low or max(height, width) > high:
+            raise BackendError(f"{self.path} takes frames with sides from {low} to {high}, not {width}x{height}")
 
     def load(self, example: Tensor) -> CompiledGenerator:
         """Checks the files' sums and loads them.

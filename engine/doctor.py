@@ -51,7 +51,9 @@ def _describe(checkpoint: str) -> int:
 def _describe_machine() -> int:
     import torch
 
+    from engine.artifacts import is_file_backend
     from engine.backends import BACKENDS
+    from engine.cache import default_folder
     from engine.precision import choose_device, fastest_precision, processor_name
 
     status = 0
@@ -71,9 +73,12 @@ def _describe_machine() -> int:
         lines["operators"] = f"not available: {error}"
         status = 1
     lines["video"] = _describe_video()
+    lines["engine cache"] = str(default_folder())
     for name, backend in BACKENDS.items():
         reason = backend.unavailable(device)
         lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
+        if reason and is_file_backend(backend) and backend.unbuildable(device) is None:
+            lines[f"backend {name}"] += "; python -m engine.export can write its files"
     _print_table(lines)
     return status
 

@@ -315,9 +315,17 @@ def _report(done: Export, seconds: float) -> None:
         parity = f"not run here: {done.remark}"
     elif math.isfinite(done.parity_db):
         parity = f"{done.parity_db:.1f} dB of eager float32 on a real frame"
-    facts = [f"{name}: {value}" for name, value in done.facts.items() if not isinstance(value, (dict, list))]
-    line = f"{done.size_bytes / 2**20:.1f} MiB in {seconds:.0f} s, {parity}"
-    print("; ".join([line, *facts]), file=sys.stderr)
+    print(f"{done.size_bytes / 2**20:.1f} MiB in {seconds:.0f} s, {parity}", file=sys.stderr)
+    for name, value in done.facts.items():
+        print(f"{name}: {_in_one_line(value)}", file=sys.stderr)
+
+
+def _in_one_line(fact: Any) -> str:
+    """A fact for people: {"layers": 3, "types": {"CONVOLUTION": 2}} is "layers 3, types (CONVOLUTION 2)"."""
+    if not isinstance(fact, dict):
+        return ", ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
+    parts = ((name, _in_one_line(value), isinstance(value, dict)) for name, value in fact.items())
+    return ", ".join(f"{name} ({value})" if nested else f"{name} {value}" for name, value, nested in parts)
 
 
 def _default_output(options: argparse.Namespace) -> Path:

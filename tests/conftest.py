@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,14 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     folder = tmp_path_factory.mktemp("engines")
     monkeypatch.setenv("STREAMGAN_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def notes_are_heard() -> None:
+    """Whatever the command line of an earlier test has made of them."""
+    logger = logging.getLogger("streamgan")
+    logger.handlers = []
+    logger.setLevel(logging.WARNING)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

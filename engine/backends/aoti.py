@@ -16,6 +16,9 @@ from engine.generators import Generator
 
 SUFFIX = ".pt2"
 
+LARGEST_SIDE = 8192
+"""Of inputs of packages for free sizes, in pixels."""
+
 unbuildable = inductor.unavailable
 
 
@@ -57,13 +60,18 @@ def save_package(
         multiple: 0: for the size of `example` alone; else for heights and widths that are multiples of this.
         least: the smallest height and width, if they are free.
 
+    Returns:
+        Of a package for free sizes the smallest and the largest side: a package itself does not check its input.
+
     Raises:
         BackendError: it can't be exported or compiled.
     """
-    shapes = None
+    shapes, facts = None, {}
     if multiple:
-        sides = [torch.export.Dim(name, min=-(-least // multiple), max=8192 // multiple) for name in ("h", "w")]
+        low, high = -(-least // multiple), LARGEST_SIDE // multiple
+        sides = [torch.export.Dim(name, min=low, max=high) for name in ("h", "w")]
         shapes = ({2: multiple * sides[0], 3: multiple * sides[1]},)
+        facts = {"smallest_side": low * multiple, "largest_side": high * multiple}
     options = {
         "freezing": example.device.type == "cpu",  # packs the weights for the processor's matrix library
         "max_autotune": example.device.type == "cuda",
@@ -75,7 +83,7 @@ def save_package(
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
         raise BackendError(f"AOTInductor can't compile this generator: {first_line(error)}") from error
-    return {}
+    return facts
 
 
 def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -25,6 +26,11 @@ from engine.export import export
 from engine.generators import Generator, ResNetConfig, SRVGGConfig, build
 from engine.precision import PARITY_DB, fastest_precision, psnr_db
 from engine.translator import Engine, Translator
+
+
+def random_frame(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
 
 FRAME = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 OTHER = np.random.default_rng(1).integers(0, 256, (40, 24, 3), dtype=np.uint8)
@@ -350,6 +356,26 @@ def test_a_file_that_does_not_fit_is_one_line_and_the_next_engine_runs(
     assert translator.engine.backend == "fused"
     assert len(caplog.messages) == 1
     assert message in caplog.messages[0]
+
+
+def test_a_size_outside_of_what_a_file_was_built_for(
+    resnet: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Packages of AOTInductor do not check their input: what is written beside them does."""
+    path = exported(resnet, tmp_path / "e.pt", dynamic=True)
+    description = tmp_path / "e.pt.json"
+    told = json.loads(description.read_text())
+    told["facts"] = {"smallest_side": 28, "largest_side": 48}
+    description.write_text(json.dumps(told))
+    translator = Translator(resnet, engine_file=path)
+    translator(FRAME)
+    assert str(translator.engine) == "torchscript fp32"
+    assert not caplog.messages
+    for frame in (OTHER, random_frame(32, 52)):
+        assert psnr_db(translator(frame), exact(resnet, frame)) >= PARITY_DB[HALF]
+        assert translator.engine.backend == "fused"  # type: ignore[union-attr]
+    assert "takes frames with sides from 28 to 48, not 24x40" in caplog.messages[0]
+    assert "takes frames with sides from 28 to 48, not 52x32" in caplog.messages[1]
 
 
 @pytest.mark.parametrize(

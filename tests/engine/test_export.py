@@ -110,6 +110,9 @@ def test_files_run_in_a_process_that_has_only_torch(
     done = export(resnet, kind, path, size=(48, 32), precision="fp32", operators=operators, dynamic=kind == "aoti")
     assert done.parity_db is not None
     assert done.parity_db >= PARITY_DB["fp32"]
+    if kind == "aoti":
+        assert done.facts["smallest_side"] <= 32
+        assert done.facts["largest_side"] == 8192
     image = real_image(resnet, (64, 40)).contiguous(memory_format=torch.channels_last)
     torch.save((image, resnet(image)), tmp_path / "data.pth")
     library = str(LIBRARY) if operators else ""
