@@ -6,6 +6,7 @@ has plugins for Intel's GPUs and NPUs too, for which `torch.device`, as this pro
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def build(
         model = export_onnx(generator, example.float(), onnx_path, dynamic=dynamic)
         try:
             # What convert_model would do, without its report to the vendor.
-            openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=False)
+            openvino.save_model(_core().read_model(onnx_path), path, compress_to_fp16=False)
         except Exception as error:  # its exceptions have no common base
             raise BackendError(f"OpenVINO can't convert the generator: {last_line(error)}") from error
     return {"opset": OPSET, "nodes": count_nodes(model)}
@@ -90,9 +91,7 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     Raises:
         BackendError: a damaged or foreign file, one for another shape, or OpenVINO runs in another precision.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = _core()
     try:
         model = core.read_model(path)
     except RuntimeError as error:
@@ -104,6 +103,18 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     if not fits(shape, example.shape):
         raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
     return _Network(core, model, _HINTS[example.dtype], tuple(example.shape))
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO itself, once per process and kept until its end.
+
+    Its CPU plugin gives the thread that loads it a stack for signals. When the plugin is unloaded by another thread,
+    that stack is gone and still in use: the next signal, a Ctrl-C for example, is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class _Network:

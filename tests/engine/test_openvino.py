@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,27 @@ def test_any_layout_comes_in_and_results_are_kept(path: Path) -> None:
     assert torch.equal(run(image.contiguous()), kept)
     run(-image)
     assert torch.equal(first, kept)
+
+
+HANDLES_A_SIGNAL = """
+import signal, sys, threading
+from pathlib import Path
+import torch
+from engine.backends import openvino_backend as backend
+held = [backend.load(Path(sys.argv[1]), torch.zeros(1, 3, 64, 96), "fp32")]
+held[0](torch.zeros(1, 3, 64, 96))
+dropping = threading.Thread(target=held.clear)
+dropping.start()
+dropping.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_handled_after_another_thread_has_dropped_it(path: Path) -> None:
+    command = [sys.executable, "-c", HANDLES_A_SIGNAL, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_the_file_says_what_writes_and_reads_it() -> None:
