@@ -22,7 +22,7 @@ from engine.backends.interface import CompiledGenerator
 from engine.cache import EngineCache, Entry, verify
 from engine.errors import BackendError
 from engine.generators import Generator
-from engine.precision import processor_name
+from engine.precision import processor_abilities, processor_name
 
 logger = logging.getLogger("streamgan")
 
@@ -77,8 +77,7 @@ def describe_device(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         driver = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else "unknown"
         return f"{torch.cuda.get_device_name(device)} sm{major}{minor}, driver {driver}"
-    abilities = sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True)
-    return f"{processor_name()} {hashlib.sha256(' '.join(abilities).encode()).hexdigest()[:8]}"
+    return f"{processor_name()} {hashlib.sha256(' '.join(processor_abilities()).encode()).hexdigest()[:8]}"
 
 
 def cached(
@@ -157,7 +156,7 @@ class Exported:
     facts: dict[str, Any]
 
     def require_fit(self, sha: str, example: Tensor) -> None:
-        """Raises BackendError unless it is of that generator and takes frames of that size."""
+        """Raises BackendError unless it is of that generator, takes frames of that size, and can run here."""
         if self.of.get("generator") != sha:
             raise BackendError(
                 f"{self.path} is an engine of another generator: {self.of.get('architecture', 'unknown')}"
@@ -168,6 +167,14 @@ class Exported:
         low, high = self.facts.get("smallest_side", 1), self.facts.get("largest_side", max(height, width))
         if min(height, width) < low or max(height, width) > high:
             raise BackendError(f"{self.path} takes frames with sides from {low} to {high}, not {width}x{height}")
+        backend = get_backend(self.backend)
+        then, now = self.made_by.get("runtime"), backend.version(example.device)
+        if backend.SAME_RUNTIME and then != now:
+            raise BackendError(f"{self.path} was made by {then}, here is {now}: export it again")
+        if lacking := set(self.facts.get("processor", ())) - set(processor_abilities()):
+            raise BackendError(
+                f"{self.path} was compiled for a processor with {', '.join(sorted(lacking))}: export it here"
+            )
 
     def load(self, example: Tensor) -> CompiledGenerator:
         """Checks the files' sums and loads them.

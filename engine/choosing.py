@@ -263,20 +263,21 @@ class Chooser:
     def _first(self, ladder: Iterable[Candidate], batch: np.ndarray, expected: np.ndarray) -> Engine:
         """The first candidate that runs and keeps the parity contract; a live stream does not wait for a build."""
         for candidate in ladder:
-            if self._live and candidate not in self._rejected and self._takes_long(candidate, batch):
-                self._prepare_in_background(candidate, batch, expected)
-                continue
+            if candidate not in self._rejected and self._takes_long(candidate, batch):
+                if self._live:
+                    self._prepare_in_background(candidate, batch, expected)
+                    continue
+                kept = "" if candidate.backend == "inductor" else "; the next run finds it in the cache"
+                logger.warning("building the %s engine, which can take minutes%s", candidate, kept)
             engine = self._try(candidate, batch, expected)
             if engine is not None:
                 return engine
         raise AssertionError("eager float32 keeps every limit")
 
     def _takes_long(self, candidate: Candidate, batch: np.ndarray) -> bool:
-        if candidate.file is not None or candidate.backend in ("eager", "fused"):
-            return False
-        if not artifacts.is_file_backend(get_backend(candidate.backend)):
-            return True
-        return not self._is_cached(candidate, batch)
+        """Whether it has to be compiled, for up to minutes."""
+        is_slow = candidate.backend == "inductor" or candidate.backend in _SLOW[self._device.type]
+        return candidate.file is None and is_slow and not self._is_cached(candidate, batch)
 
     def _fastest(self, first: Engine, batch: np.ndarray, expected: np.ndarray) -> Engine:
         """The fastest of `first` and the quick backends, as far as there is time; begins with a slow one if it pays."""
@@ -465,7 +466,7 @@ class Chooser:
 
     def _is_cached(self, candidate: Candidate, batch: np.ndarray) -> bool:
         backend = BACKENDS.get(candidate.backend)
-        if backend is None or backend.unavailable(self._device):
+        if backend is None or not artifacts.is_file_backend(backend) or backend.unavailable(self._device):
             return False
         example = self._example(candidate, batch)
         return artifacts.is_cached(

@@ -90,6 +90,11 @@ def is_nearly_uniform(frame: np.ndarray) -> bool:
     return bool(np.max(np.std(frame[::step_y, ::step_x], axis=(0, 1), dtype=np.float32)) < UNIFORM_STD)
 
 
+def processor_abilities() -> list[str]:
+    """The instruction sets of this CPU by torch's names, sorted."""
+    return sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True)
+
+
 def processor_name() -> str:
     """The CPU's marketing name, as well as the system tells it."""
     name = str(torch.cpu.get_capabilities().get("cpu_name", "")) or platform.processor()

@@ -163,8 +163,7 @@ class Translator:
         """
         height, width = frame.shape[:2]
         engine = self._engines.get((height, width))
-        needs_float32 = is_nearly_uniform(frame) and not (engine or self._chooser).runs_float32
-        if needs_float32:
+        if not (engine or self._chooser).runs_float32 and is_nearly_uniform(frame):
             if engine is None:
                 self._check_memory(frame[None])
             return self._chooser.stand_in

@@ -11,7 +11,8 @@ has as an attribute `input_dtype`. HAS_FAST = True says that `fast` is another a
 
 As a file (`engine.artifacts` keeps them in the cache): `SUFFIX`, `version(device)` (what writes the file and has to
 read it), `unbuildable(device)`, `build(generator, example, precision, path, *, dynamic, targets) -> facts` and
-`load(path, example, precision) -> callable`.
+`load(path, example, precision) -> callable`. SAME_RUNTIME = True says that a file runs only where `version` is the
+one that it was built with.
 """
 
 from __future__ import annotations

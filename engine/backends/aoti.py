@@ -13,8 +13,10 @@ from engine.backends import inductor
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.errors import BackendError
 from engine.generators import Generator
+from engine.precision import processor_abilities
 
 SUFFIX = ".pt2"
+SAME_RUNTIME = True
 
 LARGEST_SIDE = 8192
 """Of inputs of packages for free sizes, in pixels."""
@@ -61,17 +63,19 @@ def save_package(
         least: the smallest height and width, if they are free.
 
     Returns:
-        Of a package for free sizes the smallest and the largest side: a package itself does not check its input.
+        What a package itself does not check: the instruction sets that its code uses, and, if sizes are free, the
+        smallest and the largest side.
 
     Raises:
         BackendError: it can't be exported or compiled.
     """
-    shapes, facts = None, {}
+    shapes: Any = None
+    facts: dict[str, Any] = {"processor": processor_abilities()} if example.device.type == "cpu" else {}
     if multiple:
         low, high = -(-least // multiple), LARGEST_SIDE // multiple
         sides = [torch.export.Dim(name, min=low, max=high) for name in ("h", "w")]
         shapes = ({2: multiple * sides[0], 3: multiple * sides[1]},)
-        facts = {"smallest_side": low * multiple, "largest_side": high * multiple}
+        facts |= {"smallest_side": low * multiple, "largest_side": high * multiple}
     options = {
         "freezing": example.device.type == "cpu",  # packs the weights for the processor's matrix library
         "max_autotune": example.device.type == "cuda",

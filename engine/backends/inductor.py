@@ -35,7 +35,8 @@ def compile_generator(
     module = generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         # Not by `options`: those reach only a later stage of compilation than the one that looks at `freezing`.
-        with config.patch({"freezing": gains_by_freezing, "triton.cudagraphs": example.device.type == "cuda"}):
+        on_gpu = example.device.type == "cuda"
+        with config.patch({"freezing": gains_by_freezing, "triton.cudagraphs": on_gpu, "max_autotune": on_gpu}):
             compiled = torch.compile(module, dynamic=False, fullgraph=True)
             compiled(example)
     except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions

@@ -21,6 +21,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".onnx"
+SAME_RUNTIME = False
 EXTRA = "onnx"
 
 

@@ -21,6 +21,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".xml"
+SAME_RUNTIME = False
 EXTRA = "openvino"
 
 # OpenVINO's names of precisions that are computed in.

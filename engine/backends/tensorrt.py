@@ -26,6 +26,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".pt2"
+SAME_RUNTIME = True
 EXTRA = "tensorrt"
 
 

@@ -22,6 +22,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".engine"
+SAME_RUNTIME = True
 EXTRA = "tensorrt-rtx"
 
 # Layers whose arithmetic is nearly all of a generator's.

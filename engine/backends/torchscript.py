@@ -16,6 +16,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".pt"
+SAME_RUNTIME = False
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -379,6 +379,35 @@ def test_a_size_outside_of_what_a_file_was_built_for(
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("made_by", {"runtime": "torch 2.11"}, f"was made by torch 2.11, here is torch {torch.__version__}: export it"),
+        ("facts", {"processor": ["avx2", "avx1024"]}, "was compiled for a processor with avx1024: export it here"),
+    ],
+)
+def test_machine_code_for_another_machine_is_not_run(
+    field: str,
+    value: dict[str, object],
+    message: str,
+    resnet: Generator,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = exported(resnet, tmp_path / "e.pt")
+    description = tmp_path / "e.pt.json"
+    told = json.loads(description.read_text())
+    told[field] = value
+    description.write_text(json.dumps(told))
+    monkeypatch.setattr(torchscript, "SAME_RUNTIME", True)
+    translator = Translator(resnet, engine_file=path)
+    assert psnr_db(translator(FRAME), exact(resnet, FRAME)) >= PARITY_DB[HALF]
+    assert translator.engine.backend == "fused"  # type: ignore[union-attr]
+    assert len(caplog.messages) == 1
+    assert message in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"backend": "aoti"}, "is an engine of the backend torchscript, not aoti"),
