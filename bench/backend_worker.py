@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from engine.allocator import import_engine, keep_freed_memory
+
 
 def started_seconds_ago() -> float:
     """How long ago the system started this process."""
@@ -20,6 +22,8 @@ def main() -> None:
     started = time.perf_counter() - started_seconds_ago()
     folder, backend, precision, device, threads, seconds = sys.argv[1:]
     os.environ["STREAMGAN_CACHE"] = str(Path(folder) / backend / "engines")
+    keep_freed_memory()  # as engine.run begins
+    import_engine()
 
     import numpy as np
     import torch

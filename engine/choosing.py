@@ -197,6 +197,8 @@ class Chooser:
         self._ladder = self._candidates(backend, precision, file)
         self._rejected: dict[Candidate, str] = {}
         self._preparing: dict[tuple[int, int], _Preparation] = {}
+        # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
+        self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def runs_float32(self) -> bool:
@@ -205,6 +207,7 @@ class Chooser:
 
     def choose(self, batch: np.ndarray) -> Engine:
         """The engine for frames like these real ones, uint8 [N, H, W, 3]; eager float32 can always run."""
+        self._proofs.clear()
         expected = self._run(self.stand_in, batch)
         remembered = self._remembered(batch) if self._auto and not self._explain else None
         first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
@@ -214,6 +217,12 @@ class Chooser:
         if remembered is not None and str(remembered) == str(first):
             return first
         return self._fastest(first, batch, expected)
+
+    def proven_frames(self, engine: Engine, batch: np.ndarray) -> np.ndarray | None:
+        """What `engine` has made of `batch`, if that is what it was just proven on: uint8, to be had once."""
+        proof = self._proofs.get(engine.run)
+        self._proofs.clear()
+        return proof[1] if proof is not None and np.array_equal(proof[0], batch) else None
 
     def prepared(self, size: tuple[int, int]) -> Engine | None:
         """An engine for frames of this (H, W) that has become ready in the background since the last call, proven."""
@@ -367,7 +376,8 @@ class Chooser:
             start = time.perf_counter()
             engine = self._made_ready(candidate, batch, expected)
             ready = time.perf_counter()
-            parity_db = psnr_db(self._run(engine, batch), expected)
+            translated = self._run(engine, batch)
+            parity_db = psnr_db(translated, expected)
             seconds = time.perf_counter() - ready
             if parity_db < PARITY_DB[candidate.precision]:
                 raise ParityError(
@@ -382,6 +392,8 @@ class Chooser:
                 raise
             self._reject(candidate, BackendError(first_line(error)))
             return None
+        if threading.current_thread() is threading.main_thread():
+            self._proofs[engine.run] = batch.copy(), translated
         frame_ms = 1e3 * seconds / len(batch)
         return dataclasses.replace(engine, parity_db=parity_db, frame_ms=frame_ms, ready_seconds=ready - start)
 

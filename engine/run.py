@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import engine
-from engine.allocator import keep_freed_memory
+from engine.allocator import import_engine, keep_freed_memory
 from engine.errors import BackendError, EngineError, SinkError
 from engine.report import ProgressBar, check_json_target, print_summary, summarise, write_json
 from engine.samples import SAMPLE
@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
+    import_engine()
     import torch
 
     from engine import video

@@ -13,6 +13,7 @@ from engine.backends import inductor
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.errors import BackendError
 from engine.generators import Generator
+from engine.memory import is_out_of_memory
 from engine.precision import processor_abilities
 
 SUFFIX = ".pt2"
@@ -100,12 +101,16 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     try:
         # What torch._inductor.aoti_load_package does, less the second that importing the compiler takes.
         package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
-        package.run([example])
     except RuntimeError as error:
         raise BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}") from error
 
     def run(image: Tensor) -> Tensor:
-        output: Tensor = package.run([image])[0]
+        try:
+            output: Tensor = package.run([image])[0]
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}") from error
         return output
 
     return run
