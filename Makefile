@@ -78,6 +78,7 @@ bench: bench-setup
 bench-full: bench-setup
 	$(BENCH) ops --json $(RESULTS)/ops-$(MACHINE).json
 	$(BENCH) model --json $(RESULTS)/model-$(MACHINE).json
+	$(BENCH) backends --json $(RESULTS)/backends-$(MACHINE).json
 	$(BENCH) scaling --json $(RESULTS)/scaling-$(MACHINE).json
 	$(BENCH) pipeline --json $(RESULTS)/pipeline-$(MACHINE).json
 	$(BENCH) training --json $(RESULTS)/training-$(MACHINE).json
@@ -96,11 +97,13 @@ sanitize: $(VENV)/.installed
 
 test-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/ops tests/engine/test_translator.py
+	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/ops \
+	  tests/engine/test_translator.py tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_onnxruntime.py
 
 bench-gpu:
 	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
 	$(SYSTEM_PYTHON) -m bench pipeline --device cuda --generator-only
+	$(SYSTEM_PYTHON) -m bench backends --device cuda --json build/bench/backends-cuda.json
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so

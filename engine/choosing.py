@@ -29,7 +29,6 @@ from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import EngineCache
 from engine.errors import BackendError, ParityError
 from engine.generators import Generator
-from engine.memory import is_out_of_memory
 from engine.precision import PARITY_DB, PRECISIONS, dtype_of, fastest_precision, is_emulated, psnr_db
 
 logger = logging.getLogger("streamgan")
@@ -387,8 +386,8 @@ class Chooser:
         except BackendError as error:
             self._reject(candidate, error)
             return None
-        except RuntimeError as error:
-            if candidate.backend == "eager" or is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if candidate.backend == "eager":  # the last one, out of memory
                 raise
             self._reject(candidate, BackendError(first_line(error)))
             return None

@@ -22,7 +22,7 @@ from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".engine"
-SAME_RUNTIME = True
+SAME_RUNTIME = False  # engines are built on machines without the GPU; loading checks version and GPU
 EXTRA = "tensorrt-rtx"
 
 # Layers whose arithmetic is nearly all of a generator's.
