@@ -13,7 +13,7 @@ OUTPUT = "output"
 def missing(extra: str, *modules: str) -> str | None:
     """One line that names the extra to install, if one of the Python modules is not there. Imports none of them."""
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
-    return f"{' and '.join(absent)} not installed: pip install streamgan[{extra}]" if absent else None
+    return f"{' and '.join(absent)} not installed: pip install 'streamgan[{extra}]'" if absent else None
 
 
 def last_line(error: BaseException) -> str:

@@ -73,7 +73,7 @@ def test_the_file_says_what_writes_and_reads_it() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    expected = "onnxruntime not installed: pip install streamgan[onnx]"
+    expected = "onnxruntime not installed: pip install 'streamgan[onnx]'"
     assert backend.unavailable(CPU) == expected
     assert backend.unbuildable(CPU) == expected
 

@@ -114,7 +114,7 @@ def test_the_file_says_what_writes_and_reads_it() -> None:
 def test_a_missing_package_names_the_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
-    expected = f"{module} not installed: pip install streamgan[openvino]"
+    expected = f"{module} not installed: pip install 'streamgan[openvino]'"
     assert backend.unbuildable(CPU) == expected
     assert backend.unavailable(CPU) == (expected if module == "openvino" else None)
 

@@ -30,7 +30,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         reason = backend.unavailable(torch.device(device))
         assert reason is not None
         assert reason.startswith("torch_tensorrt")
-        assert reason.endswith("not installed: pip install streamgan[tensorrt]")
+        assert reason.endswith("not installed: pip install 'streamgan[tensorrt]'")
         assert backend.unbuildable(torch.device(device)) == reason
 
 

@@ -122,7 +122,7 @@ def test_versions_and_reasons() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else find(name))
-    expected = "tensorrt_rtx not installed: pip install streamgan[tensorrt-rtx]"
+    expected = "tensorrt_rtx not installed: pip install 'streamgan[tensorrt-rtx]'"
     assert backend.unavailable(torch.device("cuda")) == expected
     assert backend.unbuildable(torch.device("cpu")) == expected
 
