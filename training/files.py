@@ -48,7 +48,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         # torch.save reports a full disk as a RuntimeError of its own writer.
-        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "PytorchStreamWriter" in str(error)
+        text = str(error)
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        is_full |= isinstance(error, RuntimeError) and any(
+            said in text for said in ("PytorchStreamWriter", "inline_cont")
+        )
         reason = "the disk is full" if is_full else str(error).strip().splitlines()[0]
         kept = "; what was there is untouched" if path.exists() else ""
         raise SinkError(f"can't write {path}: {reason}{kept}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def save_package(
 
     Raises:
         BackendError: it can't be exported or compiled.
+        OSError: it can't be written.
     """
     shapes: Any = None
     facts: dict[str, Any] = {"processor": processor_abilities()} if example.device.type == "cpu" else {}
@@ -85,9 +87,12 @@ def save_package(
     try:
         with torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+            # Not to the file itself: torch's writer ends the process when the disk is full.
+            package = io.BytesIO()
+            torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs=options)
     except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
         raise BackendError(f"AOTInductor can't compile this generator: {first_line(error)}") from error
+    path.write_bytes(package.getbuffer())
     return facts
 
 

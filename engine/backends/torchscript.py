@@ -53,12 +53,15 @@ def save_traced(module: nn.Module, example: Tensor, path: Path) -> dict[str, Any
 
     Raises:
         BackendError: it can't be traced.
+        OSError: it can't be written.
     """
     try:
         with torch.no_grad(), _quiet():
-            torch.jit.trace(module, example, check_trace=False).save(str(path))
+            # Not `save`: torch's writer of files ends the process when the disk is full.
+            content = torch.jit.trace(module, example, check_trace=False).save_to_buffer()
     except RuntimeError as error:
         raise BackendError(f"TorchScript can't trace this generator: {first_line(error)}") from error
+    path.write_bytes(content)
     return {}
 
 

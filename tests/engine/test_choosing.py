@@ -296,6 +296,28 @@ def test_a_cache_that_can_not_be_written_leaves_a_working_translation(
     assert f"torchscript {HALF} is not used: no engine can be kept in" in caplog.messages[0]
 
 
+_LITTLE_SPACE = """
+import resource, sys, numpy as np, torch
+from engine.generators import ResNetConfig, build
+from engine.translator import Translator
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+frame = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+translator = Translator(build(ResNetConfig(width=16, blocks=1)).eval(), backend="torchscript", precision="fp32")
+translator(frame)
+print(translator.engine)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_no_room_for_an_engine_leaves_a_working_translation(engine_cache: Path) -> None:
+    """The real writers meet a real limit: torch's own, on a file, would end the process."""
+    ran = subprocess.run([sys.executable, "-c", _LITTLE_SPACE], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "fused fp32"), ran.stderr
+    assert "torchscript fp32 is not used: the engine can't be kept in" in ran.stderr
+    assert list(engine_cache.iterdir()) == []
+
+
 def test_a_backend_that_breaks_on_the_first_frame_is_dropped(
     resnet: Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
