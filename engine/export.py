@@ -28,7 +28,7 @@ from torch import Tensor
 
 from engine import artifacts
 from engine.backends import BACKENDS
-from engine.backends.interface import CompiledGenerator
+from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import sha256
 from engine.checkpoint import load_generator, save_generator
 from engine.errors import BackendError, EngineError, ParityError, SinkError
@@ -189,7 +189,10 @@ class _Exporter:
             multiple = self.generator.multiple
             height, width = self.image.shape[2:]
             images.append(real_image(self.generator, (width + multiple, height + 2 * multiple)).to(self.device))
-        parity_db = min(self._parity_db(run, image) for image in images)
+        try:
+            parity_db = min(self._parity_db(run, image) for image in images)
+        except RuntimeError as error:  # of whatever runtime it is
+            raise BackendError(f"the {self.kind} file loads, but does not run here: {first_line(error)}") from error
         if parity_db < PARITY_DB[self.precision]:
             raise ParityError(
                 f"the {self.kind} file is at {parity_db:.1f} dB of eager float32: less than the "

@@ -66,18 +66,16 @@ def save_traced(module: nn.Module, example: Tensor, path: Path) -> dict[str, Any
 
 
 def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-    """Loads and freezes what `build` saved, and runs it until the profiling executor has specialised it.
+    """Loads and freezes what `build` saved; the profiling executor specialises it in the first two calls.
 
     Raises:
-        BackendError: the file is damaged, of another version of torch, or does not run here.
+        BackendError: the file is damaged, or of another version of torch.
     """
     try:
         with torch.no_grad(), _quiet():
             module = torch.jit.load(str(path), map_location=example.device).eval()
             # What was frozen when it was saved stays as it is.
             frozen = torch.jit.freeze(module) if hasattr(module, "training") else module
-            for _ in range(2):
-                frozen(example)
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"{path} can't be run by TorchScript of this torch: {first_line(error)}") from error
     return frozen

@@ -159,7 +159,7 @@ def test_a_missing_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert "no-such.pth" in error_of(["no-such.pth", "--format", "torchscript", "--size", "48x32"], capsys)
 
 
-@pytest.mark.parametrize("trouble", ["full disk", "wrong result", "does not load"])
+@pytest.mark.parametrize("trouble", ["full disk", "wrong result", "does not load", "does not run"])
 def test_what_is_not_proven_is_not_kept(
     trouble: str, resnet: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +176,15 @@ def test_what_is_not_proven_is_not_kept(
             return lambda image: torch.zeros_like(image)
 
         monkeypatch.setattr(torchscript, "load", load)
+    elif trouble == "does not run":
+
+        def load_broken(path: Path, example: torch.Tensor, precision: str) -> CompiledGenerator:
+            def run(image: torch.Tensor) -> torch.Tensor:
+                raise RuntimeError("an operator is missing\nand more")
+
+            return run
+
+        monkeypatch.setattr(torchscript, "load", load_broken)
     else:
 
         def truncate(
@@ -186,7 +195,10 @@ def test_what_is_not_proven_is_not_kept(
 
         monkeypatch.setattr(torchscript, "build", truncate)
     (tmp_path / "e.pt").write_bytes(b"what was there before")
-    with pytest.raises(EngineError, match=r"No space left|less than the 60 dB|can't be run by TorchScript"):
+    with pytest.raises(
+        EngineError,
+        match=r"No space left|less than the 60 dB|can't be run by|does not run here: an operator is missing$",
+    ):
         export(resnet, "torchscript", tmp_path / "e.pt", size=(48, 32), precision="fp32", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["e.pt"]
     assert (tmp_path / "e.pt").read_bytes() == b"what was there before"
