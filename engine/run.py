@@ -239,11 +239,14 @@ class Runner:
             sink = self._open_sink(job, source, on_next=translator.next)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
+                unexplained = options.explain
 
                 def show(progress: Progress) -> None:
+                    nonlocal unexplained
                     bar.show(progress)
-                    if options.explain and progress.stages["translate"].frames == 1:
+                    if unexplained and translator.choice:
                         bar.write(describe_rows(translator.choice))
+                        unexplained = False
 
                 pipeline = Pipeline(
                     source, translator, sink, batch=options.batch, limit=options.frames, on_progress=show

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from engine import save_generator
+from engine.export import main as export_main
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from engine.run import main
@@ -98,6 +99,30 @@ def test_json_tells_what_was_done(clip: Path, tiny_style: Path, tmp_path: Path) 
     assert result["fps"] > 0
     assert result["peak_memory_bytes"] > 0
     assert len(frame_times(output)) == 20
+
+
+def test_explain_shows_every_backend_once(clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), "--style", str(tiny_style), "--frames", "3", "--explain", "--device", "cpu"]) == 0
+    written = capsys.readouterr().err
+    assert written.count("ready in") == 1
+    for backend in ("fused", "eager", "torchscript", "aoti"):
+        assert f" {backend} " in written
+    assert "is the fastest" in written
+
+
+def test_an_exported_engine_is_run_with_its_style(clip: Path, tiny_style: Path, tmp_path: Path) -> None:
+    engine_file, report = tmp_path / "tiny.pt", tmp_path / "report.json"
+    export = ["--format", "torchscript", "--size", "640x360", "--precision", "fp32", "-o", str(engine_file)]
+    assert export_main([str(tiny_style), *export]) == 0
+    arguments = [str(clip), "--style", str(tiny_style), "--engine", str(engine_file), "--frames", "3", "--quiet"]
+    assert main([*arguments, "--json", str(report)]) == 0
+    (result,) = json.loads(report.read_text())["results"]
+    assert (result["backend"], result["precision"], result["frames"]) == ("torchscript", "fp32", 3)
+
+
+def test_several_styles_need_a_window(clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), "--style", str(tiny_style), "--style", DEFAULT_STYLE]) == 1
+    assert "add --show" in error_line(capsys)
 
 
 def test_the_sound_of_the_first_frames_ends_with_them(clip: Path, tiny_style: Path, tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_a_file_is_shown_at_its_own_speed(screen: Screen, time_base: Fraction | 
     assert after_a_gap <= 2000
 
 
+def test_the_key_n_asks_for_the_next_style(screen: Screen) -> None:
+    asked: list[int] = []
+    sink = WindowSink("clip", on_next=lambda: asked.append(screen.shown))
+    sink.write(FRAME)
+    screen.key = ord("n")
+    sink.write(FRAME)
+    screen.key = -1
+    sink.write(FRAME)
+    assert asked == [2]
+
+
 @pytest.mark.parametrize("key", [ord("q"), 27])
 def test_a_key_ends_it(screen: Screen, key: int) -> None:
     screen.key = key
