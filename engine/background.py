@@ -30,8 +30,8 @@ _NICE = 10
 _WATCH_SECONDS = 0.5
 
 
-def build(generator: Generator, backend: str, precision: str, example: Tensor) -> None:
-    """Builds the engine of `generator` for inputs like `example` into the cache of `engine.cache.default_folder()`.
+def build(cache: EngineCache, generator: Generator, backend: str, precision: str, example: Tensor) -> None:
+    """Builds the engine of `generator` for inputs like `example` into `cache`.
 
     Raises:
         BackendError: it can't be built or kept.
@@ -44,7 +44,11 @@ def build(generator: Generator, backend: str, precision: str, example: Tensor) -
         command += ["--shape", *map(str, example.shape), "--dtype", str(example.dtype).removeprefix("torch.")]
         command += ["--device", str(example.device)]
         package = str(Path(__file__).parent.parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+        environment = {
+            **os.environ,
+            "STREAMGAN_CACHE": str(cache.folder),
+            "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
+        }
         done = subprocess.run(
             command,
             env=environment,

@@ -457,7 +457,7 @@ class Chooser:
             if slow:
                 try:
                     example = self._example(candidate, batch)
-                    background.build(self._generator, candidate.backend, candidate.precision, example)
+                    background.build(self._cache, self._generator, candidate.backend, candidate.precision, example)
                 except BackendError as error:
                     self._reject(candidate, error)
                     return None

@@ -19,11 +19,10 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 @pytest.fixture(autouse=True)
-def notes_are_heard() -> None:
-    """Whatever the command line of an earlier test has made of them."""
-    logger = logging.getLogger("streamgan")
-    logger.handlers = []
-    logger.setLevel(logging.WARNING)
+def notes_are_heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the command line of an earlier test has made of them; and not what torch's compilers trace."""
+    logging.getLogger("streamgan").handlers = []
+    caplog.set_level(logging.WARNING, "streamgan")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -98,7 +98,7 @@ def quick_aoti(monkeypatch: pytest.MonkeyPatch, may_build: threading.Event) -> l
 def test_a_long_job_measures_and_the_next_run_remembers(
     resnet: Generator, engine_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "streamgan")
+    monkeypatch.setattr(choosing, "_SLOW", {"cpu": ()})  # nothing goes on in the background after the test
     first = Translator(resnet, expected_frames=10_000_000)
     first(FRAME)
     tried = {(row.backend, row.precision) for row in first.choice if row.frame_ms is not None}
@@ -141,6 +141,7 @@ def test_the_fastest_within_the_limit_wins(resnet: Generator, monkeypatch: pytes
         return wait_and_run
 
     monkeypatch.setattr(choosing, "_QUICK", ("torchscript",))
+    monkeypatch.setattr(choosing, "_SLOW", {"cpu": ()})
     monkeypatch.setattr(torchscript, "load", slowly)
     translator = Translator(resnet, expected_frames=10_000_000)
     translator(FRAME)
@@ -550,10 +551,10 @@ def test_a_build_that_fails_leaves_the_engine_that_runs(
 
 def test_a_process_of_its_own_builds_into_the_cache(resnet: Generator) -> None:
     example = torch.zeros(1, 3, 32, 48).to(memory_format=torch.channels_last)
-    background.build(resnet, "torchscript", "fp32", example)
+    background.build(EngineCache(), resnet, "torchscript", "fp32", example)
     assert [entry.of["backend"] for entry in EngineCache().entries()] == ["torchscript"]
     with pytest.raises(BackendError, match="unknown backend 'nothing'"):
-        background.build(resnet, "nothing", "fp32", example)
+        background.build(EngineCache(), resnet, "nothing", "fp32", example)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -562,9 +563,10 @@ def test_a_build_ends_with_the_process_that_wants_it(engine_cache: Path) -> None
     if reason := inductor.unavailable(torch.device("cpu")):
         pytest.skip(reason)
     code = (
-        "import torch\nfrom engine import background\nfrom engine.generators import ResNetConfig, build\n"
+        "import torch\nfrom engine import background\nfrom engine.cache import EngineCache\n"
+        "from engine.generators import ResNetConfig, build\n"
         "generator = build(ResNetConfig(width=32, blocks=9)).eval()\n"
-        "background.build(generator, 'aoti', 'fp32', torch.zeros(1, 3, 64, 64))\n"
+        "background.build(EngineCache(), generator, 'aoti', 'fp32', torch.zeros(1, 3, 64, 64))\n"
     )
     translating = subprocess.Popen([sys.executable, "-c", code])
     try:
