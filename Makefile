@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 # The interpreter that .venv is made with, and the one that the GPU targets use as it is (no .venv, no network).
 SYSTEM_PYTHON ?= python3
 
-CPP_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
+CPP_FILES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
 
 # The peers that benchmarks compare with have an environment of their own.
 BENCH_VENV := .venv-bench

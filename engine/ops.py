@@ -55,7 +55,7 @@ def frames_to_tensor(
     pixel repeats).
 
     Args:
-        frames: uint8 [N, H, W, 3] in BGR order, on the CPU. Rows and frames may lie apart, as in a crop of larger
+        frames: uint8 [N, H, W, 3] in BGR order. Rows and frames may lie apart, as in a crop of larger
             frames; any other layout is copied first.
         value_range: (low, high), the values that 0 and 255 become.
         size: (height, width) of the result in pixels, not smaller than the frames. Padding is on the right and bottom.
@@ -71,23 +71,27 @@ def frames_to_tensor(
     return torch.ops.streamgan.frames_to_tensor(frames, low, high, size[0], size[1], dtype)
 
 
-def tensor_to_frames(tensor: Tensor, *, value_range: tuple[float, float], size: tuple[int, int]) -> Tensor:
+def tensor_to_frames(
+    tensor: Tensor, *, value_range: tuple[float, float], size: tuple[int, int], tanh: bool = False
+) -> Tensor:
     """Turns a generator's output into video frames: cropped, RGB -> BGR, rounded and clamped to bytes.
 
     Equivalent to:
 
         low, high = value_range
         cropped = tensor[:, :, : size[0], : size[1]].float()
+        cropped = cropped.tanh() if tanh else cropped
         values = cropped.sub(low).mul(255 / (high - low)).round().clamp(0, 255).nan_to_num(nan=0.0)
         values.byte().permute(0, 2, 3, 1).flip(-1).contiguous()
 
-    byte for byte: halves go to the even neighbour, infinities to 0 and 255, NaN to 0.
+    byte for byte without tanh: halves go to the even neighbour, infinities to 0 and 255, NaN to 0.
 
     Args:
-        tensor: float32, bfloat16 or float16 [N, 3, H, W] in RGB order, on the CPU. channels_last is the fast layout;
+        tensor: float32, bfloat16 or float16 [N, 3, H, W] in RGB order. channels_last is the fast layout;
             contiguous is taken as it is too, and any other is copied first.
         value_range: (low, high), the values that become 0 and 255.
         size: (height, width) of the frames in pixels, not larger than the tensor; the top left part is kept.
+        tanh: of the values first, for a generator whose last layer is left out.
 
     Returns:
         uint8 [N, height, width, 3] in BGR order, contiguous.
@@ -96,7 +100,7 @@ def tensor_to_frames(tensor: Tensor, *, value_range: tuple[float, float], size: 
         RuntimeError: wrong dtype, shape, size or range; the message says which.
     """
     low, high = value_range
-    return torch.ops.streamgan.tensor_to_frames(tensor, low, high, size[0], size[1])
+    return torch.ops.streamgan.tensor_to_frames(tensor, low, high, size[0], size[1], tanh)
 
 
 _SLOPES = {"none": 1.0, "relu": 0.0}
@@ -122,7 +126,8 @@ def instance_norm_act(
         F.pad(act(normalised) + residual, pad, mode="reflect")
 
     Args:
-        input: float32 or bfloat16 [N, C, H, W] on the CPU, contiguous or channels_last; others are copied first.
+        input: float32, bfloat16 or, on a CUDA device, float16 [N, C, H, W], contiguous or channels_last; others are
+            copied first.
         weight, bias: float32 [C].
         residual: of the shape and dtype of `input`.
         eps: added to the variance.
@@ -178,7 +183,7 @@ def _(frames: Tensor, low: float, high: float, height: int, width: int, dtype: t
 
 
 @torch.library.register_fake("streamgan::tensor_to_frames")
-def _(tensor: Tensor, low: float, high: float, height: int, width: int) -> Tensor:
+def _(tensor: Tensor, low: float, high: float, height: int, width: int, tanh: bool = False) -> Tensor:
     return torch.empty((tensor.shape[0], height, width, 3), dtype=torch.uint8, device=tensor.device)
 
 

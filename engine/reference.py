@@ -23,10 +23,13 @@ def frames_to_tensor(
     return image.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def tensor_to_frames(tensor: Tensor, *, value_range: tuple[float, float], size: tuple[int, int]) -> Tensor:
+def tensor_to_frames(
+    tensor: Tensor, *, value_range: tuple[float, float], size: tuple[int, int], tanh: bool = False
+) -> Tensor:
     """Definition of `engine.ops.tensor_to_frames`. On the CPU the two give the same bytes."""
     low, high = value_range
     cropped = tensor[:, :, : size[0], : size[1]].float()  # [N, 3, H, W], RGB
+    cropped = cropped.tanh() if tanh else cropped
     values = cropped.sub(low).mul(255 / (high - low)).round().clamp(0, 255).nan_to_num(nan=0.0)
     return values.byte().permute(0, 2, 3, 1).flip(-1).contiguous()
 

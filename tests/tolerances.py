@@ -23,6 +23,9 @@ FUSED_FAST_DB = 20.0
 FUSED_THREADS_RTOL = 1e-4
 
 # instance_norm_act against float64, relative to the largest value: rounding of the result, and of sums over a plane.
-INSTANCE_NORM_RTOL = {"float32": 2e-5, "bfloat16": 2e-2}
+INSTANCE_NORM_RTOL = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 2e-3}
 # A million pixels around 1000 with a deviation of 1: float32 values there are 6e-5 apart.
 INSTANCE_NORM_LARGE_MEAN_RTOL = 2e-3
+
+# A tanh may differ in its last place from PyTorch's, and a value just at a half then goes to the other neighbour.
+TANH_LEVELS = 1

@@ -1,6 +1,6 @@
 // streamgan::instance_norm_act: normalise, affine, activation, residual and reflect padding in one operator, and its
 // gradients.
-#include "csrc/cpu/instance_norm_act.h"
+#include "csrc/ops/instance_norm_act.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,104 +8,39 @@
 #include <tuple>
 #include <vector>
 
+#include "csrc/cpu/instance_norm_act.h"
 #include "csrc/isa.h"
-#include "csrc/ops/common.h"
 
 namespace streamgan {
 namespace {
 
-constexpr char kOp[] = "instance_norm_act";
 constexpr int64_t kChunkElements = 4096;  // of statistics: stay in the first-level cache between two passes
 
-const KernelTable<InstanceNormActKernels> kKernels(kOp,
+const KernelTable<InstanceNormActKernels> kKernels(kInstanceNormAct,
                                                    {&kInstanceNormActScalar,
                                                     STREAMGAN_IF_X86(&kInstanceNormActAvx2, &kInstanceNormActAvx512,
                                                                      &kInstanceNormActAvx512Bf16)});
 
-bool is_interleaved(const Tensor& tensor) {
-  const int64_t channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
-  return (tensor.stride(1) == 1 || channels == 1) && (tensor.stride(3) == channels || width == 1) &&
-         (tensor.stride(2) == width * channels || height == 1) &&
-         (tensor.stride(0) == height * width * channels || tensor.size(0) == 1);
+NormShape cpu_norm_shape(const Tensor& input) {
+  const NormShape shape = norm_shape(input);
+  check(shape.dtype != kFloat16, kInstanceNormAct, ": on the CPU input must be Float or BFloat16");
+  return shape;
 }
 
-// What both directions need to know of the input. A unit is an image where channels are interleaved, else a plane.
-struct Shape {
-  int64_t images, channels, height, width;
-  bool interleaved;
-  int dtype;
-  int64_t element_bytes;
+// Position in the kernels' lists.
+int element_of(const NormShape& shape) { return shape.dtype == kBFloat16 ? 1 : 0; }
 
-  int64_t units() const { return interleaved ? images : images * channels; }
-  int64_t unit_channels() const { return interleaved ? channels : 1; }
-  int64_t places() const { return height * width; }
-  int64_t unit_bytes() const { return places() * unit_channels() * element_bytes; }
-  // Coefficients are [images][channels]: where those of a unit begin.
-  int64_t coefficients(int64_t unit) const { return unit * unit_channels(); }
-};
-
-Shape shape_for(const Tensor& input) {
-  check(input.dim() == 4 && input.numel() > 0, kOp, ": input must be [N, C, H, W] and hold something, not ",
-        shape_of(input));
-  const Dtype dtype = image_dtype(kOp, input.scalar_type());
-  check(dtype == kFloat32 || dtype == kBFloat16, kOp, ": input must be Float or BFloat16");
-  // Of one channel both layouts are the same.
-  const bool interleaved = is_interleaved(input) && !(input.is_contiguous() && input.size(1) == 1);
-  return {input.size(0),
-          input.size(1),
-          input.size(2),
-          input.size(3),
-          interleaved,
-          dtype == kBFloat16 ? 1 : 0,
-          image_element_bytes(dtype)};
-}
-
-Tensor in_layout(const Tensor& tensor, const Shape& shape, const char* name) {
-  check(tensor.dim() == 4 && tensor.size(0) == shape.images && tensor.size(1) == shape.channels &&
-            tensor.size(2) == shape.height && tensor.size(3) == shape.width &&
-            (image_dtype(kOp, tensor.scalar_type()) == kBFloat16) == (shape.dtype == 1),
-        kOp, ": ", name, " must have the shape and dtype of input, not ", shape_of(tensor));
-  if (shape.interleaved) {
-    if (is_interleaved(tensor)) return tensor;
-    Tensor copy = torch::stable::empty({shape.images, shape.height, shape.width, shape.channels}, tensor.scalar_type(),
-                                       std::nullopt, tensor.device());
-    copy = torch::stable::transpose(torch::stable::transpose(copy, 2, 3), 1, 2);
-    torch::stable::copy_(copy, tensor);
-    return copy;
-  }
-  return torch::stable::contiguous(tensor);
-}
-
-// [N, C, height, width] in the layout of the input.
-Tensor empty_like(const Tensor& input, const Shape& shape, int64_t height, int64_t width) {
-  if (!shape.interleaved) {
-    return torch::stable::empty({shape.images, shape.channels, height, width}, input.scalar_type(), std::nullopt,
-                                input.device());
-  }
-  Tensor memory = torch::stable::empty({shape.images, height, width, shape.channels}, input.scalar_type(), std::nullopt,
-                                       input.device());
-  return torch::stable::transpose(torch::stable::transpose(memory, 2, 3), 1, 2);
-}
-
-const float* channel_values(const std::optional<Tensor>& tensor, const Shape& shape, const char* name) {
-  if (!tensor) return nullptr;
-  check(tensor->dim() == 1 && tensor->size(0) == shape.channels && tensor->scalar_type() == ScalarType::Float &&
-            tensor->is_contiguous(),
-        kOp, ": ", name, " must be Float [", shape.channels, "], not ", shape_of(*tensor));
-  return static_cast<const float*>(tensor->const_data_ptr());
-}
-
-const NormLayoutKernels& kernels_for(const Shape& shape) {
+const NormLayoutKernels& kernels_for(const NormShape& shape) {
   const InstanceNormActKernels& kernels = kKernels.active();
   return shape.interleaved ? kernels.interleaved : kernels.planar;
 }
 
-const char* unit_of(const Tensor& tensor, const Shape& shape, int64_t unit) {
+const char* unit_of(const Tensor& tensor, const NormShape& shape, int64_t unit) {
   return static_cast<const char*>(tensor.const_data_ptr()) + unit * shape.unit_bytes();
 }
 
 // Means and variances of all channels of all images, from those of chunks of places (Chan et al.'s pairwise formula).
-void find_statistics(const Tensor& input, const Shape& shape, float* mean, float* variance) {
+void find_statistics(const Tensor& input, const NormShape& shape, float* mean, float* variance) {
   const NormLayoutKernels& kernels = kernels_for(shape);
   const int64_t channels = shape.unit_channels(), places = shape.places();
   const int64_t chunk = std::max<int64_t>(kChunkElements / channels, 1), chunks = (places + chunk - 1) / chunk;
@@ -115,7 +50,7 @@ void find_statistics(const Tensor& input, const Shape& shape, float* mean, float
       const int64_t first = i % chunks * chunk;
       const char* from = unit_of(input, shape, i / chunks) + first * channels * shape.element_bytes;
       float* to = &partial[i * 2 * channels];
-      kernels.statistics[shape.dtype](from, std::min(chunk, places - first), channels, to, to + channels);
+      kernels.statistics[element_of(shape)](from, std::min(chunk, places - first), channels, to, to + channels);
     }
   });
   for (int64_t unit = 0; unit < shape.units(); ++unit) {
@@ -135,7 +70,7 @@ void find_statistics(const Tensor& input, const Shape& shape, float* mean, float
 }
 
 // One mean and variance for all channels of an image, from those of its channels.
-void join_channels(const Shape& shape, float* mean, float* variance) {
+void join_channels(const NormShape& shape, float* mean, float* variance) {
   for (int64_t n = 0; n < shape.images; ++n) {
     float *means = mean + n * shape.channels, *variances = variance + n * shape.channels;
     double middle = 0, total = 0;
@@ -147,29 +82,16 @@ void join_channels(const Shape& shape, float* mean, float* variance) {
   }
 }
 
-struct Padding {
-  int64_t left, right, top, bottom;
-};
-
-Padding padding_of(const std::vector<int64_t>& pad, const Shape& shape) {
-  check(pad.size() == 4, kOp, ": pad must be [left, right, top, bottom]");
-  for (size_t i = 0; i < 4; ++i) {
-    const int64_t size = i < 2 ? shape.width : shape.height;
-    check(pad[i] >= 0 && pad[i] < size, kOp, ": pad=", pad[i], " must be at least 0 and below the side, ", size);
-  }
-  return {pad[0], pad[1], pad[2], pad[3]};
-}
-
 int64_t reflected(int64_t index, int64_t size) {
   const int64_t up = index < 0 ? -index : index;
   return up < size ? up : 2 * (size - 1) - up;
 }
 
 // A row of the result: computed, then continued at both ends by what was computed.
-void write_row(const NormLayoutKernels& kernels, const Shape& shape, const Padding& pad, NormRow row, char* to) {
+void write_row(const NormLayoutKernels& kernels, const NormShape& shape, const Padding& pad, NormRow row, char* to) {
   const int64_t step = shape.unit_channels() * shape.element_bytes;
   row.to = to + pad.left * step;
-  kernels.forward[shape.dtype](row);
+  kernels.forward[element_of(shape)](row);
   for (int64_t x = -pad.left; x < 0; ++x) {
     std::copy_n(static_cast<char*>(row.to) + reflected(x, shape.width) * step, step,
                 static_cast<char*>(row.to) + x * step);
@@ -184,12 +106,12 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
                                                      const std::optional<Tensor>& bias,
                                                      const std::optional<Tensor>& residual, double epsilon,
                                                      double slope, bool over_channels, std::vector<int64_t> pads) {
-  const Shape shape = shape_for(tensor);
-  const Padding pad = padding_of(pads, shape);
-  const Tensor input = in_layout(tensor, shape, "input");
+  const NormShape shape = cpu_norm_shape(tensor);
+  const Padding pad = norm_padding(pads, shape);
+  const Tensor input = in_norm_layout(tensor, shape, "input");
   const float *weights = channel_values(weight, shape, "weight"), *biases = channel_values(bias, shape, "bias");
   std::optional<Tensor> around;
-  if (residual) around = in_layout(*residual, shape, "residual");
+  if (residual) around = in_norm_layout(*residual, shape, "residual");
 
   const std::vector<int64_t> statistics_shape = {shape.images, shape.channels};
   Tensor mean = torch::stable::empty(statistics_shape, ScalarType::Float, std::nullopt, tensor.device());
@@ -207,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   }
 
   const int64_t height = pad.top + shape.height + pad.bottom, width = pad.left + shape.width + pad.right;
-  Tensor output = empty_like(input, shape, height, width);
+  Tensor output = empty_in_norm_layout(input, shape, height, width);
   const NormLayoutKernels& kernels = kernels_for(shape);
   const int64_t row_bytes = shape.width * shape.unit_channels() * shape.element_bytes;
   const int64_t output_row_bytes = width * shape.unit_channels() * shape.element_bytes;
@@ -230,13 +152,13 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
                                                               const std::optional<Tensor>& weight,
                                                               const std::optional<Tensor>& bias, const Tensor& mean,
                                                               const Tensor& rstd, double slope, bool over_channels) {
-  const Shape shape = shape_for(tensor);
-  const Tensor input = in_layout(tensor, shape, "input"), grad = in_layout(gradient, shape, "grad");
+  const NormShape shape = cpu_norm_shape(tensor);
+  const Tensor input = in_norm_layout(tensor, shape, "input"), grad = in_norm_layout(gradient, shape, "grad");
   const float *weights = channel_values(weight, shape, "weight"), *biases = channel_values(bias, shape, "bias");
   const int64_t count = shape.images * shape.channels;
   check(mean.numel() == count && rstd.numel() == count && mean.scalar_type() == ScalarType::Float &&
             rstd.scalar_type() == ScalarType::Float && mean.is_contiguous() && rstd.is_contiguous(),
-        kOp, ": mean and rstd must be Float [N, C]");
+        kInstanceNormAct, ": mean and rstd must be Float [N, C]");
   const auto *means = static_cast<const float*>(mean.const_data_ptr()),
              *rstds = static_cast<const float*>(rstd.const_data_ptr());
   std::vector<float> scale(count), shift(count), offset(count), a(count), b(count);
@@ -264,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
   std::vector<float> partial(shape.units() * height * 2 * channels, 0.0f);
   parallel_rows(shape.units() * height, shape.width * channels, [&](int64_t index) {
     float* to = &partial[index * 2 * channels];
-    kernels.grad_sums[shape.dtype](row_of(index / height, index % height), to, to + channels);
+    kernels.grad_sums[element_of(shape)](row_of(index / height, index % height), to, to + channels);
   });
   std::vector<double> sums(count, 0.0), products(count, 0.0);
   for (int64_t index = 0; index < shape.units() * height; ++index) {
@@ -300,12 +222,12 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
     }
   }
 
-  Tensor input_grad = empty_like(input, shape, shape.height, shape.width);
+  Tensor input_grad = empty_in_norm_layout(input, shape, shape.height, shape.width);
   auto* to = static_cast<char*>(input_grad.mutable_data_ptr());
   parallel_rows(shape.units() * height, shape.width * channels, [&](int64_t index) {
     NormRow row = row_of(index / height, index % height);
     row.to = to + index * row_bytes;
-    kernels.backward[shape.dtype](row);
+    kernels.backward[element_of(shape)](row);
   });
   return {input_grad, weight_grad, bias_grad};
 }
@@ -313,16 +235,14 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(streamgan, library) {
-  library.def(
-      "instance_norm_act(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, float epsilon, float slope, "
-      "bool over_channels, int[] pad) -> (Tensor, Tensor, Tensor)");
+  library.def(kInstanceNormActSchema);
   library.def(
       "instance_norm_act_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
       "float slope, bool over_channels) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(streamgan, CPU, library) {
-  library.impl(kOp, TORCH_BOX(&instance_norm_act));
+  library.impl(kInstanceNormAct, TORCH_BOX(&instance_norm_act));
   library.impl("instance_norm_act_backward", TORCH_BOX(&instance_norm_act_backward));
 }
 

@@ -1,63 +1,69 @@
 // streamgan::tensor_to_frames: normalised tensor -> cropped uint8 frames.
 #include "csrc/cpu/tensor_to_frames.h"
 
+#include <string.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
 #include "csrc/isa.h"
-#include "csrc/ops/common.h"
+#include "csrc/ops/frames.h"
 
 namespace streamgan {
 namespace {
 
-constexpr char kOp[] = "tensor_to_frames";
+#include "csrc/cpu/dtypes_scalar.h"
 
-const KernelTable<TensorToFramesKernels> kKernels(kOp,
+const KernelTable<TensorToFramesKernels> kKernels(kTensorToFrames,
                                                   {&kTensorToFramesScalar,
                                                    STREAMGAN_IF_X86(&kTensorToFramesAvx2, &kTensorToFramesAvx512)});
 
-// Rows and images may lie apart (a crop, say); pixels may not. The stride of an axis of size 1 means nothing.
-bool has_interleaved_rows(const Tensor& tensor) {
-  return tensor.stride(1) == 1 && (tensor.stride(3) == 3 || tensor.size(3) == 1);
+// The tanh of one row of pixels, of any strides, as dense interleaved float32.
+void tanh_of_row(const char* from, Dtype dtype, int64_t pixels, int64_t pixel_bytes, int64_t channel_bytes, float* to) {
+  for (int64_t i = 0; i < 3 * pixels; ++i) {
+    const char* element = from + i / 3 * pixel_bytes + i % 3 * channel_bytes;
+    uint16_t half = 0;
+    float value = 0;
+    if (dtype == kFloat32) {
+      std::memcpy(&value, element, sizeof value);
+    } else {
+      std::memcpy(&half, element, sizeof half);
+      value = dtype == kFloat16 ? Float16::load(half) : BFloat16::load(half);
+    }
+    to[i] = std::tanh(value);
+  }
 }
 
-bool has_planar_rows(const Tensor& tensor) { return tensor.stride(3) == 1 || tensor.size(3) == 1; }
-
-Tensor tensor_to_frames(const Tensor& input, double low, double high, int64_t height, int64_t width) {
-  check(input.dim() == 4 && input.size(1) == 3, kOp, ": tensor must be [N, 3, H, W], not ", shape_of(input));
-  check(height >= 1 && width >= 1 && height <= input.size(2) && width <= input.size(3), kOp, ": height=", height,
-        ", width=", width, " must be at least 1 and within the tensor, ", shape_of(input),
-        "; it crops, it doesn't pad");
-  check_range(kOp, low, high);
-  const Dtype dtype = image_dtype(kOp, input.scalar_type());
-
-  const bool interleaved = has_interleaved_rows(input);
-  const Tensor tensor = interleaved || has_planar_rows(input) ? input : torch::stable::contiguous(input);
-  const int64_t images = tensor.size(0);
-  Tensor output = torch::stable::empty({images, height, width, 3}, ScalarType::Byte, std::nullopt, input.device());
-
+Tensor tensor_to_frames(const Tensor& input, double low, double high, int64_t height, int64_t width, bool tanh) {
+  TensorToFramesTask task = tensor_to_frames_task(input, low, high, height, width);
+  const Tensor& tensor = task.tensor;
   const TensorToFramesKernels& kernels = kKernels.active();
-  const auto low32 = static_cast<float>(low), scale = static_cast<float>(255.0 / (high - low));
-  const int64_t element_bytes = image_element_bytes(dtype);
+  const int64_t element_bytes = image_element_bytes(task.dtype);
   const int64_t image_bytes = tensor.stride(0) * element_bytes, plane_bytes = tensor.stride(1) * element_bytes,
-                row_bytes = tensor.stride(2) * element_bytes;
+                row_bytes = tensor.stride(2) * element_bytes, pixel_bytes = tensor.stride(3) * element_bytes;
   const auto* from = static_cast<const char*>(tensor.const_data_ptr());
-  auto* to = static_cast<uint8_t*>(output.mutable_data_ptr());
-  parallel_rows(images * height, width, [&](int64_t row) {
+  auto* to = static_cast<uint8_t*>(task.output.mutable_data_ptr());
+  parallel_rows(task.images * height, width, [&](int64_t row) {
     const char* red = from + row / height * image_bytes + row % height * row_bytes;
     uint8_t* bgr = to + row * width * 3;
-    if (interleaved) {
-      kernels.interleaved[dtype](red, bgr, width, low32, scale);
+    if (tanh) {
+      std::vector<float> values(static_cast<size_t>(3 * width));
+      tanh_of_row(red, task.dtype, width, pixel_bytes, plane_bytes, values.data());
+      kernels.interleaved[kFloat32](values.data(), bgr, width, task.low, task.scale);
+    } else if (task.interleaved) {
+      kernels.interleaved[task.dtype](red, bgr, width, task.low, task.scale);
     } else {
-      kernels.planar[dtype](red, red + plane_bytes, red + 2 * plane_bytes, bgr, width, low32, scale);
+      kernels.planar[task.dtype](red, red + plane_bytes, red + 2 * plane_bytes, bgr, width, task.low, task.scale);
     }
   });
-  return output;
+  return task.output;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(streamgan, library) {
-  library.def("tensor_to_frames(Tensor tensor, float low, float high, SymInt height, SymInt width) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(streamgan, library) { library.def(kTensorToFramesSchema); }
 
-STABLE_TORCH_LIBRARY_IMPL(streamgan, CPU, library) { library.impl(kOp, TORCH_BOX(&tensor_to_frames)); }
+STABLE_TORCH_LIBRARY_IMPL(streamgan, CPU, library) { library.impl(kTensorToFrames, TORCH_BOX(&tensor_to_frames)); }
 
 }  // namespace streamgan
