@@ -1,4 +1,4 @@
-"""Builds csrc/ with CMake into engine/lib/libstreamgan.so and engine/_native; the rest is in pyproject.toml."""
+"""Builds csrc/ with CMake into engine/lib/ and engine/_native; the rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def cmake_arguments(environment: Mapping[str, str] = os.environ) -> list[str]:
         f"-DSTREAMGAN_TORCH_DIR={find_package('torch')}",
         f"-Dpybind11_DIR={find_package('pybind11') / 'share' / 'cmake' / 'pybind11'}",
         f"-DSTREAMGAN_SANITIZE={environment.get('STREAMGAN_SANITIZE', 'OFF')}",
+        f"-DSTREAMGAN_CUDA={environment.get('STREAMGAN_CUDA', 'AUTO')}",
+        f"-DSTREAMGAN_CUDA_ARCHITECTURES={environment.get('STREAMGAN_CUDA_ARCHITECTURES', '')}",
     ]
     if ninja := shutil.which("ninja", path=_search_path(environment)):
         arguments += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]

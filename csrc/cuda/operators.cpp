@@ -24,7 +24,7 @@ namespace {
 class CurrentDevice {
  public:
   explicit CurrentDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream_));
+    check(aoti_torch_get_current_cuda_stream(index_, &stream_) == AOTI_TORCH_SUCCESS, "torch has no current stream");
   }
   Stream stream() const { return stream_; }
   const DeviceLimits& limits() const { return device_limits(index_); }
