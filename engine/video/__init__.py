@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from engine.errors import SinkError, SourceError
 from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
 from engine.video.encoders import CONTAINERS
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
+from engine.video.hardware import VideoHardware, choose_hardware
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
 from engine.video.libav import is_url
 from engine.video.live import LiveSource, live_stream, open_camera
@@ -36,15 +38,24 @@ __all__ = [
     "SourceInfo",
     "StopStream",
     "TeeSink",
+    "VideoHardware",
     "WindowSink",
+    "choose_hardware",
     "default_output",
     "expand",
+    "hardware_used",
     "open_sink",
     "open_source",
 ]
 
 
-def open_source(spec: str, *, live_size: tuple[int, int] | None = None, threads: int = 0) -> Source:
+def open_source(
+    spec: str,
+    *,
+    live_size: tuple[int, int] | None = None,
+    threads: int = 0,
+    hardware: VideoHardware | None = None,
+) -> Source:
     """Opens whatever the user named.
 
     Args:
@@ -52,6 +63,7 @@ def open_source(spec: str, *, live_size: tuple[int, int] | None = None, threads:
             webcam's index or device; a URL that FFmpeg opens.
         live_size: width and height to ask a webcam for.
         threads: decoder threads; 0 lets FFmpeg choose.
+        hardware: to decode video files on; None is software.
 
     Raises:
         SourceError: there is nothing, or nothing with a picture.
@@ -59,7 +71,7 @@ def open_source(spec: str, *, live_size: tuple[int, int] | None = None, threads:
     if is_camera(spec):
         return open_camera(spec, size=live_size)
     if is_url(spec):
-        source = FileSource(spec, threads=threads)
+        source = FileSource(spec, threads=threads, hardware=hardware)
         return live_stream(source) if source.info.live else source
     files = media_files(spec)
     if files is not None:
@@ -72,7 +84,7 @@ def open_source(spec: str, *, live_size: tuple[int, int] | None = None, threads:
     path = Path(spec)
     if is_image(path) and path.is_file():
         return ImageSource(spec, [path])
-    return FileSource(spec, threads=threads)
+    return FileSource(spec, threads=threads, hardware=hardware)
 
 
 def default_output(spec: str, style: str) -> Path:
@@ -104,6 +116,7 @@ def open_sink(
     show: bool = False,
     on_next: Callable[[], None] | None = None,
     threads: int = 0,
+    hardware: VideoHardware | None = None,
 ) -> Sink:
     """Opens an output for a source's frames. The picture's size is taken from the first frame written.
 
@@ -117,11 +130,15 @@ def open_sink(
         show: show the frames in a window as well.
         on_next: what the key n does in that window.
         threads: encoder threads; 0 lets the encoder choose.
+        hardware: to encode H.264 on where no codec is named; None is software.
 
     Raises:
         SinkError: the output exists, is the input, can't be written, or names an unknown format or codec.
     """
-    sink = _file_sink(spec, source, crf=crf, codec=codec, overwrite=overwrite, threads=threads) if spec else None
+    sink = None
+    if spec:
+        settings = {"crf": crf, "codec": codec, "threads": threads, "hardware": hardware}
+        sink = _file_sink(spec, source, overwrite=overwrite, settings=settings)
     if not show:
         return sink or NullSink()
     # Beside a file the window is a preview, and must not hold the file back.
@@ -130,7 +147,13 @@ def open_sink(
     return TeeSink(sink, window) if sink else window
 
 
-def _file_sink(spec: str, source: Source, *, crf: int | None, codec: str | None, overwrite: bool, threads: int) -> Sink:
+def hardware_used(source: Source, sink: Sink) -> list[str]:
+    """Names of the hardware that has decoded and encoded, empty where it was software."""
+    return [name for part in (source, sink) if (name := getattr(part, "hardware", ""))]
+
+
+def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str, Any]) -> Sink:
+    """`settings`: those of a video file's encoder, see `FileSink`."""
     path = Path(spec)
     _refuse_input(path, source)
     suffix = path.suffix.lower()
@@ -149,7 +172,7 @@ def _file_sink(spec: str, source: Source, *, crf: int | None, codec: str | None,
             raise SinkError(f"{spec}: one image can't hold a video; name a video file, or a pattern such as %06d.png")
         return ImageSink(path, overwrite=overwrite)
     media = source.media if isinstance(source, FileSource) else None
-    return FileSink(path, info=source.info, media=media, crf=crf, codec=codec, overwrite=overwrite, threads=threads)
+    return FileSink(path, info=source.info, media=media, overwrite=overwrite, **settings)
 
 
 def _refuse_input(path: Path, source: Source) -> None:

@@ -45,7 +45,8 @@ _SETTINGS = {
     "libx265": Settings("crf", 20, {"preset": "superfast", "x265-params": "log-level=none"}),
     "libvpx-vp9": Settings("crf", 24, {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
     "libsvtav1": Settings("crf", 28, {"preset": "9"}),
-    "h264_nvenc": Settings("cq", 19, {"preset": "p4", "rc": "vbr"}),
+    # No target rate beside the quality; B-frames and profile as libx264 has them.
+    "h264_nvenc": Settings("cq", 19, {"preset": "p4", "rc": "vbr", "b": "0", "bf": "3", "profile": "high"}),
     "hevc_nvenc": Settings("cq", 21, {"preset": "p4", "rc": "vbr"}),
     "av1_nvenc": Settings("cq", 26, {"preset": "p4", "rc": "vbr"}),
 }

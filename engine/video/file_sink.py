@@ -19,6 +19,7 @@ from engine.video.base import Frame, SourceInfo
 from engine.video.color import RANGE_FULL, Color, FromBgr
 from engine.video.encoders import container_of, encoder_options, find_encoder, pixel_format_of
 from engine.video.file_source import DEFAULT_FRAME_RATE, Media
+from engine.video.hardware import ENCODER, SOFTWARE_ENCODER, VideoHardware, not_encoded, nvenc_options
 from engine.video.libav import has_flag, import_av, one_line
 from engine.video.partial_file import PartialFile
 from engine.video.tracks import TrackCopier, copied_tags
@@ -46,6 +47,10 @@ class FileSink:
         codec: FFmpeg's name of the encoder; None takes the container's usual one.
         overwrite: replace `path` if it exists.
         threads: encoder threads; 0 lets the encoder choose.
+        hardware: to encode H.264 on if no codec is named and it takes the picture's size; None is software.
+
+    Attributes:
+        hardware: the hardware encoder in use; "" where it is software.
 
     Raises:
         SinkError: unknown container or codec, codec that the container can't hold, or `path` can't be written.
@@ -63,8 +68,12 @@ class FileSink:
         codec: str | None = None,
         overwrite: bool = False,
         threads: int = 0,
+        hardware: VideoHardware | None = None,
     ) -> None:
+        self.hardware = ""
         self._format, usual_codec = container_of(path.suffix)
+        self._crf = crf
+        self._offered = hardware if codec is None and usual_codec == SOFTWARE_ENCODER else None
         self._codec = find_encoder(codec or usual_codec)
         self._options, warning = encoder_options(self._codec.name, crf)
         self._warnings = [warning] if warning else []
@@ -188,6 +197,8 @@ class FileSink:
             metadata_errors="surrogateescape",
         )
         self._time_base = self._encoder_time_base()
+        if self._offered is not None:
+            self._take_hardware(self._offered, width + self._padding[1], height + self._padding[0])
         self._tracks = TrackCopier(self._media, self._output, self._format)
         self._stream = self._tracks.add_streams(lambda template: self._add_video(template, color, pixel_format))
         self._open_encoder(width + self._padding[1], height + self._padding[0])
@@ -196,13 +207,28 @@ class FileSink:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
 
+    def _take_hardware(self, hardware: VideoHardware, width: int, height: int) -> None:
+        """Replaces libx264 by the hardware encoder, if that takes pictures of this size."""
+        rate = self._encoder_rate()
+        reason = not_encoded(hardware, self._crf, width=width, height=height, rate=rate, time_base=self._time_base)
+        if reason is None:
+            self._codec = find_encoder(ENCODER)
+            self._options = nvenc_options(hardware, self._crf)
+            self.hardware = ENCODER
+        elif hardware.is_wanted:
+            self._warnings.append(f"{self._file.path}: encoded by {SOFTWARE_ENCODER}, not {ENCODER}: {reason}")
+
     def _add_video(self, template: Any, color: Color, pixel_format: str) -> Any:
         assert self._output is not None
         height, width = self._image_shape
+        options = dict(self._options)
+        without_b_frames = self._format in ("asf", "avi")  # no place for their delay: they would shift the picture
+        if without_b_frames:
+            options.pop("bf", None)
         stream = self._output.add_stream(
             self._codec.name,
-            rate=self._media.frame_rate.limit_denominator(1 << 30),
-            options=dict(self._options),
+            rate=self._encoder_rate(),
+            options=options,
             width=width + self._padding[1],
             height=height + self._padding[0],
             time_base=self._time_base,
@@ -210,8 +236,8 @@ class FileSink:
         )
         context = stream.codec_context
         context.thread_count = self._threads
-        if self._format in ("asf", "avi"):
-            context.max_b_frames = 0  # they have no place for the delay of B-frames and would shift the picture
+        if without_b_frames:
+            context.max_b_frames = 0
         if self._media.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = self._media.sample_aspect_ratio
         if not _is_rgb(pixel_format):
@@ -250,6 +276,9 @@ class FileSink:
                 f"--codec {self._codec.name}: the encoder can't be opened ({one_line(error)}); "
                 "its hardware or driver may be missing, or --crf be out of its range; libx264 works everywhere"
             ) from error
+
+    def _encoder_rate(self) -> Fraction:
+        return self._media.frame_rate.limit_denominator(1 << 30)
 
     def _encoder_time_base(self) -> Fraction:
         """The source's clock, so that timestamps stay exact; the frame rate's where the format knows nothing finer."""

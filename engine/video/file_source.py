@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import SourceError
 from engine.video.base import Frame, SourceInfo
 from engine.video.color import Color, ToBgr, color_of, output_color
+from engine.video.hardware import HardwareDecoderError, VideoHardware, decode_on_hardware, decoder_missing, not_decoded
 from engine.video.libav import (
     PacketReader,
     SteadyClock,
     has_flag,
     import_av,
+    indexed_frames,
     is_url,
     one_line,
     open_input,
@@ -66,12 +69,17 @@ class FileSource:
     Args:
         spec: path or URL.
         threads: decoder threads; 0 lets FFmpeg choose.
+        hardware: to decode on, if it takes the stream; None is software.
+
+    Attributes:
+        hardware: what has decoded frames; "" where software did.
 
     Raises:
         SourceError: no such file, no video in it, or nothing in it can be decoded.
     """
 
-    def __init__(self, spec: str, *, threads: int = 0) -> None:
+    def __init__(self, spec: str, *, threads: int = 0, hardware: VideoHardware | None = None) -> None:
+        self.hardware = ""
         self._spec = spec
         self._notes: list[str] = []
         self._damaged_packets = 0
@@ -88,7 +96,7 @@ class FileSource:
             self._stream.thread_type = "AUTO"
             self._stream.thread_count = threads
             self._reader = PacketReader(self._container, [self._stream])
-            self._decoded: Generator[VideoFrame, None, None] = self._decode()
+            self._decoded: Generator[VideoFrame, None, None] = self._decode(self._if_suitable(hardware))
             first = self._first_frame()
             self._describe(first)
         except BaseException:
@@ -154,6 +162,17 @@ class FileSource:
                 f"({chosen.width}x{chosen.height}) is translated, the others are left out"
             )
         return chosen
+
+    def _if_suitable(self, hardware: VideoHardware | None) -> VideoHardware | None:
+        """The hardware, if it decodes this stream."""
+        if hardware is None:
+            return None
+        is_live = is_url(self._spec) and self._container.duration is None
+        reason = "a live stream can't be opened twice" if is_live else not_decoded(self._stream)
+        reason = reason or decoder_missing(hardware.device_index)
+        if reason is not None and hardware.is_wanted:
+            self._notes.append(f"{self._spec}: decoded in software: {reason}")
+        return hardware if reason is None else None
 
     def _what_is_there(self) -> str:
         kinds = [stream.type for stream in self._container.streams]
@@ -241,8 +260,7 @@ class FileSource:
 
     def _count_frames(self, rate: Fraction) -> int | None:
         if self._stream.frames:
-            # An edit list may hide frames that the decoder needs: they are in the index, marked.
-            return self._stream.frames - sum(entry.is_discard for entry in self._stream.index_entries)
+            return indexed_frames(self._stream)
         if self._stream.duration is not None:
             return round(self._stream.duration * self._time_base * rate) or None
         if self._container.duration is not None:
@@ -251,7 +269,29 @@ class FileSource:
 
     # --- decoding ---
 
-    def _decode(self) -> Generator[VideoFrame, None, None]:
+    def _decode(self, hardware: VideoHardware | None) -> Generator[VideoFrame, None, None]:
+        """Decodes to the end of the file, in software from where the hardware meets anything unusual."""
+        done = 0
+        if hardware is not None:
+            try:
+                with contextlib.closing(decode_on_hardware(self._spec, self._stream, hardware)) as frames:
+                    for frame in frames:
+                        if self._closed.is_set():
+                            return
+                        done += 1
+                        self.hardware = "NVDEC"
+                        yield frame
+                return
+            except HardwareDecoderError as error:
+                self.hardware = f"NVDEC for {done} frames" if done else ""
+                if hardware.is_wanted:
+                    self._notes.append(f"{self._spec}: decoded in software from frame {done} on: {error}")
+        # What is damaged is counted, repaired or left out by one decoder, whatever came before: from the start.
+        for number, frame in enumerate(self._decode_in_software()):
+            if number >= done:
+                yield frame
+
+    def _decode_in_software(self) -> Generator[VideoFrame, None, None]:
         """Decodes to the end of the file; a packet that fails is counted and left out."""
         av = import_av()
         for packet in self._reader:

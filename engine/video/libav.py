@@ -54,8 +54,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def open_input(spec: str) -> InputContainer:
-    """Opens a video file or URL for reading.
+def open_input(spec: str, *, hwaccel: Any = None) -> InputContainer:
+    """Opens a video file or URL for reading, with PyAV's description of a hardware decoder if there is one to use.
 
     Raises:
         SourceError: missing, empty, damaged or no media file; the message says which.
@@ -69,7 +69,7 @@ def open_input(spec: str) -> InputContainer:
         # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
         # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
         name = spec if is_url(spec) else os.path.abspath(spec)
-        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape")
+        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
 
@@ -118,6 +118,12 @@ def video_streams(container: InputContainer) -> list[Any]:
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & still]
+
+
+def indexed_frames(stream: Any) -> int:
+    """Frames of a video stream that are shown by the container's index; 0 if it has none."""
+    # An edit list may hide frames that the decoder needs: they are in the index, marked.
+    return stream.frames - sum(entry.is_discard for entry in stream.index_entries) if stream.frames else 0
 
 
 class PacketReader:

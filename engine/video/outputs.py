@@ -156,3 +156,8 @@ class TeeSink:
     @property
     def warnings(self) -> list[str]:
         return [line for sink in self._sinks for line in sink.warnings]
+
+    @property
+    def hardware(self) -> str:
+        """The hardware encoder of the sink that names the output."""
+        return str(getattr(self._sinks[0], "hardware", ""))
