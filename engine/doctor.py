@@ -73,6 +73,7 @@ def _describe_machine() -> int:
         lines["operators"] = f"not available: {error}"
         status = 1
     lines["video"] = _describe_video()
+    lines["video hardware"] = _describe_video_hardware()
     lines["engine cache"] = str(default_folder())
     for name, backend in BACKENDS.items():
         reason = backend.unavailable(device)
@@ -108,6 +109,15 @@ def _describe_video() -> str:
         return "no PyAV: video files can't be read or written (pip install av)"
     encoders = [name for name in ("libx264", "libx265", "libvpx-vp9", "h264_nvenc") if name in av.codecs_available]
     return f"PyAV {av.__version__}, encoders {', '.join(encoders)}"
+
+
+def _describe_video_hardware() -> str:
+    from engine.video.hardware import describe_hardware
+
+    try:
+        return describe_hardware()
+    except EngineError as error:
+        return f"not available: {error}"
 
 
 def _print_table(lines: dict[str, str]) -> None:

@@ -62,7 +62,7 @@ class ProgressBar:
         self._bar.update(progress.frames - self._bar.n)
 
 
-def summarise(info: SourceInfo, result: Result, *, style: str) -> dict[str, Any]:
+def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[str]) -> dict[str, Any]:
     """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference)."""
     ran = result.engine
     return {
@@ -81,12 +81,13 @@ def summarise(info: SourceInfo, result: Result, *, style: str) -> dict[str, Any]
         "precision": ran.precision if ran else None,
         "parity_db": round(ran.parity_db, 2) if ran and math.isfinite(ran.parity_db) else None,
         "batch": result.batch,
+        "video_hardware": hardware,
         "peak_memory_bytes": result.peak_memory_bytes,
         "warnings": result.warnings,
     }
 
 
-def print_summary(info: SourceInfo, result: Result) -> None:
+def print_summary(info: SourceInfo, result: Result, *, hardware: list[str]) -> None:
     if not result.completed:
         kept = f"what was done is in {result.output}" if result.output else "nothing was written"
         print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
@@ -97,7 +98,8 @@ def print_summary(info: SourceInfo, result: Result) -> None:
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
     lines = [
         f"{result.frames} frames of {info.width}x{info.height} in {result.seconds:.1f} s, {result.steady_fps:.1f} fps"
-        + (f", {_describe_engine(result.engine)}" if result.engine else ""),
+        + (f", {_describe_engine(result.engine)}" if result.engine else "")
+        + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
         f"p95 {result.latency_ms.get('p95', 0):.0f}, p99 {result.latency_ms.get('p99', 0):.0f} ms; "
         f"peak memory {result.peak_memory_bytes / 2**20:.0f} MiB",

@@ -100,6 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument(
         "--crf", type=_crf, metavar="N", help="quality, 0 (best) to 63; smaller is better and larger files"
     )
+    video.add_argument(
+        "--hwaccel",
+        choices=("auto", "none", "cuda"),
+        default="auto",
+        help="NVIDIA's video decoder and encoder. auto: where they work and frames are translated on a CUDA device",
+    )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
@@ -214,7 +220,9 @@ class Runner:
     """Translates one job after the other with one translator."""
 
     def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
+        from engine.precision import choose_device
         from engine.styles import DEFAULT_STYLE
+        from engine.video import choose_hardware
 
         self.summaries: list[dict[str, Any]] = []
         self._options = options
@@ -222,6 +230,7 @@ class Runner:
         self._many = many
         self._styles = options.style or [DEFAULT_STYLE]
         self._translator: StyleSwitcher | None = None
+        self._hardware = choose_hardware(options.hwaccel, choose_device(options.device))
 
     def run(self, job: str) -> None:
         """Translates one source to its output, with progress and summary.
@@ -234,7 +243,9 @@ class Runner:
         from engine.pipeline import Pipeline
 
         options = self._options
-        with contextlib.closing(video.open_source(job, live_size=options.camera_size)) as source:
+        with contextlib.closing(
+            video.open_source(job, live_size=options.camera_size, hardware=self._hardware)
+        ) as source:
             translator = self._translator_for(source.info)
             sink = self._open_sink(job, source, on_next=translator.next)
             frame_count = _least(source.info.frame_count, options.frames)
@@ -256,9 +267,10 @@ class Runner:
                     result = pipeline.run()
                 finally:
                     self._stop.pipeline = None
-        self.summaries.append(summarise(source.info, result, style=translator.style))
+        hardware = video.hardware_used(source, sink)
+        self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
         if not options.quiet:
-            print_summary(source.info, result)
+            print_summary(source.info, result, hardware=hardware)
 
     def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
         from engine.switching import StyleSwitcher
@@ -294,6 +306,7 @@ class Runner:
             crf=options.crf,
             codec=options.codec,
             overwrite=options.overwrite,
+            hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),
             on_next=on_next,
         )

@@ -22,6 +22,8 @@ def test_the_machine_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{_native.active_isa()} in use" in report
     for name in BACKENDS:
         assert f"backend {name}" in report
+    (line,) = [line for line in report.splitlines() if line.startswith("video hardware")]
+    assert torch.cuda.is_available() or "not available: no NVIDIA driver" in line
 
 
 def test_a_backend_that_cannot_run_says_why(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine import save_generator
+from engine import save_generator, video
 from engine.export import main as export_main
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from engine.run import main
 from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE, list_styles
+from engine.video import file_sink, file_source
 from engine.video.partial_file import PartialFile
 
 
@@ -319,3 +321,52 @@ def test_a_signal_before_the_first_frame_leaves_nothing(clip: Path, tmp_path: Pa
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == [clip]
+
+
+# --- video hardware ---
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_video_hardware_that_is_not_there_is_one_line(
+    clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(clip), "--style", str(tiny_style), "--hwaccel", "cuda"]) == 1
+    assert "--hwaccel cuda: no video hardware can be used here" in error_line(capsys)
+    assert list(clip.parent.iterdir()) == [clip]
+
+
+def test_on_the_processor_auto_is_software(clip: Path, tiny_style: Path, tmp_path: Path) -> None:
+    written = []
+    for hwaccel in ("auto", "none"):
+        output = tmp_path / f"{hwaccel}.mp4"
+        options = ["--style", str(tiny_style), "--device", "cpu", "--precision", "fp32", "--backend", "eager"]
+        assert main([str(clip), "-o", str(output), *options, "--hwaccel", hwaccel, "--frames", "12", "--quiet"]) == 0
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_summary_names_the_hardware(
+    clip: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With stand-ins for the decoder, which is the software's, and for the encoder, which is another codec's."""
+    monkeypatch.setattr(video, "choose_hardware", lambda hwaccel, device: video.VideoHardware())
+    monkeypatch.setattr(file_source, "decoder_missing", lambda index: None)
+    monkeypatch.setattr(file_source, "decode_on_hardware", decode_in_software)
+    monkeypatch.setattr(file_sink, "not_encoded", lambda hardware, crf, **video: None)
+    monkeypatch.setattr(file_sink, "ENCODER", "mpeg4")
+    monkeypatch.setattr(file_sink, "nvenc_options", lambda hardware, crf: {})
+    output, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    arguments = [str(clip), "-o", str(output), "--style", str(tiny_style), "--frames", "3", "--json", str(report)]
+    assert main(arguments) == 0
+    assert ", video on NVDEC and mpeg4\n" in capsys.readouterr().err
+    assert json.loads(report.read_text())["results"][0]["video_hardware"] == ["NVDEC", "mpeg4"]
+    assert frame_times(output) == frame_times(clip)[:3]
+
+
+def decode_in_software(spec: str, stream: object, hardware: video.VideoHardware) -> Iterator[av.VideoFrame]:
+    with av.open(spec) as container:
+        yield from container.decode(video=0)
