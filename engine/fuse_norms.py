@@ -28,8 +28,7 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _RELU = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _LEAKY_RELU = {F.leaky_relu, F.leaky_relu_}
 _TANH = {torch.tanh, F.tanh, "tanh"}
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+_ADDITIONS = {operator.add, torch.add, "add", "add_"}
 
 
 class NormFused(nn.Module):
@@ -106,7 +105,7 @@ class InstanceNormAct(nn.Module):
             applied = fn(tensor)
             return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
 
-        super()._apply(keeping_float32, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(keeping_float32, recurse)
         return self
 
 
@@ -205,11 +204,9 @@ def _works_in_place(body: fx.GraphModule, node: fx.Node) -> bool:
     if node.op not in ("call_module", "call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return (
-        bool(getattr(_layer(body, node), "inplace", False) or node.kwargs.get("inplace", False))
-        or (node.op != "call_module" and name.endswith("_") and not name.endswith("__"))
-        or _calls(node, _IN_PLACE_OPERATORS)
-    )
+    if getattr(_layer(body, node), "inplace", False) or node.kwargs.get("inplace", False):
+        return True
+    return node.op != "call_module" and name.endswith("_") and not name.endswith("__")
 
 
 def _is_called_once(node: fx.Node) -> bool:
@@ -257,7 +254,7 @@ class _ValueRecorder(fx.Interpreter):
 def _example_for(generator: Generator) -> Tensor:
     """A small image. Two of them, not square: nothing that is broadcast has the shape of what it is added to."""
     height = -(-max(generator.minimum_size, 8) // generator.multiple) * generator.multiple
-    weight = next(generator.parameters())
+    weight = next(generator.parameters(), torch.empty(0))
     shape = (2, generator.config.in_channels, height, height + generator.multiple)
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
 
