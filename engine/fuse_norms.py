@@ -319,7 +319,7 @@ def _activation_of(body: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None
 
 def _absorb_residual(norm: fx.Node, values: dict[fx.Node, _Value]) -> None:
     user = _only_user(norm)
-    if user is None or not _calls(user, _ADDITIONS) or user.kwargs.get("alpha", 1) != 1 or len(user.args) != 2:
+    if user is None or not _calls(user, _ADDITIONS) or user.kwargs.get("alpha", 1) != 1:
         return
     (other,) = [operand for operand in user.args if operand is not norm] or [None]
     if isinstance(other, fx.Node) and values.get(other) == values[norm]:
@@ -360,7 +360,7 @@ def _reflect_padding_of(body: fx.GraphModule, node: fx.Node) -> Padding | None:
         pad = layer._reversed_padding_repeated_twice
     elif _calls(node, {F.pad}) and _argument(node, 2, "mode", "constant") == "reflect":
         pad = _argument(node, 1, "pad", None)
-    if pad is None or len(pad) != 4 or not any(pad) or not all(isinstance(side, int) and side >= 0 for side in pad):
+    if pad is None or not any(pad) or not all(isinstance(side, int) and side >= 0 for side in pad):
         return None
     left, right, top, bottom = pad
     return left, right, top, bottom
@@ -370,7 +370,7 @@ def _drop_final_tanh(body: fx.GraphModule) -> bool:
     """Removes the tanh that the output comes from. Returns whether there was one."""
     (output,) = (node for node in body.graph.nodes if node.op == "output")
     last = output.args[0]
-    if not isinstance(last, fx.Node) or len(last.users) != 1:
+    if not isinstance(last, fx.Node):
         return False
     if not isinstance(_layer(body, last), nn.Tanh) and not _calls(last, _TANH):
         return False
