@@ -50,7 +50,6 @@ class NormFused(nn.Module):
         output: Tensor = self.body(image)
         return torch.tanh(output) if self.ends_in_tanh else output
 
-    @torch.no_grad()
     def first_non_finite(self, image: Tensor) -> str | None:
         """The first layer whose output holds a NaN or an infinity, e.g. "model.10.conv_block.1 (Conv2d)"; else None.
 
@@ -120,7 +119,7 @@ def fuse_norms(generator: Generator) -> NormFused:
     - Weights of convolutions are channels_last.
 
     Args:
-        generator: in eval mode, on any device. It is copied, and not changed.
+        generator: in eval mode, on any device. It is copied, and not changed; the copy's weights take no gradients.
 
     Raises:
         BackendError: the generator is in training mode, can't be traced, or changes a value in place that is read
@@ -261,8 +260,7 @@ def _example_for(generator: Generator) -> Tensor:
 
 def _values_of(body: fx.GraphModule, image: Tensor) -> dict[fx.Node, _Value]:
     recorder = _ValueRecorder(body)
-    with torch.no_grad():
-        recorder.run(image)
+    recorder.run(image)
     return recorder.values
 
 
@@ -344,7 +342,6 @@ def _absorb_reflect_padding(body: fx.GraphModule, norm: fx.Node, values: dict[fx
     if others:
         with norm.graph.inserting_after(norm):
             view = norm.graph.call_function(inside, (norm, pad))
-        view.meta = copy.copy(norm.meta)
         values[view] = values[norm]
         for user in others:
             user.replace_input_with(norm, view)

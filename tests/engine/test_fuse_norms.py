@@ -290,6 +290,13 @@ def test_a_copy_runs_and_is_independent() -> None:
     assert torch.equal(fused(image), expected)
 
 
+def test_no_gradients_are_kept() -> None:
+    generator = made("resnet-nearest").requires_grad_(True)
+    fused = fuse_norms(generator)
+    assert not fused(image_for(generator)).requires_grad
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+
+
 def test_the_body_ends_before_the_tanh() -> None:
     generator = made("resnet")
     fused = fuse_norms(generator)
