@@ -27,7 +27,7 @@ from engine import artifacts, background
 from engine.backends import BACKENDS, get_backend
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import EngineCache
-from engine.errors import BackendError, ParityError
+from engine.errors import BackendError, EngineError, ParityError
 from engine.generators import Generator
 from engine.precision import PARITY_DB, PRECISIONS, dtype_of, fastest_precision, is_emulated, psnr_db
 
@@ -231,6 +231,12 @@ class Chooser:
         del self._preparing[size]
         return preparation.engine
 
+    def reject(self, engine: Engine, error: EngineError) -> None:
+        """Leaves out an engine from now on, because of what it made of a frame; the next choice is without it."""
+        candidate = Candidate(engine.backend, engine.precision)
+        self._rejected[candidate] = str(error)
+        logger.warning("%s is not used any more: %s", candidate, error)
+
     def trial(self, current: Engine, rival: Engine) -> Trial | None:
         """How to decide between the engine that runs and one that has become ready; None: the new one was asked for."""
         return Trial(current, rival) if self._auto else None
@@ -259,6 +265,8 @@ class Chooser:
             logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first)
         best_ready = "fused" if BACKENDS["fused"].unavailable(self._device) is None else "eager"
         half = [fastest] if first == "fast" else []
+        if first == "fp16" and precision == "auto":
+            half = ["bf16"]  # of the range of float32, for generators whose values outgrow float16
         asked = best_ready if backend == "auto" else backend
         ladder = [Candidate(asked, tried) for tried in (first, *half, "fp32")]
         if asked not in ("eager", best_ready):
@@ -350,8 +358,8 @@ class Chooser:
         return "" if time.monotonic() < deadline else "no time left to measure it"
 
     def _slow_candidate(self, fastest: Engine, batch: np.ndarray) -> Candidate | None:
-        """What is worth minutes of building in the background: something, where no fused engine of ours runs."""
-        if fastest.backend == "fused" or fastest.precision == "fast":
+        """What is worth minutes of building in the background: on the CPU nothing, where our fused engine runs."""
+        if (fastest.backend == "fused" and self._device.type == "cpu") or fastest.precision == "fast":
             return None
         frames = self._expected_frames
         seconds = math.inf if self._live else 0.0 if frames is None else frames * fastest.frame_ms / 1e3
@@ -383,7 +391,7 @@ class Chooser:
                     f"the frame it was tried on is at {parity_db:.1f} dB of eager float32 and "
                     f"{PARITY_DB[candidate.precision]:.0f} dB is the least for {candidate.precision}"
                 )
-        except BackendError as error:
+        except EngineError as error:
             self._reject(candidate, error)
             return None
         except (RuntimeError, MemoryError) as error:
@@ -396,7 +404,7 @@ class Chooser:
         frame_ms = 1e3 * seconds / len(batch)
         return dataclasses.replace(engine, parity_db=parity_db, frame_ms=frame_ms, ready_seconds=ready - start)
 
-    def _reject(self, candidate: Candidate, error: BackendError) -> None:
+    def _reject(self, candidate: Candidate, error: EngineError) -> None:
         if candidate.file is None:  # a file that is for another frame size may be right for the next
             self._rejected[candidate] = str(error)
         # That an engine nobody asked for does not know a generator is no news.

@@ -6,6 +6,7 @@ The operators are in the dispatcher from then on, so they work in eager mode, To
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor
 from engine.errors import BackendError
 
 LIBRARY = Path(__file__).parent / "lib" / ("libstreamgan.dll" if sys.platform == "win32" else "libstreamgan.so")
+CUDA_LIBRARY = LIBRARY.with_stem(f"{LIBRARY.stem}_cuda")
 
 
 def _load_library() -> None:
@@ -37,6 +39,22 @@ def _load_library() -> None:
 
 
 _load_library()
+
+
+@functools.cache
+def cuda_unavailable() -> str | None:
+    """Why the operators can't run on CUDA tensors, in one line; None if they can, and they are loaded then."""
+    if torch.version.cuda is None:
+        return "this is a CPU build of torch"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if not CUDA_LIBRARY.exists():
+        return "the CUDA operators aren't built: with nvcc in PATH, run `pip install -e .` in the repository"
+    try:
+        torch.ops.load_library(CUDA_LIBRARY)
+    except OSError as error:
+        return f"the CUDA operators can't be loaded ({error}): rebuild them with `pip install -e .`"
+    return None
 
 
 def frames_to_tensor(
@@ -261,3 +279,34 @@ def _instance_norm_act_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor
 torch.library.register_autograd(
     "streamgan::instance_norm_act", _instance_norm_act_backward, setup_context=_keep_for_backward
 )
+
+
+def _instance_norm_act_backward_on_cuda(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: float,
+    over_channels: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What csrc/ops/instance_norm_act.cpp does on the CPU, in plain PyTorch: training is not what it is fused for."""
+    channels = input.shape[1]
+    per_channel = (1, channels, 1, 1)
+    ones, zeros = input.new_ones(channels, dtype=torch.float32), input.new_zeros(channels, dtype=torch.float32)
+    weight, bias = (ones if weight is None else weight), (zeros if bias is None else bias)
+    normalised = (input.float() - mean[..., None, None]) * rstd[..., None, None]
+    is_above = normalised * weight.view(per_channel) + bias.view(per_channel) > 0
+    of_affine = torch.where(is_above, grad.float(), grad.float() * slope)
+    of_weight, of_bias = (of_affine * normalised).sum(dim=(0, 2, 3)), of_affine.sum(dim=(0, 2, 3))
+    of_normalised = of_affine * weight.view(per_channel)
+    group = (1, 2, 3) if over_channels else (2, 3)
+    of_mean = of_normalised.mean(dim=group, keepdim=True)
+    of_deviation = (of_normalised * normalised).mean(dim=group, keepdim=True)
+    of_input = (of_normalised - of_mean - normalised * of_deviation) * rstd[..., None, None]
+    layout = torch.preserve_format
+    return of_input.to(input.dtype, memory_format=layout), of_weight, of_bias
+
+
+torch.library.register_kernel("streamgan::instance_norm_act_backward", "cuda", _instance_norm_act_backward_on_cuda)

@@ -108,6 +108,15 @@ class Result:
     warnings: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Submission:
+    """Frames that are being translated: what waits for the result, and the seconds that handing them over took."""
+
+    batch: list[_Timed]
+    result: Callable[[], np.ndarray]
+    seconds: float
+
+
 class _Stopped(Exception):  # noqa: N818 (a request, not an error)
     """Unwinds a worker thread whose pipeline has been stopped."""
 
@@ -298,19 +307,37 @@ class Pipeline:
             self._is_cut = self._source.info.live or next(frames, None) is not None
 
     def _translate(self, decoded: Iterable[_Timed]) -> Iterator[_Timed]:
+        """Frames translated, in their order. Of a file, a device works on some while the next one is handed to it."""
+        most_under_way = 1 if self._source.info.live else self._translator.frames_under_way
+        under_way: collections.deque[_Submission] = collections.deque()
+        error: Exception | None = None
+        try:
+            for batch in self._batches(decoded):
+                under_way.append(self._submitted(batch))
+                if len(under_way) == most_under_way:
+                    yield from self._finished(under_way.popleft())
+        except Exception as raised:  # after the frames before it
+            error = raised
+        while under_way:
+            yield from self._finished(under_way.popleft())
+        if error is not None:
+            raise error
+
+    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[list[_Timed]]:
+        """As many frames as go into one call of the generator, all of one size."""
         waiting: list[_Timed] = []
         for frame, ready in decoded:
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
             if waiting and waiting[0][0].image.shape != frame.image.shape:
-                yield from self._translated(waiting)
+                yield waiting
                 waiting = []
             waiting.append((frame, ready))
             if len(waiting) == (self._batch or 1):
-                yield from self._translated(waiting)
+                yield waiting
                 waiting = []
         if waiting:
-            yield from self._translated(waiting)
+            yield waiting
 
     def _prepare(self, image: np.ndarray) -> None:
         """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
@@ -330,13 +357,19 @@ class Pipeline:
         reason = "every rounding shows in their translation"
         return [f"{count} nearly uniform frame(s) ran in eager fp32: {reason}"] if count else []
 
-    def _translated(self, waiting: list[_Timed]) -> Iterator[_Timed]:
+    def _submitted(self, batch: list[_Timed]) -> _Submission:
         start = time.perf_counter()
-        images = self._translator(np.stack([frame.image for frame, _ in waiting]))
+        result = self._translator.submit(np.stack([frame.image for frame, _ in batch]))
+        return _Submission(batch, result, time.perf_counter() - start)
+
+    def _finished(self, submission: _Submission) -> Iterator[_Timed]:
+        start = time.perf_counter()
+        images = submission.result()
         if self._engine is not None and not self._engine.is_stand_in:
             self._engine = self._translator.engine or self._engine
-        self._stages["translate"].add(time.perf_counter() - start, frames=len(waiting))
-        for (frame, ready), image in zip(waiting, images, strict=True):
+        busy_seconds = submission.seconds + time.perf_counter() - start
+        self._stages["translate"].add(busy_seconds, frames=len(submission.batch))
+        for (frame, ready), image in zip(submission.batch, images, strict=True):
             yield dataclasses.replace(frame, image=image), ready
 
     def _write(self, timed: _Timed) -> None:

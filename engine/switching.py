@@ -38,10 +38,14 @@ class StyleSwitcher:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """As `Translator.__call__`, in the style that is current when it is called."""
+        return self.submit(frames)()
+
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `Translator.submit`, in the style that is current when it is called."""
         if self._next is not None:
             (self.style, self._current), self._next = self._next, None
         self._last_frame = frames if frames.ndim == 3 else frames[-1]
-        return self._current(frames)
+        return self._current.submit(frames)
 
     def next(self) -> None:
         """Goes on to the style after the current one as soon as it is ready; from any thread."""
@@ -64,6 +68,11 @@ class StyleSwitcher:
             logger.warning("the style stays %s: %s: %s", self.style, style, error)
             return
         self._next = style, self._ready[style]
+
+    @property
+    def frames_under_way(self) -> int:
+        """As `Translator.frames_under_way`."""
+        return self._current.frames_under_way
 
     def engine_for(self, frame: np.ndarray) -> Engine:
         """As `Translator.engine_for`."""

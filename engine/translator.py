@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine import memory, ops, reference
+from engine import frame_runner, memory, ops, reference
 from engine.checkpoint import NormMode
 from engine.checkpoint import load_generator as load_checkpoint
 from engine.choosing import Chooser, Engine, Row, Trial
 from engine.errors import BackendError, EngineError, FrameSizeError
+from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
+from engine.fuse_norms import NormFused
 from engine.generators import Generator
-from engine.precision import choose_device, is_nearly_uniform
+from engine.precision import choose_device, is_nearly_uniform, true_float32
 from engine.styles import locate_generator
 
 __all__ = ["Engine", "Translator", "load_generator"]
@@ -112,6 +115,10 @@ class Translator:
         self._engines: dict[tuple[int, int], Engine] = {}  # by frame size (H, W)
         self._trials: dict[tuple[int, int], Trial] = {}
         self._engine: Engine | None = None
+        self._runners: dict[tuple[object, tuple[int, ...]], FrameRunner] = {}  # by what runs, and shape of the frames
+        # The fused operators run where they are built for; elsewhere the same conversions in plain PyTorch.
+        is_fused = self.device.type == "cpu" or ops.cuda_unavailable() is None
+        self._convert = ops if is_fused else reference
         self.uniform_frames = 0
 
     @property
@@ -123,6 +130,11 @@ class Translator:
     def choice(self) -> list[Row]:
         """What was tried for the frame size that came last; empty where the choice was remembered."""
         return self._chooser.rows
+
+    @property
+    def frames_under_way(self) -> int:
+        """How many calls of `submit` may wait for their results: more than one where a device works beside this one."""
+        return frame_runner.SLOTS if self.device.type == "cuda" else 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Translates one frame or a batch.
@@ -137,6 +149,18 @@ class Translator:
             FrameSizeError: the frame needs more memory than there is.
             EngineError: `frames` is no such array.
         """
+        return self.submit(frames)()
+
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+        """Starts on what `__call__` translates, and returns a function that waits for it and gives the result.
+
+        On a GPU the next frame can be submitted before the result of the last is asked for. Results have to be asked
+        for in the order of the submissions, and before more than `frames_under_way` are outstanding. `frames` may
+        be changed once this returns.
+
+        Raises:
+            FrameSizeError, EngineError: as `__call__`; the function that is returned raises the first of them, too.
+        """
         if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
             raise EngineError(f"frames are {frames.dtype} {list(frames.shape)}: uint8 [H, W, 3] or [N, H, W, 3] needed")
         batch = frames if frames.ndim == 4 else frames[None]
@@ -146,20 +170,62 @@ class Translator:
             self.uniform_frames += engines.count(self._chooser.stand_in)
             proven = self._chooser.proven_frames(engine, batch)
             if proven is not None:
-                return proven if frames.ndim == 4 else proven[0]
-            step = len(batch) if engine.backend == "eager" else 1  # others are compiled for one frame
+                return lambda: proven if frames.ndim == 4 else proven[0]
+            size = (batch.shape[1], batch.shape[2])
+            runner = self._runner(engine, batch) if size not in self._trials else None
+            if runner is not None:
+                waiting = runner.submit(batch)
+                kept = batch.copy()  # for another engine, should this one overflow
+                return lambda: self._result(engine, kept, waiting, is_batch=frames.ndim == 4)
+            step = len(batch) if self._takes_batches(engine) else 1  # others are compiled for one frame
             start = time.perf_counter()
             parts = [self._run(engine, batch[first : first + step]) for first in range(0, len(batch), step)]
             self._judge(engine, batch, 1e3 * (time.perf_counter() - start) / len(batch))
         except (RuntimeError, MemoryError) as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            height, width = batch.shape[1:3]
-            raise FrameSizeError(
-                f"no memory for {len(batch)} frame(s) of {width}x{height} in this generator: use smaller frames"
-            ) from error
+            raise _as_frame_size_error(error, batch) from error
         translated = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return translated if frames.ndim == 4 else translated[0]
+        return lambda: translated if frames.ndim == 4 else translated[0]
+
+    def _result(
+        self, engine: Engine, batch: np.ndarray, waiting: Callable[[], np.ndarray], *, is_batch: bool
+    ) -> np.ndarray:
+        """What a runner has made of a batch; where its values have overflown, what the next best engine makes of it."""
+        try:
+            translated = waiting()
+        except NonFiniteError as error:
+            size = (batch.shape[1], batch.shape[2])
+            if self._engines.get(size) is engine:
+                self._chooser.reject(engine, error)
+                del self._engines[size]
+            return self(batch) if is_batch else self(batch[0])
+        except (RuntimeError, MemoryError) as error:
+            raise _as_frame_size_error(error, batch) from error
+        return translated if is_batch else translated[0]
+
+    def _takes_batches(self, engine: Engine) -> bool:
+        return engine.backend == "eager" or isinstance(engine.run, NormFused)
+
+    def _runner(self, engine: Engine, batch: np.ndarray) -> FrameRunner | None:
+        """What takes whole frames through this engine on the device; None where it is run step by step."""
+        if not isinstance(engine.run, NormFused):
+            return None
+        key = (engine.run, batch.shape)
+        if key not in self._runners:
+            count, height, width = batch.shape[:3]
+            self._runners = {known: runner for known, runner in self._runners.items() if known[0] is engine.run}
+            self._runners[key] = FrameRunner(
+                engine.run,
+                FrameFormat(
+                    (count, height, width),
+                    self._padded_size(height, width),
+                    self.scale,
+                    self.generator.input_range,
+                    self.generator.output_range,
+                    engine.dtype,
+                ),
+                self.device,
+            )
+        return self._runners[key]
 
     def engine_for(self, frame: np.ndarray) -> Engine:
         """The engine that translates this frame, uint8 [H, W, 3].
@@ -207,7 +273,7 @@ class Translator:
         More than one has to gain a tenth per frame.
         """
         single = self.engine_for(frame)
-        if single.backend != "eager":
+        if not self._takes_batches(single):
             return 1
         batch = np.repeat(frame[None], TRIED_BATCH, axis=0)
         needed = self._needed_bytes(batch.shape[:3], single.dtype)
@@ -219,20 +285,21 @@ class Translator:
         return TRIED_BATCH if batch_ms < 0.9 * single_ms else 1
 
     def _run(self, engine: Engine, batch: np.ndarray) -> np.ndarray:
+        runner = self._runner(engine, batch)
+        if runner is not None:
+            return runner.submit(batch)()
         height, width = batch.shape[1:3]
         padded_height, padded_width = self._padded_size(height, width)
         frames = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
-        # The fused operators run on the CPU; elsewhere the same conversion in plain PyTorch.
-        convert = ops if self.device.type == "cpu" else reference
-        with torch.no_grad():
-            image = convert.frames_to_tensor(
+        with torch.no_grad(), true_float32():
+            image = self._convert.frames_to_tensor(
                 frames,
                 value_range=self.generator.input_range,
                 size=(padded_height, padded_width),
                 dtype=engine.dtype,
             )  # [N, 3, padded H, padded W], channels_last
             output = engine.run(image)
-            translated = convert.tensor_to_frames(
+            translated = self._convert.tensor_to_frames(
                 output,
                 value_range=self.generator.output_range,
                 size=(height * self.scale, width * self.scale),
@@ -271,3 +338,13 @@ class Translator:
                 f"a frame of {width}x{height} needs about {needed / 2**30:.1f} GiB in this generator and "
                 f"{available / 2**30:.1f} GiB are free: use smaller frames"
             )
+
+
+def _as_frame_size_error(error: RuntimeError | MemoryError, batch: np.ndarray) -> FrameSizeError:
+    """What to raise for an error of running a batch; raises it again if memory is not what was missing."""
+    if not memory.is_out_of_memory(error):
+        raise error
+    height, width = batch.shape[1:3]
+    return FrameSizeError(
+        f"no memory for {len(batch)} frame(s) of {width}x{height} in this generator: use smaller frames"
+    )

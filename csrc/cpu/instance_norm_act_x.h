@@ -84,7 +84,7 @@ void forward_row(const NormRow& row) {
   for_vectors<kPlanar>(row, [&](int64_t at, int64_t count, int64_t c) {
     V value = multiply_add(load_some<E>(x + at, count), coefficient<kPlanar>(row.scale, c, count),
                            coefficient<kPlanar>(row.shift, c, count));
-    value = maximum(value, V{}) + minimum(value, V{}) * row.slope;
+    value = value > V{} ? value : value * row.slope;  // NaN stays NaN
     if (residual) value = value + load_some<E>(residual + at, count);
     store_some<E>(to + at, value, count);
   });

@@ -1,4 +1,4 @@
-"""The whole generator as one operator of ours: normalisation, activation and padding inside the convolutions."""
+"""Our own operators: on the CPU the whole generator as one of them, on a GPU what is between the convolutions."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _LARGER_TILES_DB = 3.0
 
 def unavailable(device: torch.device) -> str | None:
     """Why this backend can't run on `device`, in one line; None if it can."""
-    if device.type != "cpu":
-        return "the fused operators run on the CPU"
     try:
-        from engine import ops  # noqa: F401
+        from engine import ops
     except (ImportError, BackendError) as error:
         return str(error)
-    return None
+    return ops.cuda_unavailable() if device.type == "cuda" else None
 
 
 def compile_generator(
     generator: Generator, example: Tensor, precision: str, parity_db: Callable[[Callable[[Tensor], Tensor]], float]
 ) -> Callable[[Tensor], Tensor]:
-    """Packs the weights, in a fraction of a second, for every frame size.
+    """Packs the weights, in a fraction of a second, for every frame size; on a GPU, fuses what is between convolutions.
 
-    In bf16 the tiles of Winograd's convolutions are as large as the real frame allows.
+    On the CPU in bf16 the tiles of Winograd's convolutions are as large as the real frame allows.
 
     Raises:
         BackendError: the generator has a layer that the fused operator does not know, or the dtype is float16.
     """
+    if example.device.type == "cuda":
+        from engine.fuse_norms import fuse_norms
+
+        return fuse_norms(generator).to(example.device, example.dtype)
     from engine.fuse import WINOGRAD42, fuse, steps_of
 
     if example.dtype not in (torch.float32, torch.bfloat16):

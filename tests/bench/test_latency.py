@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ class SleepingTranslator:
 
     uniform_frames = 0
     engine = None
+    frames_under_way = 1
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -34,9 +36,13 @@ class SleepingTranslator:
     def engine_for(self, frame: np.ndarray) -> Engine:
         return Engine(backend="sleep", precision="fp32", dtype=torch.float32, run=lambda image: image)
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
         time.sleep(self._seconds)
-        return 255 - frames
+        inverted = 255 - frames
+        return lambda: inverted
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return self.submit(frames)()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,18 +82,29 @@ class ListSink:
 class Inverter:
     """Stands in for a Translator: inverts frames, and records the batches it was given."""
 
+    frames_under_way = 1
+
     def __init__(self, *, best_batch: int = 1, fail_at: int | None = None, seconds: float = 0.0) -> None:
+        self.under_way = self.most_under_way = 0
         self.batches: list[int] = []
         self.uniform_frames = 0
         self.engine: Engine | None = None
         self._best_batch, self._fail_at, self._seconds = best_batch, fail_at, seconds
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
         if self._fail_at is not None and sum(self.batches) >= self._fail_at:
             raise EngineError("the generator broke")
         self.batches.append(len(frames))
         time.sleep(self._seconds)
-        return 255 - frames
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        inverted = 255 - frames
+
+        def result() -> np.ndarray:
+            self.under_way -= 1
+            return inverted
+
+        return result
 
     def engine_for(self, frame: np.ndarray) -> Engine:
         return Engine("eager", "fp32", torch.float32, lambda image: image, math.inf, 1.0)
@@ -104,8 +115,10 @@ class Inverter:
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
 @pytest.mark.parametrize("count", [1, 3, 4, 50])
-def test_every_frame_arrives_once_in_order(count: int, batch: int) -> None:
+@pytest.mark.parametrize("under_way", [1, 2, 3])
+def test_every_frame_arrives_once_in_order(count: int, batch: int, under_way: int) -> None:
     source, sink, translator = CountingSource(count), ListSink(), Inverter()
+    translator.frames_under_way = under_way
     result = Pipeline(source, translator, sink, batch=batch).run()
     assert [frame.pts for frame in sink.frames] == list(range(count))
     assert all((frame.image == 255 - frame.pts).all() for frame in sink.frames)
@@ -114,6 +127,8 @@ def test_every_frame_arrives_once_in_order(count: int, batch: int) -> None:
     assert result.warnings == ["one packet skipped"]
     assert max(translator.batches) <= batch
     assert sum(translator.batches) == count
+    assert translator.under_way == 0
+    assert translator.most_under_way == min(under_way, len(translator.batches))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(20, 1), (400, 3), (None, 3)])
@@ -168,10 +183,12 @@ def test_memory_does_not_grow_with_the_length() -> None:
     assert max(ahead) <= 12
 
 
+@pytest.mark.parametrize("under_way", [1, 2])
 @pytest.mark.parametrize("where", ["source", "translator", "sink"])
-def test_an_error_keeps_what_was_done_and_names_it(where: str) -> None:
+def test_an_error_keeps_what_was_done_and_names_it(where: str, under_way: int) -> None:
     source = CountingSource(50, fail_at=20 if where == "source" else None)
     translator = Inverter(fail_at=20 if where == "translator" else None)
+    translator.frames_under_way = under_way
     sink = ListSink(fail_at=20 if where == "sink" else None)
     with pytest.raises(EngineError) as caught:
         Pipeline(source, translator, sink).run()
@@ -243,8 +260,10 @@ def test_a_closed_window_ends_it_as_a_finished_one(needs_calling_thread: bool) -
 
 def test_a_live_source_is_not_queued() -> None:
     """The generator is slower than the source: what it gets is never older than one translation."""
-    source, sink = CountingSource(20, live=True), ListSink()
-    result = Pipeline(source, Inverter(seconds=0.02), sink).run()
+    source, sink, translator = CountingSource(20, live=True), ListSink(), Inverter(seconds=0.02)
+    translator.frames_under_way = 2
+    result = Pipeline(source, translator, sink).run()
+    assert translator.most_under_way == 1
     assert result.frames == 20
     assert result.latency_ms["p95"] < 200  # three stages of at most 20 ms; a queue of 20 frames would take 400
     assert result.batch == 1

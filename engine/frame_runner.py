@@ -1,0 +1,205 @@
+"""Whole frames through a generator on a device, two of them under way: upload, convert, generate, convert, download.
+
+On CUDA the work of a frame is one graph, captured once for each frame size and started with one call; each of two slots
+has a graph, pinned memory and a stream of its own, so that one frame is uploaded and another downloaded while a third
+is computed. Elsewhere the same steps run one after another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine import ops
+from engine.errors import EngineError
+from engine.fuse_norms import NormFused
+from engine.precision import true_float32
+
+SLOTS = 2
+
+# Before a graph is captured: cuDNN tries its algorithms, and libraries make their handles.
+_WARM_UP_RUNS = 3
+
+
+class NonFiniteError(EngineError):
+    """A frame's translation holds NaN or infinity."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFormat:
+    """What goes in and comes out.
+
+    Attributes:
+        shape: of the frames, [N, H, W].
+        padded: height and width of the tensor that the generator gets.
+        scale: of the output's sides.
+        input_range, output_range: the values that 0 and 255 stand for.
+        dtype: that the generator runs in.
+    """
+
+    shape: tuple[int, int, int]
+    padded: tuple[int, int]
+    scale: int
+    input_range: tuple[float, float]
+    output_range: tuple[float, float]
+    dtype: torch.dtype
+
+
+class FrameRunner:
+    """Translates frames of one size with one generator.
+
+    Args:
+        generator: on `device`, in the dtype of `frame_format`.
+        frame_format: of all frames.
+        device: CUDA, or the CPU for trying out what does not depend on graphs and streams.
+    """
+
+    def __init__(self, generator: NormFused, frame_format: FrameFormat, device: torch.device) -> None:
+        self._generator = generator
+        self._format = frame_format
+        make = _CapturedSlot if device.type == "cuda" else _Slot
+        self._slots = [make(self._translate, frame_format, device) for _ in range(SLOTS)]
+        self._next = 0
+
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+        """Starts on frames, uint8 [N, H, W, 3], which are copied, and returns a function that waits for the result.
+
+        Results have to be taken in the order of the submissions, and not more than `SLOTS` may be outstanding.
+
+        The function raises:
+            NonFiniteError: the generator's output holds NaN or infinity; the message names the layer.
+        """
+        slot = self._slots[self._next]
+        self._next = (self._next + 1) % SLOTS
+        slot.start(torch.from_numpy(frames))
+
+        def result() -> np.ndarray:
+            translated = slot.finish()
+            if not slot.is_finite:
+                raise NonFiniteError(self._explain(slot))
+            return translated
+
+        return result
+
+    def _translate(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames on the device -> translated ones, and a sum that is finite only if the whole output is."""
+        _, height, width = self._format.shape
+        image = ops.frames_to_tensor(
+            frames, value_range=self._format.input_range, size=self._format.padded, dtype=self._format.dtype
+        )
+        output = self._generator.body(image)
+        translated = ops.tensor_to_frames(
+            output,
+            value_range=self._format.output_range,
+            size=(height * self._format.scale, width * self._format.scale),
+            tanh=self._generator.ends_in_tanh,
+        )
+        return translated, output.sum(dtype=torch.float32)
+
+    def _explain(self, slot: _Slot) -> str:
+        image = ops.frames_to_tensor(
+            slot.frames_on_device(),
+            value_range=self._format.input_range,
+            size=self._format.padded,
+            dtype=self._format.dtype,
+        )
+        layer = self._generator.first_non_finite(image)
+        where = f"first in {layer}" if layer else "in its sum alone"
+        return f"its output holds NaN or infinity, {where}: the values are too large for {_name_of(self._format.dtype)}"
+
+
+class _Slot:
+    """Memory for one frame (or batch) under way, and the steps of its translation."""
+
+    def __init__(
+        self, translate: Callable[[Tensor], tuple[Tensor, Tensor]], frame_format: FrameFormat, device: torch.device
+    ) -> None:
+        count, height, width = frame_format.shape
+        scale = frame_format.scale
+        pinned = device.type == "cuda"
+        self._translate = translate
+        self._device = device
+        self._input = torch.empty((count, height, width, 3), dtype=torch.uint8, pin_memory=pinned)
+        self._output = torch.empty((count, height * scale, width * scale, 3), dtype=torch.uint8, pin_memory=pinned)
+        self._sum = torch.zeros((), dtype=torch.float32, pin_memory=pinned)
+
+    def start(self, frames: Tensor) -> None:
+        """Copies frames, uint8 [N, H, W, 3] on the CPU, and starts on them."""
+        self._input.copy_(frames)
+        self._launch()
+
+    def finish(self) -> np.ndarray:
+        """Waits for what was started; a copy of the result, uint8 [N, H * scale, W * scale, 3]."""
+        self._wait()
+        return self._output.clone().numpy()
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the last output was finite everywhere."""
+        return bool(self._sum.isfinite())
+
+    def frames_on_device(self) -> Tensor:
+        """What was started on last."""
+        return self._input.to(self._device)
+
+    def _steps(self) -> None:
+        translated, total = self._translate(self._input.to(self._device, non_blocking=True))
+        self._output.copy_(translated, non_blocking=True)
+        self._sum.copy_(total, non_blocking=True)
+
+    def _launch(self) -> None:
+        with torch.no_grad():
+            self._steps()
+
+    def _wait(self) -> None:
+        pass
+
+
+class _CapturedSlot(_Slot):
+    """The same as one CUDA graph, on a stream of its own."""
+
+    def __init__(
+        self, translate: Callable[[Tensor], tuple[Tensor, Tensor]], frame_format: FrameFormat, device: torch.device
+    ) -> None:
+        super().__init__(translate, frame_format, device)
+        self._stream = torch.cuda.Stream(device)
+        self._done = torch.cuda.Event()
+        self._graph = torch.cuda.CUDAGraph()
+        self._input.random_(0, 256)  # zeros would have algorithms chosen on what never comes
+        with torch.cuda.device(device), torch.no_grad(), _measured_algorithms(), true_float32():
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UP_RUNS):
+                    self._steps()
+            self._stream.synchronize()
+            # Other threads (a decoder, a preparation) may allocate meanwhile.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._steps()
+
+    def _launch(self) -> None:
+        with torch.cuda.stream(self._stream):
+            self._graph.replay()
+            self._done.record(self._stream)
+
+    def _wait(self) -> None:
+        self._done.synchronize()
+
+
+@contextlib.contextmanager
+def _measured_algorithms() -> Iterator[None]:
+    """Lets cuDNN measure which of its algorithms is the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,171 @@
+"""Whole frames on a device: results, order, overflow. What needs graphs and streams runs where there is a GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine import frame_runner
+from engine.backends import fused
+from engine.errors import EngineError
+from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
+from engine.fuse_norms import NormFused, fuse_norms
+from engine.generators import Generator, SRVGGConfig, build
+from engine.precision import psnr_db
+from engine.translator import Translator
+from tests.engine.small_generators import small_generator
+from tests.tolerances import PARITY_PSNR_DB
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)]
+HALF = {"cpu": torch.bfloat16, "cuda": torch.float16}
+
+
+def random_frames(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def resnet() -> Generator:
+    return small_generator("resnet")
+
+
+def runner_for(
+    generator: Generator, shape: tuple[int, int, int], device: str, dtype: torch.dtype = torch.float32
+) -> FrameRunner:
+    """A runner whose tensors are as large as the generator needs them."""
+    height, width = (-(-side // generator.multiple) * generator.multiple for side in shape[1:])
+    frame_format = FrameFormat(
+        shape, (height, width), generator.scale, generator.input_range, generator.output_range, dtype
+    )
+    norm_fused = fuse_norms(generator).to(device, dtype)
+    return FrameRunner(norm_fused, frame_format, torch.device(device))
+
+
+def eager(generator: Generator, frames: np.ndarray) -> np.ndarray:
+    return Translator(generator, backend="eager", precision="fp32", device="cpu")(frames)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(1, 32, 48), (1, 33, 47), (3, 30, 41)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_frames_are_those_of_eager(device: str, shape: tuple[int, int, int], scale: int, resnet: Generator) -> None:
+    generator = resnet if scale == 1 else build(SRVGGConfig(width=8, convolutions=2, scale=2)).eval()
+    runner = runner_for(generator, shape, device)
+    for seed in range(3):
+        frames = random_frames(*shape, seed)
+        translated = runner.submit(frames)()
+        assert translated.shape == (shape[0], shape[1] * scale, shape[2] * scale, 3)
+        assert psnr_db(translated, eager(generator, frames)) >= PARITY_PSNR_DB["fp32"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision(device: str, resnet: Generator) -> None:
+    frames = random_frames(1, 64, 64)
+    translated = runner_for(resnet, frames.shape[:3], device, HALF[device]).submit(frames)()
+    assert psnr_db(translated, eager(resnet, frames)) >= PARITY_PSNR_DB["fp16"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_frames_under_way_do_not_meet(device: str, resnet: Generator) -> None:
+    """As the pipeline does it: the next one is submitted before the last one's result is taken. Inputs are reused."""
+    runner = runner_for(resnet, (1, 32, 48), device)
+    frames = [random_frames(1, 32, 48, seed) for seed in range(7)]
+    expected = [runner.submit(frame)() for frame in frames]
+    memory = np.empty_like(frames[0])
+    results: list[np.ndarray] = []
+    under_way: list[Callable[[], np.ndarray]] = []
+    for frame in frames:
+        memory[:] = frame
+        under_way.append(runner.submit(memory))
+        memory[:] = 0
+        if len(under_way) == frame_runner.SLOTS:
+            results.append(under_way.pop(0)())
+    results += [result() for result in under_way]
+    assert all(np.array_equal(result, one) for result, one in zip(results, expected, strict=True))
+
+
+def plant(norm_fused: NormFused, value: float) -> str:
+    """Puts a value into the weights of a convolution in the middle; returns its name."""
+    name, layer = [(n, m) for n, m in norm_fused.body.named_modules() if isinstance(m, nn.Conv2d)][3]
+    with torch.no_grad():
+        layer.weight[0, 0, 0, 0] = value
+    return name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_name_their_layer(device: str, value: float, resnet: Generator) -> None:
+    runner = runner_for(resnet, (1, 32, 32), device)
+    frames = random_frames(1, 32, 32)
+    runner.submit(frames)()
+    name = plant(runner._generator, value)
+    with pytest.raises(NonFiniteError, match=rf"NaN or infinity, first in {name} \(Conv2d\): .* float32"):
+        runner.submit(frames)()
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[NormFused]:
+    """Lets the CPU run what a GPU does, step by step; what was compiled is in the list."""
+    compiled: list[NormFused] = []
+
+    def compile_generator(generator: Generator, example: Tensor, precision: str, parity_db: object) -> NormFused:
+        compiled.append(fuse_norms(generator).to(example.dtype))
+        return compiled[-1]
+
+    monkeypatch.setattr(fused, "compile_generator", compile_generator)
+    monkeypatch.setattr(Translator, "frames_under_way", frame_runner.SLOTS)
+    return compiled
+
+
+def test_the_translator_takes_whole_frames(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
+    translator = Translator(resnet, backend="fused", precision="fp32", device="cpu")
+    frames = random_frames(5, 33, 50)
+    expected = eager(resnet, frames)
+    results = [translator.submit(frame) for frame in frames[:2]]
+    assert [psnr_db(result(), one) >= 60 for result, one in zip(results, expected, strict=False)] == [True, True]
+    assert psnr_db(translator(frames), expected) >= PARITY_PSNR_DB["fp32"]
+    other = random_frames(1, 20, 24)[0]
+    assert psnr_db(translator(other), eager(resnet, other)) >= PARITY_PSNR_DB["fp32"]
+    assert translator.engine is not None
+    assert (translator.engine.backend, len(as_on_a_gpu)) == ("fused", 2)
+
+
+def test_a_frame_that_overflows_is_translated_by_the_next_best_engine(
+    as_on_a_gpu: list[NormFused], resnet: Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    translator = Translator(resnet, backend="fused", precision="fp32", device="cpu")
+    frames = random_frames(4, 32, 32)
+    expected = eager(resnet, frames)
+    assert psnr_db(translator(frames[0]), expected[0]) >= PARITY_PSNR_DB["fp32"]
+    assert translator.engine is not None
+    assert translator.engine.backend == "fused"
+    name = plant(as_on_a_gpu[0], torch.inf)
+    results = [translator.submit(frame) for frame in frames[1:3]]  # both under way when the first one tells
+    assert np.array_equal(results[0](), expected[1])
+    assert np.array_equal(results[1](), expected[2])
+    assert np.array_equal(translator(frames[3]), expected[3])
+    assert translator.engine.backend == "eager"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"fused fp32 is not used any more: its output holds NaN or infinity, first in {name} (Conv2d): "
+        "the values are too large for float32"
+    ]
+
+
+def test_errors_of_a_result_are_one_line(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
+    translator = Translator(resnet, backend="fused", precision="fp32", device="cpu")
+    frame = random_frames(1, 32, 32)[0]
+    translator(frame)
+    with pytest.raises(EngineError, match=r"uint8 \[H, W, 3\]"):
+        translator.submit(frame[..., :2])
+
+
+def test_generators_without_norms_run_too() -> None:
+    generator = build(SRVGGConfig(width=8, convolutions=1, scale=2)).eval()
+    frames = random_frames(1, 10, 12)
+    translated = runner_for(generator, (1, 10, 12), "cpu").submit(frames)()
+    assert psnr_db(translated, eager(generator, frames)) >= PARITY_PSNR_DB["fp32"]
