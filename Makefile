@@ -14,8 +14,13 @@ BENCH := $(BENCH_VENV)/bin/python -m bench
 # Where the figures of the full form go: make bench-full RESULTS=/tmp/new
 RESULTS ?= bench/results
 MACHINE ?= cpu
+GPU_RESULTS ?= bench/results
+# For the device that is there, in seconds instead of for all in a minute.
+BUILD_GPU = STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
+GPU_TESTS := tests/engine/test_frame_runner.py tests/engine/test_fuse_norms.py tests/engine/test_translator.py \
+  tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_onnxruntime.py
 
-.PHONY: help setup run test lint format bench bench-full bench-setup report sanitize test-gpu bench-gpu clean
+.PHONY: help setup run test lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
@@ -96,14 +101,23 @@ sanitize: $(VENV)/.installed
 	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
 test-gpu:
-	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/ops \
-	  tests/engine/test_translator.py tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_onnxruntime.py
+	$(BUILD_GPU)
+	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/cuda tests/ops $(GPU_TESTS)
+	@if command -v compute-sanitizer > /dev/null; then $(MAKE) sanitize-gpu; \
+	else echo 'compute-sanitizer is not in PATH: left out'; fi
+
+# Without torch's cache of memory, so that each tensor has limits of its own.
+sanitize-gpu:
+	for tool in memcheck racecheck synccheck; do \
+	  echo "compute-sanitizer $$tool"; \
+	  STREAMGAN_REQUIRE_CUDA=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
+	    --target-processes all $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/cuda \
+	    -k 'mirror or aligned or crops or paddings or padded or statistics' || exit 1; \
+	done
 
 bench-gpu:
-	$(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-	$(SYSTEM_PYTHON) -m bench pipeline --device cuda --generator-only
-	$(SYSTEM_PYTHON) -m bench backends --device cuda --json build/bench/backends-cuda.json
+	$(BUILD_GPU)
+	$(SYSTEM_PYTHON) -m bench gpu --json $(GPU_RESULTS)/gpu.json
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so

@@ -18,6 +18,7 @@ COMMANDS = {
     "training": "a step of CycleGAN and of pix2pix beside the step that tutorials write",
     "layers": "the fused generator's layers: time, arithmetic and share of the machine's peak of each",
     "backends": "every backend of this project: start-up cold and cached, time of a frame, parity, memory",
+    "gpu": "a GPU: whole frames through every backend, and the norm operator beside a copy",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
     "report": "writes the tables and charts of the documents from results",
     "compare": "fails where new results are slower than old ones, beyond the measured spread",

@@ -10,8 +10,9 @@ import torch
 
 from bench.generators import output_bytes
 from bench.peers import Session, Spec, load_weights
-from bench.peers.torch_session import torch_input, torch_session
+from bench.peers.torch_session import captured, torch_input, torch_session
 from engine.backends import get_backend
+from engine.fuse_norms import NormFused
 from engine.precision import psnr_db
 
 
@@ -38,4 +39,20 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     with torch.no_grad():
         compiled = get_backend(spec.backend).compile_generator(generator, tensor, spec.precision, parity_db)
     tensor = as_input(compiled)
+    if isinstance(compiled, NormFused) and tensor.device.type == "cuda":
+        return _graph_session(compiled, tensor)
     return torch_session(compiled, tensor, mode=torch.no_grad)  # as `Translator` does
+
+
+def _graph_session(generator: NormFused, tensor: torch.Tensor) -> Session:
+    """As the translator runs it on a GPU: one CUDA graph, with cuDNN's algorithms chosen by measurement."""
+    torch.backends.cudnn.benchmark = True
+    outputs: list[torch.Tensor] = []
+    replay = captured(lambda image: outputs.append(generator(image)), tensor)
+
+    def run() -> torch.Tensor:
+        replay()
+        torch.cuda.synchronize()
+        return outputs[-1]
+
+    return Session(run, lambda output: output.float().cpu().contiguous().numpy())

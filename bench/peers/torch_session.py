@@ -43,3 +43,24 @@ def torch_session(
         return output
 
     return Session(run, lambda output: output.float().cpu().contiguous().numpy())
+
+
+def captured(call: Callable[[torch.Tensor], object], tensor: torch.Tensor) -> Callable[[], None]:
+    """`call(tensor)` as a function of nothing, without gradients; on a GPU replayed as a CUDA graph."""
+    if tensor.device.type != "cuda":
+
+        def directly() -> None:
+            with torch.no_grad():
+                call(tensor)
+
+        return directly
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad():
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call(tensor)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            call(tensor)
+    return graph.replay
