@@ -11,6 +11,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
+// Of a multiprocessor, at least: while one waits, others read or write. The compiler keeps to that many registers.
+constexpr int kBlocksAtOnce = 3;
+constexpr int kLargeBlocksAtOnce = 2;
 constexpr int kAccessBytes = 16;
 // Of one chunk, for the bound on the loss of the variance.
 constexpr int kMaxChunkPlaces = 8192;
@@ -55,6 +58,23 @@ __host__ __device__ inline int bytes_before_items(int channels_per_item, int lan
   const int bytes =
       static_cast<int>(sizeof(float)) * (scratch_floats(channels_per_item, lanes) + 3 * channels_per_item * lanes);
   return (bytes + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
+}
+
+// Calls use(item, what was loaded) for all items of a thread, with kAhead loads under way: one at a time, in a loop,
+// each would wait for the one before it.
+template <int kAhead, int kVector, bool kInterleaved, typename Load, typename Use>
+__device__ void for_items(const Share<kVector, kInterleaved>& share, const Load& load, const Use& use) {
+  for (int item = share.first; item < share.end; item += kAhead * share.step) {
+    decltype(load(item)) loaded[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (item + k * share.step < share.end) loaded[k] = load(item + k * share.step);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (item + k * share.step < share.end) use(item + k * share.step, loaded[k]);
+    }
+  }
 }
 
 // Sums of `values` over all threads of the block with the same lane, which all of them get.
@@ -115,9 +135,11 @@ template <typename Element, int kCount>
 __device__ void store_mirrored(const NormParameters& p, Element* output, int64_t pixel_stride, int y, int x,
                                const Pack<Element, kCount>& pack) {
   const int64_t row_stride = (p.left + p.width + p.right) * pixel_stride;
+#pragma unroll 1
   for (int of_y = 0; of_y < 3; ++of_y) {
     const int to_y = mirrored(y, p.height, p.top, p.bottom, of_y);
     if (to_y < 0) continue;
+#pragma unroll 1
     for (int of_x = 0; of_x < 3; ++of_x) {
       const int to_x = mirrored(x, p.width, p.left, p.right, of_x);
       if (to_x < 0) continue;
@@ -126,24 +148,30 @@ __device__ void store_mirrored(const NormParameters& p, Element* output, int64_t
   }
 }
 
+template <typename Element, int kVector, bool kInterleaved>
+__device__ Pack<Element, kVector> load_input(const NormParameters& p, const Share<kVector, kInterleaved>& share,
+                                             int item) {
+  return *reinterpret_cast<const Pack<Element, kVector>*>(static_cast<const Element*>(p.input) + share.offset(p, item));
+}
+
+template <typename Element, int kVector, bool kInterleaved>
+__device__ Pack<Element, kVector> load_residual(const NormParameters& p, const Share<kVector, kInterleaved>& share,
+                                                int item) {
+  if (p.residual == nullptr) return {};
+  int64_t from = share.offset(p, item);
+  if (kInterleaved) {
+    const int row = item / p.width, column = item - row * p.width;
+    from = share.image * p.residual_image_stride + row * p.residual_row_stride +
+           static_cast<int64_t>(column) * p.channels + share.channel;
+  }
+  return *reinterpret_cast<const Pack<Element, kVector>*>(static_cast<const Element*>(p.residual) + from);
+}
+
 // Normalises one item and writes it to all its places.
 template <typename Element, int kVector, bool kInterleaved, int kChannels>
 __device__ void finish_item(const NormParameters& p, const Share<kVector, kInterleaved>& share, int item,
-                            const Pack<Element, kVector>& x, const float (&scale)[kChannels],
-                            const float (&shift)[kChannels]) {
-  const bool padded = (p.left | p.right | p.top | p.bottom) != 0;
-  int row = 0, column = 0;
-  if (kInterleaved && (padded || p.residual != nullptr)) {
-    row = item / p.width;
-    column = item - row * p.width;
-  }
-  Pack<Element, kVector> around = {};
-  if (p.residual != nullptr) {
-    const int64_t from = kInterleaved ? share.image * p.residual_image_stride + row * p.residual_row_stride +
-                                            static_cast<int64_t>(column) * p.channels + share.channel
-                                      : share.offset(p, item);
-    around = *reinterpret_cast<const Pack<Element, kVector>*>(static_cast<const Element*>(p.residual) + from);
-  }
+                            const Pack<Element, kVector>& x, const Pack<Element, kVector>& around,
+                            const float (&scale)[kChannels], const float (&shift)[kChannels]) {
   Pack<Element, kVector> y;
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
@@ -154,12 +182,13 @@ __device__ void finish_item(const NormParameters& p, const Share<kVector, kInter
     y.at[i] = from_float<Element>(value);
   }
   auto* output = static_cast<Element*>(p.output);
-  if (!padded) {
+  if ((p.left | p.right | p.top | p.bottom) == 0) {
     *reinterpret_cast<Pack<Element, kVector>*>(output + share.offset(p, item)) = y;
     return;
   }
   const int64_t plane = static_cast<int64_t>(p.top + p.height + p.bottom) * (p.left + p.width + p.right);
   if constexpr (kInterleaved) {
+    const int row = item / p.width, column = item - row * p.width;
     store_mirrored(p, output + share.image * plane * p.channels + share.channel, p.channels, row, column, y);
   } else {
     output += (static_cast<int64_t>(share.image) * p.channels + share.channel) * plane;
@@ -180,9 +209,22 @@ __device__ void coefficients(const NormParameters& p, int channel, const float (
   }
 }
 
+// Adds to the sums of deviations from `around`, and to those of their squares.
+template <typename Element, int kVector, int kChannels>
+__device__ void add_deviations(const Pack<Element, kVector>& x, const float (&around)[kChannels],
+                               float (&sums)[2 * kChannels]) {
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    const int c = kChannels == 1 ? 0 : i;
+    const float deviation = to_float(x.at[i]) - around[c];
+    sums[c] += deviation;
+    sums[kChannels + c] += deviation * deviation;
+  }
+}
+
 // Each thread reads back from shared memory only what it has put there itself: that needs no barrier.
 template <typename Element, int kVector, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads) norm_resident(const NormParameters p) {
+__global__ void __launch_bounds__(kThreads, kLargeBlocksAtOnce) norm_resident(const NormParameters p) {
   constexpr int kChannels = kInterleaved ? kVector : 1;
   using Item = Pack<Element, kVector>;
   const int part = cluster_rank();
@@ -191,33 +233,23 @@ __global__ void __launch_bounds__(kThreads) norm_resident(const NormParameters p
   float* mean_totals = scratch + scratch_floats(kChannels, p.lanes);
   float* deviation_totals = mean_totals + kChannels * p.lanes;
   auto* held = reinterpret_cast<Item*>(shared_memory() + bytes_before_items(kChannels, p.lanes)) + share.lane;
-  const auto* input = static_cast<const Element*>(p.input);
   const float share_of_place = 1.0f / (static_cast<float>(p.height) * static_cast<float>(p.width));
 
+  const auto from_memory = [&](int item) { return load_input<Element>(p, share, item); };
+  const auto from_held = [&](int item) { return held[(item - share.begin) * p.lanes]; };
+
   float mean[kChannels] = {};
-#pragma unroll 4
-  for (int item = share.first; item < share.end; item += share.step) {
-    const Item x = *reinterpret_cast<const Item*>(input + share.offset(p, item));
+  for_items<8>(share, from_memory, [&](int item, const Item& x) {
     held[(item - share.begin) * p.lanes] = x;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) mean[kChannels == 1 ? 0 : i] += to_float(x.at[i]);
-  }
+  });
   cluster_sum(mean, p.lanes, scratch, mean_totals);
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) mean[c] *= share_of_place;
 
   float deviations[2 * kChannels] = {};  // sums, then sums of squares
-#pragma unroll 4
-  for (int item = share.first; item < share.end; item += share.step) {
-    const Item x = held[(item - share.begin) * p.lanes];
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      const int c = kChannels == 1 ? 0 : i;
-      const float deviation = to_float(x.at[i]) - mean[c];
-      deviations[c] += deviation;
-      deviations[kChannels + c] += deviation * deviation;
-    }
-  }
+  for_items<4>(share, from_held, [&](int, const Item& x) { add_deviations(x, mean, deviations); });
   cluster_sum(deviations, p.lanes, scratch, deviation_totals);
   if (p.parts > 1) cluster_sync();  // a block must not end while others read its totals
 
@@ -240,41 +272,34 @@ __global__ void __launch_bounds__(kThreads) norm_resident(const NormParameters p
   if (!share.active) return;
   float scale[kChannels], shift[kChannels];
   coefficients(p, share.channel, mean, rstd, scale, shift);
-#pragma unroll 2
-  for (int item = share.first; item < share.end; item += share.step) {
-    finish_item<Element, kVector, kInterleaved>(p, share, item, held[(item - share.begin) * p.lanes], scale, shift);
-  }
+  for_items<2>(
+      share, [&](int item) { return load_residual<Element>(p, share, item); },
+      [&](int item, const Item& residual) {
+        const Item x = from_held(item);
+        finish_item(p, share, item, x, residual, scale, shift);
+      });
 }
 
 // Mean and sum of squared deviations of one chunk of each channel of a group.
 template <typename Element, int kVector, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads) norm_statistics(const NormParameters p) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) norm_statistics(const NormParameters p) {
   constexpr int kChannels = kInterleaved ? kVector : 1;
   using Item = Pack<Element, kVector>;
   const int unit = static_cast<int>(blockIdx.x) / p.parts, part = static_cast<int>(blockIdx.x) - unit * p.parts;
   const Share<kVector, kInterleaved> share(p, unit, part);
   auto* scratch = reinterpret_cast<float*>(shared_memory());
-  const auto* input = static_cast<const Element*>(p.input);
   const int begin = part * p.items_per_part, count = min(p.items_per_part, p.items - begin);
 
   float around[kChannels] = {};
   if (share.active) {
-    const Item x = *reinterpret_cast<const Item*>(input + share.offset(p, begin));
+    const Item x = load_input<Element>(p, share, begin);
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) around[c] = to_float(x.at[c]);
   }
   float deviations[2 * kChannels] = {};
-#pragma unroll 4
-  for (int item = share.first; item < share.end; item += share.step) {
-    const Item x = *reinterpret_cast<const Item*>(input + share.offset(p, item));
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      const int c = kChannels == 1 ? 0 : i;
-      const float deviation = to_float(x.at[i]) - around[c];
-      deviations[c] += deviation;
-      deviations[kChannels + c] += deviation * deviation;
-    }
-  }
+  for_items<4>(
+      share, [&](int item) { return load_input<Element>(p, share, item); },
+      [&](int, const Item& x) { add_deviations(x, around, deviations); });
   block_sum(deviations, p.lanes, scratch);
   if (!share.active || static_cast<int>(threadIdx.x) >= p.lanes) return;
   const float places = static_cast<float>(count) * (kInterleaved ? 1 : kVector);
@@ -319,7 +344,7 @@ __device__ inline float reciprocal_deviation(float variance, float epsilon) {
 }
 
 // One warp per channel.
-__global__ void __launch_bounds__(kThreads) norm_join(const NormParameters p, int places_per_item) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) norm_join(const NormParameters p, int places_per_item) {
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (channel >= static_cast<int64_t>(p.images) * p.channels) return;
   float mean, squares;
@@ -331,7 +356,8 @@ __global__ void __launch_bounds__(kThreads) norm_join(const NormParameters p, in
 }
 
 // One block per image: one mean and deviation for all its channels. Each channel has as many places as any other.
-__global__ void __launch_bounds__(kThreads) norm_join_over_channels(const NormParameters p, int places_per_item) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    norm_join_over_channels(const NormParameters p, int places_per_item) {
   auto* scratch = reinterpret_cast<float*>(shared_memory());
   const int64_t first = static_cast<int64_t>(blockIdx.x) * p.channels;
   const int thread = static_cast<int>(threadIdx.x);
@@ -361,13 +387,12 @@ __global__ void __launch_bounds__(kThreads) norm_join_over_channels(const NormPa
 }
 
 template <typename Element, int kVector, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads) norm_apply(const NormParameters p) {
+__global__ void __launch_bounds__(kThreads, kLargeBlocksAtOnce) norm_apply(const NormParameters p) {
   constexpr int kChannels = kInterleaved ? kVector : 1;
   using Item = Pack<Element, kVector>;
   const int unit = static_cast<int>(blockIdx.x) / p.parts, part = static_cast<int>(blockIdx.x) - unit * p.parts;
   const Share<kVector, kInterleaved> share(p, unit, part);
   if (!share.active) return;
-  const auto* input = static_cast<const Element*>(p.input);
   float mean[kChannels], rstd[kChannels], scale[kChannels], shift[kChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -375,11 +400,13 @@ __global__ void __launch_bounds__(kThreads) norm_apply(const NormParameters p) {
     rstd[c] = p.rstd[static_cast<int64_t>(share.image) * p.channels + share.channel + c];
   }
   coefficients(p, share.channel, mean, rstd, scale, shift);
-#pragma unroll 2
-  for (int item = share.first; item < share.end; item += share.step) {
-    const Item x = *reinterpret_cast<const Item*>(input + share.offset(p, item));
-    finish_item<Element, kVector, kInterleaved>(p, share, item, x, scale, shift);
-  }
+  struct Loaded {
+    Item x, residual;
+  };
+  for_items<2>(
+      share,
+      [&](int item) { return Loaded{load_input<Element>(p, share, item), load_residual<Element>(p, share, item)}; },
+      [&](int item, const Loaded& loaded) { finish_item(p, share, item, loaded.x, loaded.residual, scale, shift); });
 }
 
 // --- the host's side
