@@ -85,10 +85,12 @@ def _describe_machine() -> int:
 
 
 def _describe_operators() -> str:
-    from engine import ops  # noqa: F401, I001 - loads the operator library, which the next one is linked to
+    from engine import ops  # noqa: I001 - loads the operator library, which the next one is linked to
     from engine import _native
 
-    return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected"
+    reason = ops.cuda_unavailable()
+    on_cuda = f"no CUDA operators: {reason}" if reason else "CUDA operators loaded"
+    return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected; {on_cuda}"
 
 
 def _describe_gpu() -> str:
