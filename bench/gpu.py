@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import os
 import random
 import time
 from collections.abc import Callable
@@ -244,15 +245,28 @@ def measure_norm(shape: tuple[int, int, int, int], device: torch.device, rounds:
     group = f"instance_norm_act {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
     work: dict[str, Callable[[Tensor], object]] = {
         "instance_norm_act": lambda image: ops.instance_norm_act(image, activation="relu"),
+        "instance_norm_act, resident": lambda image: _in_form("resident", image),
+        "instance_norm_act, two passes": lambda image: _in_form("two_passes", image),
         "torch instance_norm + relu": lambda image: torch.relu_(torch.nn.functional.instance_norm(image)),
         "copy": target.copy_,
     }
-    rows = [Row(group, name, ours=name == "instance_norm_act") for name in work]
+    if device.type != "cuda":
+        work = {name: call for name, call in work.items() if "," not in name}
+    rows = [Row(group, name, ours=name.startswith("instance_norm_act")) for name in work]
     for row in rows:
         row.facts["bytes_moved"] = 2 * images[0].nbytes
         one_after_another = captured(_on_each(work[row.contender], images), images[0])
         row.seconds = [_median_seconds(one_after_another, 0.05, device) / count for _ in range(rounds)]
     return rows
+
+
+def _in_form(form: str, image: Tensor) -> Tensor:
+    """One form of the kernel, where it can be had (csrc/cuda/instance_norm_act.cu)."""
+    os.environ["STREAMGAN_NORM_FORM"] = form
+    try:
+        return ops.instance_norm_act(image, activation="relu")
+    finally:
+        del os.environ["STREAMGAN_NORM_FORM"]
 
 
 def _on_each(call: Callable[[Tensor], object], images: list[Tensor]) -> Callable[[Tensor], object]:

@@ -94,6 +94,26 @@ def emulated_library() -> ctypes.CDLL:
     return library
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How instance_norm_act would be launched: as NormPlan of csrc/cuda/instance_norm_act.h has it."""
+
+    resident: bool
+    vector: int
+    lanes: int
+    blocks: int
+    parts: int
+    shared_bytes: int
+
+
+def plan_for(shape: tuple[int, int, int, int], dtype: torch.dtype, *, interleaved: bool) -> Plan:
+    """The plan for a tensor [N, C, H, W] on the device that is emulated."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    numbers = (ctypes.c_long * 6)()
+    emulated_library().streamgan_emulate_plan((ctypes.c_int * 4)(*shape), dtypes.index(dtype), interleaved, numbers)
+    return Plan(bool(numbers[0]), *numbers[1:])
+
+
 def emulate(device: Device = H100, order: str = "forward") -> None:
     """What the emulated operators run on from now on."""
     library = emulated_library()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine import reference
 from tests.cuda.conftest import Kernels
-from tests.cuda.emulated import H100, ORDERS, TURING, Device, emulate
+from tests.cuda.emulated import H100, ORDERS, TURING, Device, emulate, plan_for
 from tests.tolerances import INSTANCE_NORM_LARGE_MEAN_RTOL, INSTANCE_NORM_RTOL
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -228,3 +228,44 @@ def test_what_does_not_fit_is_said(kernels: Kernels, changes: dict[str, Any], me
     arguments: dict[str, Any] = {"input": torch.zeros(1, 3, 4, 4), **changes}
     with pytest.raises(RuntimeError, match=message):
         kernels.call("instance_norm_act", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "resident", "parts"),
+    [
+        ((1, 256, 64, 64), H100, True, 16),  # a residual block at 256x256
+        ((1, 64, 256, 256), H100, True, 16),
+        ((8, 256, 64, 64), H100, True, 2),
+        ((1, 256, 270, 480), H100, True, 16),  # a residual block at 1920x1080
+        ((1, 64, 1080, 1920), H100, False, 528),  # 265 MB: no cluster holds a pack of it
+        ((1, 256, 64, 64), TURING, False, 128),
+    ],
+)
+def test_the_plan_of_known_layers(shape: tuple[int, int, int, int], device: Device, resident: bool, parts: int) -> None:
+    emulate(device)
+    plan = plan_for(shape, torch.float16, interleaved=True)
+    assert (plan.resident, plan.parts, plan.vector) == (resident, parts, 8)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", [H100, TURING, Device(170, 99 * 1024, 96 * 2**20, 8), Device(1, 48 * 1024, 1, 1)])
+def test_every_plan_can_be_launched(device: Device, dtype: str, interleaved: bool) -> None:
+    emulate(device)
+    for shape in [
+        *SHAPES,
+        (1, 3, 2160, 3840),
+        (8, 64, 1080, 1920),
+        (1, 1024, 8, 8),
+        (64, 2048, 1, 1),
+        (1, 7, 4320, 7680),
+    ]:
+        plan = plan_for(shape, DTYPES[dtype], interleaved=interleaved)
+        assert plan.shared_bytes <= device.shared_bytes, shape
+        assert 1 <= plan.lanes <= 32, shape
+        assert plan.lanes & (plan.lanes - 1) == 0, shape
+        assert 1 <= plan.blocks < 2**31, shape
+        assert plan.blocks % plan.parts == 0, shape
+        assert not plan.resident or plan.parts <= device.max_cluster, shape
+        places = shape[2] * shape[3]
+        assert plan.resident or -(-places // plan.parts) <= 8192 + 8, shape
