@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from engine import reference
 from tests.cuda.conftest import Kernels
 from tests.cuda.emulated import H100, ORDERS, TURING, Device, emulate, plan_for
+from tests.ops.cases import LAYOUTS, assert_norm_close, norm_inputs, norm_settings
 from tests.tolerances import INSTANCE_NORM_LARGE_MEAN_RTOL, INSTANCE_NORM_RTOL
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # Form, and a device that makes it so: a block with four lanes; the largest cluster with one lane; a cluster because a
 # block has too little shared memory; chunks of statistics, few and many.
@@ -48,34 +47,9 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def tensors(shape: tuple[int, ...], dtype: torch.dtype, layout: str, options: dict[str, Any]) -> dict[str, Tensor]:
-    """Inputs whose mean is far from 0."""
-    source = torch.Generator().manual_seed(sum(shape))
-    made = {"input": torch.randn(shape, generator=source) * 2 + 3}
-    if options.get("residual"):
-        made["residual"] = torch.randn(shape, generator=source)
-    made = {name: tensor.to(dtype).contiguous(memory_format=LAYOUTS[layout]) for name, tensor in made.items()}
-    if options.get("affine"):
-        made |= {
-            "weight": torch.rand(shape[1], generator=source) + 0.5,
-            "bias": torch.randn(shape[1], generator=source),
-        }
-    return made
-
-
-def settings(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("affine", "residual")}
-
-
 def fits(shape: tuple[int, ...], options: dict[str, Any]) -> bool:
     left, right, top, bottom = options.get("pad", (0, 0, 0, 0))
     return max(left, right) < shape[3] and max(top, bottom) < shape[2]
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Within `tolerance` of the largest value; NaN never passes."""
-    assert actual.shape == expected.shape
-    assert float((actual.double() - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
 def run_form(kernels: Kernels, form: str, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
@@ -94,20 +68,20 @@ def test_values(kernels: Kernels, dtype: str, layout: str, form: str, monkeypatc
         if not fits(shape, options):
             continue
         run_form(kernels, form, monkeypatch, next(orders))
-        inputs = tensors(shape, DTYPES[dtype], layout, options)
+        inputs = norm_inputs(shape, DTYPES[dtype], layout, options)
         doubles = {name: tensor.double().contiguous() for name, tensor in inputs.items()}
         # One value of one place has no variance, which PyTorch's own refuses.
         one = shape[2] * shape[3] * (shape[1] if options.get("over_channels") else 1) == 1
         if one:
             doubles["input"] = doubles["input"].expand(-1, -1, 1, 2).contiguous()
             doubles |= {"residual": doubles["residual"].expand(-1, -1, 1, 2)} if "residual" in doubles else {}
-        expected = reference.instance_norm_act(**doubles, **settings(options))
+        expected = reference.instance_norm_act(**doubles, **norm_settings(options))
         expected = expected[..., :1] if one else expected
-        actual = kernels.call("instance_norm_act", **inputs, **settings(options))
+        actual = kernels.call("instance_norm_act", **inputs, **norm_settings(options))
         assert actual.dtype == DTYPES[dtype]
         if shape[1] > 1 and shape[2] * shape[3] > 1:
             assert actual.is_contiguous(memory_format=LAYOUTS[layout])
-        assert_close(actual, expected, INSTANCE_NORM_RTOL[dtype])
+        assert_norm_close(actual, expected, INSTANCE_NORM_RTOL[dtype])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -134,7 +108,7 @@ def test_a_large_mean_costs_no_digits(kernels: Kernels, dtype: str, form: str, m
     for layout in LAYOUTS.values():
         actual = kernels.call("instance_norm_act", image.contiguous(memory_format=layout))
         expected = reference.instance_norm_act(image.double())
-        assert_close(actual, expected, max(INSTANCE_NORM_LARGE_MEAN_RTOL, INSTANCE_NORM_RTOL[dtype]))
+        assert_norm_close(actual, expected, max(INSTANCE_NORM_LARGE_MEAN_RTOL, INSTANCE_NORM_RTOL[dtype]))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -145,7 +119,7 @@ def test_a_first_value_far_out_costs_no_digits(kernels: Kernels, form: str, monk
     image[..., 0, 0] = 1000.0
     for layout in LAYOUTS.values():
         actual = kernels.call("instance_norm_act", image.contiguous(memory_format=layout))
-        assert_close(actual, reference.instance_norm_act(image.double()), INSTANCE_NORM_LARGE_MEAN_RTOL)
+        assert_norm_close(actual, reference.instance_norm_act(image.double()), INSTANCE_NORM_LARGE_MEAN_RTOL)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -184,7 +158,7 @@ def test_memory_that_is_not_aligned(kernels: Kernels) -> None:
         operators = torch.ops.streamgan_emulated if kernels.is_emulated else torch.ops.streamgan
         moved = (memory if kernels.is_emulated else memory.cuda()).as_strided(image.shape, stride, 1)
         actual, _, _ = operators.instance_norm_act(moved, None, None, None, 1e-5, 1.0, False, [0, 0, 0, 0])
-        assert_close(actual.cpu(), expected, INSTANCE_NORM_RTOL["float16"])
+        assert_norm_close(actual.cpu(), expected, INSTANCE_NORM_RTOL["float16"])
 
 
 def test_statistics(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine import _native, ops
 
@@ -63,3 +65,37 @@ def run_script_module(path: Path, inputs: Path, outputs: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent)
     assert done.returncode == 0, done.stderr
+
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def norm_inputs(shape: tuple[int, ...], dtype: torch.dtype, layout: str, options: dict[str, Any]) -> dict[str, Tensor]:
+    """Inputs of instance_norm_act whose mean is far from 0.
+
+    Args:
+        layout: of LAYOUTS.
+        options: "affine" and "residual" ask for these inputs; all others are arguments of the operator.
+    """
+    source = torch.Generator().manual_seed(sum(shape))
+    made = {"input": torch.randn(shape, generator=source) * 2 + 3}
+    if options.get("residual"):
+        made["residual"] = torch.randn(shape, generator=source)
+    made = {name: tensor.to(dtype).contiguous(memory_format=LAYOUTS[layout]) for name, tensor in made.items()}
+    if options.get("affine"):
+        made |= {
+            "weight": torch.rand(shape[1], generator=source) + 0.5,
+            "bias": torch.randn(shape[1], generator=source),
+        }
+    return made
+
+
+def norm_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments among the options of `norm_inputs`."""
+    return {name: value for name, value in options.items() if name not in ("affine", "residual")}
+
+
+def assert_norm_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Within `tolerance` of the largest value; NaN never passes."""
+    assert actual.shape == expected.shape
+    assert float((actual.double() - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from engine import ops, reference
-from tests.ops.cases import ISAS, forced_isa, threads
+from tests.ops.cases import ISAS, LAYOUTS, assert_norm_close, forced_isa, norm_inputs, norm_settings, threads
 from tests.tolerances import INSTANCE_NORM_LARGE_MEAN_RTOL, INSTANCE_NORM_RTOL
 
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # N, C, H, W: around vectors of 4, 8 and 16, of one pixel's neighbours, of several chunks of statistics.
@@ -27,28 +26,14 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype, layout: str, options: dict[str, Any]) -> dict[str, Tensor]:
-    """Inputs whose mean is far from 0."""
-    source = torch.Generator().manual_seed(sum(shape))
-    made = {"input": torch.randn(shape, generator=source) * 2 + 3}
-    if options.get("residual"):
-        made["residual"] = torch.randn(shape, generator=source)
-    made = {name: tensor.to(dtype).contiguous(memory_format=LAYOUTS[layout]) for name, tensor in made.items()}
-    if options.get("affine"):
-        made |= {
-            "weight": torch.rand(shape[1], generator=source) + 0.5,
-            "bias": torch.randn(shape[1], generator=source),
-        }
-    return {name: tensor.requires_grad_(True) for name, tensor in made.items()}
-
-
-def settings(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("affine", "residual")}
+    """Inputs that gradients are wanted of."""
+    return {name: tensor.requires_grad_(True) for name, tensor in norm_inputs(shape, dtype, layout, options).items()}
 
 
 def expected_of(inputs: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """The definition in float64, and the gradients of all inputs for a gradient of `grad_for`."""
     doubles = {name: tensor.detach().double().contiguous().requires_grad_(True) for name, tensor in inputs.items()}
-    output = reference.instance_norm_act(**doubles, **settings(options))
+    output = reference.instance_norm_act(**doubles, **norm_settings(options))
     grads = torch.autograd.grad(output, list(doubles.values()), grad_for(output))
     return output.detach(), dict(zip(doubles, grads, strict=True))
 
@@ -56,11 +41,6 @@ def expected_of(inputs: dict[str, Tensor], options: dict[str, Any]) -> tuple[Ten
 def grad_for(output: Tensor) -> Tensor:
     values = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
     return values.bfloat16().to(output.dtype)
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert float((actual.double() - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -77,15 +57,15 @@ def test_values_and_gradients(options: dict[str, Any], dtype: str, layout: str, 
         inputs = tensors(shape, DTYPES[dtype], layout, options)
         expected, expected_grads = expected_of(inputs, options)
         with forced_isa(isa):
-            output = ops.instance_norm_act(**inputs, **settings(options))
+            output = ops.instance_norm_act(**inputs, **norm_settings(options))
             grads = torch.autograd.grad(output, list(inputs.values()), grad_for(output))
         assert output.dtype == DTYPES[dtype]
         if shape[1] > 1:
             assert output.is_contiguous(memory_format=LAYOUTS[layout])
-        assert_close(output, expected, tolerance)
+        assert_norm_close(output, expected, tolerance)
         for name, grad in zip(inputs, grads, strict=True):
             places = shape[0] * shape[2] * shape[3] if name in ("weight", "bias") else 1
-            assert_close(grad, expected_grads[name], 2 * tolerance * max(1.0, places**0.5 / 4))
+            assert_norm_close(grad, expected_grads[name], 2 * tolerance * max(1.0, places**0.5 / 4))
 
 
 def test_a_large_mean_costs_no_digits() -> None:
@@ -93,7 +73,7 @@ def test_a_large_mean_costs_no_digits() -> None:
     image = torch.randn(1, 2, 1000, 1000, generator=torch.Generator().manual_seed(0)) + 1000
     for layout in LAYOUTS.values():
         actual = ops.instance_norm_act(image.contiguous(memory_format=layout))
-        assert_close(actual, reference.instance_norm_act(image.double()), INSTANCE_NORM_LARGE_MEAN_RTOL)
+        assert_norm_close(actual, reference.instance_norm_act(image.double()), INSTANCE_NORM_LARGE_MEAN_RTOL)
 
 
 def test_any_other_layout_is_taken() -> None:
