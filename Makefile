@@ -32,6 +32,7 @@ help:
 	@echo 'make report      write the tables and charts of README.md and docs/performance.md from bench/results'
 	@echo 'make sanitize    the tests of the operators with the address and undefined-behaviour sanitizers'
 	@echo 'make test-gpu    the tests that need a CUDA device, with the Python in SYSTEM_PYTHON'
+	@echo 'make sanitize-gpu some of them under compute-sanitizer, for minutes'
 	@echo 'make bench-gpu   the measurements on a CUDA device, with the Python in SYSTEM_PYTHON'
 	@echo 'make setup       only make .venv, install and build'
 	@echo 'make clean       remove .venv and everything built'
@@ -103,8 +104,6 @@ sanitize: $(VENV)/.installed
 test-gpu:
 	$(BUILD_GPU)
 	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/cuda tests/ops $(GPU_TESTS)
-	@if command -v compute-sanitizer > /dev/null; then $(MAKE) sanitize-gpu; \
-	else echo 'compute-sanitizer is not in PATH: left out'; fi
 
 # Without torch's cache of memory, so that each tensor has limits of its own.
 sanitize-gpu:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,6 +22,10 @@ from engine.fuse_norms import NormFused
 from engine.precision import true_float32
 
 SLOTS = 2
+
+# Held while a graph is captured, and while another engine runs: a thread that waits for the device would break the
+# capture.
+DEVICE_LOCK = threading.RLock()
 
 # Before a graph is captured: cuDNN tries its algorithms, and libraries make their handles.
 _WARM_UP_RUNS = 3
@@ -76,7 +81,7 @@ class FrameRunner:
         """
         slot = self._slots[self._next]
         self._next = (self._next + 1) % SLOTS
-        slot.start(torch.from_numpy(frames))
+        slot.start(torch.from_numpy(np.ascontiguousarray(frames)))
 
         def result() -> np.ndarray:
             translated = slot.finish()
@@ -171,13 +176,16 @@ class _CapturedSlot(_Slot):
         self._done = torch.cuda.Event()
         self._graph = torch.cuda.CUDAGraph()
         self._input.random_(0, 256)  # zeros would have algorithms chosen on what never comes
-        with torch.cuda.device(device), torch.no_grad(), _measured_algorithms(), true_float32():
+        # In half precision nothing is computed in TF32; but cuDNN keeps its choice of algorithms apart by that flag, so
+        # that what was chosen without measuring, for PyTorch's layers, is not taken.
+        arithmetic = true_float32() if frame_format.dtype == torch.float32 else contextlib.nullcontext()
+        with DEVICE_LOCK, torch.cuda.device(device), torch.no_grad(), measured_algorithms(), arithmetic:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UP_RUNS):
                     self._steps()
             self._stream.synchronize()
-            # Other threads (a decoder, a preparation) may allocate meanwhile.
+            # Other threads (a decoder) may allocate meanwhile.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._steps()
 
@@ -191,7 +199,7 @@ class _CapturedSlot(_Slot):
 
 
 @contextlib.contextmanager
-def _measured_algorithms() -> Iterator[None]:
+def measured_algorithms() -> Iterator[None]:
     """Lets cuDNN measure which of its algorithms is the fastest."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True

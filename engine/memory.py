@@ -52,7 +52,8 @@ def most_activation_bytes(generator: Generator, shape: tuple[int, int, int, int]
 def available_bytes(device: torch.device) -> int | None:
     """Memory that an allocation on `device` can still get, in bytes; None where the system does not tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

@@ -54,6 +54,11 @@ def cuda_unavailable() -> str | None:
         torch.ops.load_library(CUDA_LIBRARY)
     except OSError as error:
         return f"the CUDA operators can't be loaded ({error}): rebuild them with `pip install -e .`"
+    try:
+        pixel = torch.zeros((1, 1, 1, 3), dtype=torch.uint8, device="cuda")
+        frames_to_tensor(pixel, value_range=(-1.0, 1.0), size=(1, 1), dtype=torch.float16).cpu()
+    except RuntimeError as error:  # built for other devices than this one
+        return f"the CUDA operators don't run on {torch.cuda.get_device_name()} ({str(error).splitlines()[0]})"
     return None
 
 
@@ -310,3 +315,6 @@ def _instance_norm_act_backward_on_cuda(
 
 
 torch.library.register_kernel("streamgan::instance_norm_act_backward", "cuda", _instance_norm_act_backward_on_cuda)
+
+if torch.version.cuda is not None:
+    cuda_unavailable()  # loads them where it can

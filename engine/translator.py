@@ -6,7 +6,9 @@ size that is not nearly uniform, by `engine.choosing`; nearly uniform frames run
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,9 @@ __all__ = ["Engine", "Translator", "load_generator"]
 
 # Frames per call that are tried beside one at a time; more gains nothing more on the devices seen and costs memory.
 TRIED_BATCH = 4
+
+# Frame sizes and batches whose graphs are kept: each holds a frame's activations twice.
+_MOST_RUNNERS = 3
 
 
 def load_generator(style: str | Path, *, norm_mode: NormMode = "eval") -> Generator:
@@ -210,9 +215,12 @@ class Translator:
         if not isinstance(engine.run, NormFused):
             return None
         key = (engine.run, batch.shape)
-        if key not in self._runners:
+        if key in self._runners:
+            self._runners[key] = self._runners.pop(key)  # the one used last comes last
+        else:
             count, height, width = batch.shape[:3]
-            self._runners = {known: runner for known, runner in self._runners.items() if known[0] is engine.run}
+            while len(self._runners) >= _MOST_RUNNERS:
+                del self._runners[next(iter(self._runners))]
             self._runners[key] = FrameRunner(
                 engine.run,
                 FrameFormat(
@@ -276,13 +284,20 @@ class Translator:
         if not self._takes_batches(single):
             return 1
         batch = np.repeat(frame[None], TRIED_BATCH, axis=0)
-        needed = self._needed_bytes(batch.shape[:3], single.dtype)
+        needed = self._needed_bytes(batch.shape[:3], single.dtype) * self.frames_under_way
         available = memory.available_bytes(self.device)
         if available is not None and needed > available // 2:
             return 1
         single_ms = self._measure_ms(single, frame[None])
-        batch_ms = self._measure_ms(single, batch) / TRIED_BATCH
-        return TRIED_BATCH if batch_ms < 0.9 * single_ms else 1
+        try:
+            batch_ms = self._measure_ms(single, batch) / TRIED_BATCH
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            batch_ms = math.inf
+        gains = batch_ms < 0.9 * single_ms
+        self._runners.pop((single.run, (frame[None] if gains else batch).shape), None)
+        return TRIED_BATCH if gains else 1
 
     def _run(self, engine: Engine, batch: np.ndarray) -> np.ndarray:
         runner = self._runner(engine, batch)
@@ -291,7 +306,8 @@ class Translator:
         height, width = batch.shape[1:3]
         padded_height, padded_width = self._padded_size(height, width)
         frames = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
-        with torch.no_grad(), true_float32():
+        alone = frame_runner.DEVICE_LOCK if self.device.type == "cuda" else contextlib.nullcontext()
+        with alone, torch.no_grad(), true_float32():
             image = self._convert.frames_to_tensor(
                 frames,
                 value_range=self.generator.input_range,
@@ -304,7 +320,7 @@ class Translator:
                 value_range=self.generator.output_range,
                 size=(height * self.scale, width * self.scale),
             )  # uint8 [N, H * scale, W * scale, 3]
-        return translated.cpu().numpy()
+            return translated.cpu().numpy()
 
     def _padded_size(self, height: int, width: int) -> tuple[int, int]:
         multiple = self.generator.multiple

@@ -46,7 +46,6 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
 
 def _graph_session(generator: NormFused, tensor: torch.Tensor) -> Session:
     """As the translator runs it on a GPU: one CUDA graph, with cuDNN's algorithms chosen by measurement."""
-    torch.backends.cudnn.benchmark = True
     outputs: list[torch.Tensor] = []
     replay = captured(lambda image: outputs.append(generator(image)), tensor)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bench.peers import Session, Spec
+from engine.frame_runner import measured_algorithms
 from engine.precision import dtype_of
 
 
@@ -54,8 +55,9 @@ def captured(call: Callable[[torch.Tensor], object], tensor: torch.Tensor) -> Ca
                 call(tensor)
 
         return directly
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    with torch.no_grad():
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.device(tensor.device), measured_algorithms():
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
@@ -63,4 +65,10 @@ def captured(call: Callable[[torch.Tensor], object], tensor: torch.Tensor) -> Ca
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
             call(tensor)
-    return graph.replay
+    kept = call, tensor  # the graph reads their memory, and does not keep it
+
+    def replay() -> None:
+        assert kept
+        graph.replay()
+
+    return replay

@@ -97,8 +97,11 @@ const char* launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stre
   constexpr int kPortableCluster = 8;
   cudaError_t error = cudaSuccess;
   if (shape.shared_bytes > kSharedWithoutAsking) {
-    error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+    // Always the most that there is: the limit belongs to the kernel, and a graph may hold a launch that needs more.
+    int device = 0, most = 0;
+    error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
   }
   if (error == cudaSuccess && shape.cluster > kPortableCluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

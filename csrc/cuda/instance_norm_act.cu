@@ -60,6 +60,21 @@ __host__ __device__ inline int bytes_before_items(int channels_per_item, int lan
   return (bytes + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
 }
 
+// Row and column of the items of a thread, one after another, without a division for each.
+struct Cursor {
+  int row, column, row_step, column_step, width;
+
+  __device__ Cursor(int item, int step, int places_per_row) : width(places_per_row) {
+    row = item / width, column = item - row * width;
+    row_step = step / width, column_step = step - row_step * width;
+  }
+
+  __device__ void advance() {
+    row += row_step, column += column_step;
+    if (column >= width) column -= width, ++row;
+  }
+};
+
 // Calls use(item, what was loaded) for all items of a thread, with kAhead loads under way: one at a time, in a loop,
 // each would wait for the one before it.
 template <int kAhead, int kVector, bool kInterleaved, typename Load, typename Use>
@@ -131,10 +146,19 @@ __device__ inline int mirrored(int index, int size, int before, int after, int c
   return index <= size - 2 && index >= size - 1 - after ? before + 2 * (size - 1) - index : -1;
 }
 
+// Whether a place goes to one place only, as most do.
+__device__ inline bool has_no_mirror(int index, int size, int before, int after) {
+  return (index == 0 || index > before) && (index == size - 1 || index < size - 1 - after);
+}
+
 template <typename Element, int kCount>
 __device__ void store_mirrored(const NormParameters& p, Element* output, int64_t pixel_stride, int y, int x,
                                const Pack<Element, kCount>& pack) {
   const int64_t row_stride = (p.left + p.width + p.right) * pixel_stride;
+  if (has_no_mirror(y, p.height, p.top, p.bottom) && has_no_mirror(x, p.width, p.left, p.right)) {
+    *reinterpret_cast<Pack<Element, kCount>*>(output + (p.top + y) * row_stride + (p.left + x) * pixel_stride) = pack;
+    return;
+  }
 #pragma unroll 1
   for (int of_y = 0; of_y < 3; ++of_y) {
     const int to_y = mirrored(y, p.height, p.top, p.bottom, of_y);
@@ -156,20 +180,22 @@ __device__ Pack<Element, kVector> load_input(const NormParameters& p, const Shar
 
 template <typename Element, int kVector, bool kInterleaved>
 __device__ Pack<Element, kVector> load_residual(const NormParameters& p, const Share<kVector, kInterleaved>& share,
-                                                int item) {
+                                                int item, Cursor& place) {
   if (p.residual == nullptr) return {};
-  int64_t from = share.offset(p, item);
+  int64_t from = 0;
   if (kInterleaved) {
-    const int row = item / p.width, column = item - row * p.width;
-    from = share.image * p.residual_image_stride + row * p.residual_row_stride +
-           static_cast<int64_t>(column) * p.channels + share.channel;
+    from = share.image * p.residual_image_stride + place.row * p.residual_row_stride +
+           static_cast<int64_t>(place.column) * p.channels + share.channel;
+    place.advance();
+  } else {
+    from = share.offset(p, item);
   }
   return *reinterpret_cast<const Pack<Element, kVector>*>(static_cast<const Element*>(p.residual) + from);
 }
 
 // Normalises one item and writes it to all its places.
 template <typename Element, int kVector, bool kInterleaved, int kChannels>
-__device__ void finish_item(const NormParameters& p, const Share<kVector, kInterleaved>& share, int item,
+__device__ void finish_item(const NormParameters& p, const Share<kVector, kInterleaved>& share, int item, Cursor& place,
                             const Pack<Element, kVector>& x, const Pack<Element, kVector>& around,
                             const float (&scale)[kChannels], const float (&shift)[kChannels]) {
   Pack<Element, kVector> y;
@@ -188,8 +214,9 @@ __device__ void finish_item(const NormParameters& p, const Share<kVector, kInter
   }
   const int64_t plane = static_cast<int64_t>(p.top + p.height + p.bottom) * (p.left + p.width + p.right);
   if constexpr (kInterleaved) {
-    const int row = item / p.width, column = item - row * p.width;
-    store_mirrored(p, output + share.image * plane * p.channels + share.channel, p.channels, row, column, y);
+    store_mirrored(p, output + share.image * plane * p.channels + share.channel, p.channels, place.row, place.column,
+                   y);
+    place.advance();
   } else {
     output += (static_cast<int64_t>(share.image) * p.channels + share.channel) * plane;
     for (int i = 0; i < kVector; ++i) {
@@ -272,11 +299,12 @@ __global__ void __launch_bounds__(kThreads, kLargeBlocksAtOnce) norm_resident(co
   if (!share.active) return;
   float scale[kChannels], shift[kChannels];
   coefficients(p, share.channel, mean, rstd, scale, shift);
+  Cursor read(share.first, share.step, p.width), written = read;
   for_items<2>(
-      share, [&](int item) { return load_residual<Element>(p, share, item); },
+      share, [&](int item) { return load_residual<Element>(p, share, item, read); },
       [&](int item, const Item& residual) {
         const Item x = from_held(item);
-        finish_item(p, share, item, x, residual, scale, shift);
+        finish_item(p, share, item, written, x, residual, scale, shift);
       });
 }
 
@@ -403,10 +431,15 @@ __global__ void __launch_bounds__(kThreads, kLargeBlocksAtOnce) norm_apply(const
   struct Loaded {
     Item x, residual;
   };
+  Cursor read(share.first, share.step, p.width), written = read;
   for_items<2>(
       share,
-      [&](int item) { return Loaded{load_input<Element>(p, share, item), load_residual<Element>(p, share, item)}; },
-      [&](int item, const Loaded& loaded) { finish_item(p, share, item, loaded.x, loaded.residual, scale, shift); });
+      [&](int item) {
+        return Loaded{load_input<Element>(p, share, item), load_residual<Element>(p, share, item, read)};
+      },
+      [&](int item, const Loaded& loaded) {
+        finish_item(p, share, item, written, loaded.x, loaded.residual, scale, shift);
+      });
 }
 
 // --- the host's side
@@ -434,6 +467,15 @@ Form wanted_form() {
   return std::strcmp(name, "resident") == 0     ? Form::kResident
          : std::strcmp(name, "two_passes") == 0 ? Form::kTwoPasses
                                                 : Form::kAny;
+}
+
+// Whether so many blocks keep three quarters of the multiprocessors busy from their begin to their end.
+bool is_well_filled(int64_t blocks, size_t shared_bytes, const DeviceLimits& limits) {
+  const auto by_memory = static_cast<int64_t>(limits.shared_bytes / shared_bytes);
+  const int64_t at_once =
+      limits.multiprocessors * std::min<int64_t>(std::max<int64_t>(by_memory, 1), kLargeBlocksAtOnce);
+  if (blocks <= at_once) return 4 * blocks >= 3 * static_cast<int64_t>(limits.multiprocessors);
+  return 4 * blocks >= 3 * divided_up(blocks, at_once) * at_once;
 }
 
 template <typename Element, int kVector, bool kInterleaved>
@@ -499,7 +541,7 @@ NormPlan plan_instance_norm(const NormParameters& norm, Dtype dtype, bool interl
         if (plan.shared_bytes > limits.shared_bytes) continue;
         const int64_t blocks = static_cast<int64_t>(norm.images) * plan.groups * cluster;
         const bool is_last = lanes == 1 && 2 * cluster > limits.max_cluster;
-        const bool fills = blocks >= limits.multiprocessors * 3 / 4;
+        const bool fills = is_well_filled(blocks, plan.shared_bytes, limits);
         if (fills || ((form == Form::kResident || !is_cached) && is_last)) {
           plan.resident = true;
           return plan;
@@ -507,13 +549,13 @@ NormPlan plan_instance_norm(const NormParameters& norm, Dtype dtype, bool interl
       }
     }
   }
-  // Four blocks per multiprocessor hide each other's latency; a block has a few items for each thread.
-  constexpr int kBlocksPerMultiprocessor = 4, kItemsPerThread = 4;
+  // As many blocks as there is room for at once; a block has a few items for each thread.
+  constexpr int kItemsPerThread = 4;
   const int lanes = std::min(kWarpSize, power_of_two_up_to(packs));
   split(lanes, 1);
   const int64_t units = static_cast<int64_t>(norm.images) * plan.groups;
   const int64_t threads_per_lane = kThreads / lanes;
-  int64_t parts = divided_up(static_cast<int64_t>(kBlocksPerMultiprocessor) * limits.multiprocessors, units);
+  int64_t parts = divided_up(static_cast<int64_t>(kBlocksAtOnce) * limits.multiprocessors, units);
   parts = std::min(parts, divided_up(plan.items, threads_per_lane * kItemsPerThread));
   parts = std::max(parts, divided_up(places, kMaxChunkPlaces));
   split(lanes, parts);

@@ -104,7 +104,10 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   as_int(kInstanceNormAct, shape.places() * (shape.interleaved ? 1 : shape.channels));
   const Tensor input = in_norm_layout(tensor, shape, "input");
   std::optional<Tensor> around;
-  if (residual) around = norm_residual(*residual, shape);
+  if (residual) {
+    check_norm_device(*residual, tensor, "residual");
+    around = norm_residual(*residual, shape);
+  }
 
   const std::vector<int64_t> statistics_shape = {shape.images, shape.channels};
   Tensor mean = torch::stable::empty(statistics_shape, ScalarType::Float, std::nullopt, tensor.device());
@@ -114,7 +117,8 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   NormParameters norm = {};
   norm.input = input.const_data_ptr();
   norm.output = output.mutable_data_ptr();
-  norm.weight = channel_values(weight, shape, "weight"), norm.bias = channel_values(bias, shape, "bias");
+  norm.weight = channel_values(weight, shape, tensor, "weight"),
+  norm.bias = channel_values(bias, shape, tensor, "bias");
   norm.mean = static_cast<float*>(mean.mutable_data_ptr());
   norm.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   norm.images = as_int(kInstanceNormAct, shape.images), norm.channels = as_int(kInstanceNormAct, shape.channels);

@@ -109,7 +109,8 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   const NormShape shape = cpu_norm_shape(tensor);
   const Padding pad = norm_padding(pads, shape);
   const Tensor input = in_norm_layout(tensor, shape, "input");
-  const float *weights = channel_values(weight, shape, "weight"), *biases = channel_values(bias, shape, "bias");
+  const float *weights = channel_values(weight, shape, tensor, "weight"),
+              *biases = channel_values(bias, shape, tensor, "bias");
   std::optional<Tensor> around;
   if (residual) around = in_norm_layout(*residual, shape, "residual");
 
@@ -154,7 +155,8 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
                                                               const Tensor& rstd, double slope, bool over_channels) {
   const NormShape shape = cpu_norm_shape(tensor);
   const Tensor input = in_norm_layout(tensor, shape, "input"), grad = in_norm_layout(gradient, shape, "grad");
-  const float *weights = channel_values(weight, shape, "weight"), *biases = channel_values(bias, shape, "bias");
+  const float *weights = channel_values(weight, shape, tensor, "weight"),
+              *biases = channel_values(bias, shape, tensor, "bias");
   const int64_t count = shape.images * shape.channels;
   check(mean.numel() == count && rstd.numel() == count && mean.scalar_type() == ScalarType::Float &&
             rstd.scalar_type() == ScalarType::Float && mean.is_contiguous() && rstd.is_contiguous(),

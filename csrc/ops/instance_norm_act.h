@@ -42,6 +42,10 @@ Tensor in_norm_layout(const Tensor& tensor, const NormShape& shape, const char* 
 Tensor empty_in_norm_layout(const Tensor& input, const NormShape& shape, int64_t height, int64_t width);
 
 // The data of a Float [C], null if there is none.
-const float* channel_values(const std::optional<Tensor>& tensor, const NormShape& shape, const char* name);
+const float* channel_values(const std::optional<Tensor>& tensor, const NormShape& shape, const Tensor& input,
+                            const char* name);
+
+// Throws unless `tensor` is on the device of the input.
+void check_norm_device(const Tensor& tensor, const Tensor& input, const char* name);
 
 }  // namespace streamgan

@@ -48,8 +48,14 @@ Tensor empty_in_norm_layout(const Tensor& input, const NormShape& shape, int64_t
   return torch::stable::transpose(torch::stable::transpose(memory, 2, 3), 1, 2);
 }
 
-const float* channel_values(const std::optional<Tensor>& tensor, const NormShape& shape, const char* name) {
+void check_norm_device(const Tensor& tensor, const Tensor& input, const char* name) {
+  check(tensor.device() == input.device(), kInstanceNormAct, ": ", name, " must be on the device of input");
+}
+
+const float* channel_values(const std::optional<Tensor>& tensor, const NormShape& shape, const Tensor& input,
+                            const char* name) {
   if (!tensor) return nullptr;
+  check_norm_device(*tensor, input, name);
   check(tensor->dim() == 1 && tensor->size(0) == shape.channels && tensor->scalar_type() == ScalarType::Float &&
             tensor->is_contiguous(),
         kInstanceNormAct, ": ", name, " must be Float [", shape.channels, "], not ", shape_of(*tensor));

@@ -24,9 +24,7 @@ class Kernels:
         operators = torch.ops.streamgan
         if self.is_emulated:
             torch.ops.streamgan = torch.ops.streamgan_emulated
-            move = among_nans
-        else:
-            move = _to_device
+        move = among_nans if self.is_emulated else _to_device
         try:
             arguments = tuple(move(value) if isinstance(value, Tensor) else value for value in arguments)
             settings = {key: move(value) if isinstance(value, Tensor) else value for key, value in settings.items()}
@@ -36,7 +34,8 @@ class Kernels:
 
 
 def _to_device(tensor: Tensor) -> Tensor:
-    return tensor.cuda()
+    """A copy on the device with the same strides: what a view leaves out is NaN there too."""
+    return among_nans(tensor, "cuda")
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
@@ -45,6 +44,8 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
     if request.param == "emulated":
         emulated_library()
         emulate(H100)
+    else:
+        assert ops.cuda_unavailable() is None
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     yield Kernels(request.param)

@@ -121,11 +121,11 @@ def emulate(device: Device = H100, order: str = "forward") -> None:
     library.streamgan_emulate_order(ORDERS.index(order))
 
 
-def among_nans(tensor: torch.Tensor) -> torch.Tensor:
+def among_nans(tensor: torch.Tensor, device: str = "cpu") -> torch.Tensor:
     """A copy in the same layout, in the middle of memory where every other element is NaN (or 255)."""
     margin = 64
     poison = 255 if tensor.dtype == torch.uint8 else torch.nan
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    memory = torch.full((span + 2 * margin,), poison, dtype=tensor.dtype)
+    memory = torch.full((span + 2 * margin,), poison, dtype=tensor.dtype, device=device)
     copy = memory.as_strided(tensor.shape, tensor.stride(), margin)
     return copy.copy_(tensor)

@@ -86,7 +86,8 @@ def test_frames_under_way_do_not_meet(device: str, resnet: Generator) -> None:
         if len(under_way) == frame_runner.SLOTS:
             results.append(under_way.pop(0)())
     results += [result() for result in under_way]
-    assert all(np.array_equal(result, one) for result, one in zip(results, expected, strict=True))
+    # Frames are noise: another one is at 8 dB. On a GPU an algorithm may add in another order each time.
+    assert all(psnr_db(result, one) >= PARITY_PSNR_DB["fp32"] for result, one in zip(results, expected, strict=True))
 
 
 def plant(norm_fused: NormFused, value: float) -> str:
