@@ -16,7 +16,7 @@ RESULTS ?= bench/results
 MACHINE ?= cpu
 GPU_RESULTS ?= bench/results
 # For the device that is there, in seconds instead of for all in a minute.
-BUILD_GPU = STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
+BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
 GPU_TESTS := tests/engine/test_frame_runner.py tests/engine/test_fuse_norms.py tests/engine/test_translator.py \
   tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_onnxruntime.py
 
