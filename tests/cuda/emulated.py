@@ -22,6 +22,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 SOURCES = [
     "csrc/cuda/instance_norm_act.cu",
+    "csrc/cuda/instance_norm_act_plan.cu",
     "csrc/cuda/frames.cu",
     "csrc/cuda/operators.cpp",
     "csrc/ops/common.cpp",

@@ -62,7 +62,7 @@ MISTAKES = {
         "  if (thread % 2 == 0) cluster_sync();\n  for (int index = thread;",
     ),
     "shared memory too small": (
-        "csrc/cuda/instance_norm_act.cu",
+        "csrc/cuda/instance_norm_act_plan.cu",
         "static_cast<size_t>(plan.items_per_part) * lanes * item_bytes;",
         "static_cast<size_t>(plan.items_per_part - 1) * lanes * item_bytes;",
     ),
