@@ -73,6 +73,7 @@ PROBE = """
 import ctypes, os, sys
 import torch
 import torch.nn.functional as F
+torch.use_deterministic_algorithms(True)  # what is not written is NaN
 torch.ops.load_library(sys.argv[1])
 library = ctypes.CDLL(sys.argv[1])
 library.streamgan_emulate_device.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_int]
