@@ -32,7 +32,15 @@ _WARM_UP_RUNS = 3
 
 
 class NonFiniteError(EngineError):
-    """A frame's translation holds NaN or infinity."""
+    """A frame's translation holds NaN or infinity.
+
+    Attributes:
+        frames: what was to be translated, uint8 [N, H, W, 3].
+    """
+
+    def __init__(self, message: str, frames: np.ndarray) -> None:
+        super().__init__(message)
+        self.frames = frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +74,7 @@ class FrameRunner:
 
     def __init__(self, generator: NormFused, frame_format: FrameFormat, device: torch.device) -> None:
         self._generator = generator
+        self._device = device
         self._format = frame_format
         make = _CapturedSlot if device.type == "cuda" else _Slot
         self._slots = [make(self._translate, frame_format, device) for _ in range(SLOTS)]
@@ -86,7 +95,7 @@ class FrameRunner:
         def result() -> np.ndarray:
             translated = slot.finish()
             if not slot.is_finite:
-                raise NonFiniteError(self._explain(slot))
+                raise NonFiniteError(self._explain(slot), slot.frames())
             return translated
 
         return result
@@ -108,7 +117,7 @@ class FrameRunner:
 
     def _explain(self, slot: _Slot) -> str:
         image = ops.frames_to_tensor(
-            slot.frames_on_device(),
+            torch.from_numpy(slot.frames()).to(self._device),
             value_range=self._format.input_range,
             size=self._format.padded,
             dtype=self._format.dtype,
@@ -148,9 +157,9 @@ class _Slot:
         """Whether the last output was finite everywhere."""
         return bool(self._sum.isfinite())
 
-    def frames_on_device(self) -> Tensor:
-        """What was started on last."""
-        return self._input.to(self._device)
+    def frames(self) -> np.ndarray:
+        """A copy of what was started on last."""
+        return self._input.clone().numpy()
 
     def _steps(self) -> None:
         translated, total = self._translate(self._input.to(self._device, non_blocking=True))

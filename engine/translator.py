@@ -180,8 +180,7 @@ class Translator:
             runner = self._runner(engine, batch) if size not in self._trials else None
             if runner is not None:
                 waiting = runner.submit(batch)
-                kept = batch.copy()  # for another engine, should this one overflow
-                return lambda: self._result(engine, kept, waiting, is_batch=frames.ndim == 4)
+                return lambda: self._result(engine, waiting, is_batch=frames.ndim == 4)
             step = len(batch) if self._takes_batches(engine) else 1  # others are compiled for one frame
             start = time.perf_counter()
             parts = [self._run(engine, batch[first : first + step]) for first in range(0, len(batch), step)]
@@ -191,20 +190,16 @@ class Translator:
         translated = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return lambda: translated if frames.ndim == 4 else translated[0]
 
-    def _result(
-        self, engine: Engine, batch: np.ndarray, waiting: Callable[[], np.ndarray], *, is_batch: bool
-    ) -> np.ndarray:
+    def _result(self, engine: Engine, waiting: Callable[[], np.ndarray], *, is_batch: bool) -> np.ndarray:
         """What a runner has made of a batch; where its values have overflown, what the next best engine makes of it."""
         try:
             translated = waiting()
         except NonFiniteError as error:
-            size = (batch.shape[1], batch.shape[2])
+            size = (error.frames.shape[1], error.frames.shape[2])
             if self._engines.get(size) is engine:
                 self._chooser.reject(engine, error)
                 del self._engines[size]
-            return self(batch) if is_batch else self(batch[0])
-        except (RuntimeError, MemoryError) as error:
-            raise _as_frame_size_error(error, batch) from error
+            return self(error.frames) if is_batch else self(error.frames[0])
         return translated if is_batch else translated[0]
 
     def _takes_batches(self, engine: Engine) -> bool:
