@@ -1,8 +1,8 @@
 """Whole frames through a generator on a device, two of them under way: upload, convert, generate, convert, download.
 
 On CUDA the work of a frame is one graph, captured once for each frame size and started with one call; each of two slots
-has a graph, pinned memory and a stream of its own, so that one frame is uploaded and another downloaded while a third
-is computed. Elsewhere the same steps run one after another.
+has a graph, pinned memory and a stream of its own, so that one frame is uploaded or downloaded while the other is
+computed. Elsewhere the same steps run one after another.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class FrameRunner:
         def result() -> np.ndarray:
             translated = slot.finish()
             if not slot.is_finite:
-                raise NonFiniteError(self._explain(slot), slot.frames())
+                with DEVICE_LOCK:
+                    raise NonFiniteError(self._explain(slot), slot.frames())
             return translated
 
         return result

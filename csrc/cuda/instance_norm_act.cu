@@ -196,8 +196,8 @@ __device__ void finish_item(const NormParameters& p, const Share<kVector, kInter
   } else {
     output += (static_cast<int64_t>(share.image) * p.channels + share.channel) * plane;
     for (int i = 0; i < kVector; ++i) {
-      const int place = item * kVector + i;
-      store_mirrored(p, output, 1, place / p.width, place % p.width, Pack<Element, 1>{{y.at[i]}});
+      const int row = (item * kVector + i) / p.width, column = (item * kVector + i) % p.width;
+      store_mirrored(p, output, 1, row, column, Pack<Element, 1>{{y.at[i]}});
     }
   }
 }
@@ -210,6 +210,10 @@ __device__ void coefficients(const NormParameters& p, int channel, const float (
     scale[i] = rstd[i] * (p.weight != nullptr ? p.weight[channel + i] : 1.0f);
     shift[i] = (p.bias != nullptr ? p.bias[channel + i] : 0.0f) - mean[i] * scale[i];
   }
+}
+
+__device__ inline float reciprocal_deviation(float variance, float epsilon) {
+  return 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + epsilon);  // NaN stays NaN
 }
 
 // Adds to the sums of deviations from `around`, and to those of their squares.
@@ -260,9 +264,7 @@ __global__ void __launch_bounds__(kThreads, kLargeBlocksAtOnce) norm_resident(co
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     const float correction = deviations[c] * share_of_place;
-    const float variance = fmaxf(deviations[kChannels + c] * share_of_place - correction * correction, 0.0f);
-    // fmaxf drops a NaN, which must show in the result.
-    rstd[c] = deviations[c] == deviations[c] ? 1.0f / sqrtf(variance + p.epsilon) : deviations[c];
+    rstd[c] = reciprocal_deviation(deviations[kChannels + c] * share_of_place - correction * correction, p.epsilon);
     mean[c] += correction;
   }
   if (part == 0 && share.active && static_cast<int>(threadIdx.x) < p.lanes) {
@@ -341,10 +343,6 @@ __device__ inline void join_chunks(const NormParameters& p, int64_t channel, int
     squares += from[2 * part + 1] + distance * distance * static_cast<float>(count);
   }
   squares = warp_sum(squares);
-}
-
-__device__ inline float reciprocal_deviation(float variance, float epsilon) {
-  return 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + epsilon);  // NaN stays NaN
 }
 
 // One warp per channel.
