@@ -29,6 +29,7 @@ from engine.fuse import (
     TILES,
     WINOGRAD2,
     WINOGRAD4,
+    WINOGRAD8,
     WINOGRAD42,
     WINOGRAD_PAIRS,
     WINOGRAD_STRIDED,
@@ -38,26 +39,38 @@ from engine.fuse import (
     steps_of,
 )
 
-_METHODS = {
-    DIRECT: "direct",
-    WINOGRAD2: "F(2x2)",
-    WINOGRAD42: "F(4x2)",
-    WINOGRAD4: "F(4x4)",
-    WINOGRAD_PAIRS: "F(2x2) of 2x2",
-    WINOGRAD_STRIDED: "F(2x2) strided",
-    WINOGRAD_TRANSPOSED: "F(4x4) transposed",
-    DEPTHWISE: "depthwise",
-    BILINEAR: "bilinear",
-    COLUMNS: "columns",
-}
-# Multiplications of a Winograd tile over those of its definition.
-_SAVED = {
-    WINOGRAD2: 16 / 36,
-    WINOGRAD42: 24 / 72,
-    WINOGRAD4: 36 / 144,
-    WINOGRAD_PAIRS: 9 / 16,
-    WINOGRAD_STRIDED: 25 / 36,
-    WINOGRAD_TRANSPOSED: 25 / 36,
+_METHODS = {DIRECT: "direct", DEPTHWISE: "depthwise", BILINEAR: "bilinear", COLUMNS: "columns"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """A way to multiply a Winograd layer.
+
+    Attributes:
+        products: of a tile, for each pair of channels.
+        defined: the same as the layer is defined.
+        outputs: rows and columns of a tile.
+    """
+
+    name: str
+    products: int
+    defined: int
+    outputs: tuple[int, int]
+
+    def cost(self, height: int, width: int) -> int:
+        """Products for a grid of outputs, as fused_generator.cpp counts them: kernels take as much as five tiles."""
+        return (-(-height // self.outputs[0]) * -(-width // self.outputs[1]) + 5) * self.products
+
+
+# By method; where there are two, the one that takes less on the picture.
+_TILINGS = {
+    WINOGRAD2: (Tiling("F(2x2)", 16, 36, (2, 2)),),
+    WINOGRAD42: (Tiling("F(4x2)", 24, 72, (4, 2)),),
+    WINOGRAD4: (Tiling("F(4x4)", 36, 144, (4, 4)),),
+    WINOGRAD8: (Tiling("F(8x8)", 100, 576, (8, 8)), Tiling("F(4x4)", 36, 144, (4, 4))),
+    WINOGRAD_PAIRS: (Tiling("F(2x2) of 2x2", 9, 16, (2, 2)), Tiling("F(4x4) of 2x2", 25, 64, (4, 4))),
+    WINOGRAD_STRIDED: (Tiling("F(2x2) strided", 25, 36, (2, 2)), Tiling("F(4x4) strided", 81, 144, (4, 4))),
+    WINOGRAD_TRANSPOSED: (Tiling("F(4x4) transposed", 25, 36, (4, 4)), Tiling("F(8x8) transposed", 81, 144, (8, 8))),
 }
 _TILES = {f"{rows}x{columns}": (rows, columns) for rows, columns in TILES}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}
@@ -135,10 +148,13 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         defined = multiplied
         if step.method == COLUMNS:
             defined = multiplied * step.kernel_width * step.picture_channels / step.out_channels
-        name = f"{_METHODS[step.method]} {step.in_channels}->{step.out_channels} {columns}x{rows}"
+        grid = (2 * base[0], 2 * base[1]) if step.method == WINOGRAD_TRANSPOSED else base
+        tiling = min(_TILINGS.get(step.method, ()), key=lambda tiling: tiling.cost(*grid), default=None)
+        name = f"{tiling.name if tiling else _METHODS[step.method]} "
+        name += f"{step.in_channels}->{step.out_channels} {columns}x{rows}"
         name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
         name += ", adds residual" if step.residual >= 0 else ""
-        yield Layer(name, defined, multiplied * _SAVED.get(step.method, 1.0))
+        yield Layer(name, defined, multiplied * tiling.products / tiling.defined if tiling else multiplied)
 
 
 def print_report(report: results.Results, peak_name: str) -> None:

@@ -9,7 +9,6 @@ reading. The result is a `FusedGenerator`: packed weights and a program for `tor
 from __future__ import annotations
 
 import dataclasses
-import math
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -22,21 +21,22 @@ from engine.errors import BackendError
 from engine.generators import AnimeGAN, Generator, ResNet, TransformerNet, UNet, animegan, resnet, transformer_net
 from engine.generators.unet import SkipBlock
 
-_VERSION = 3
+_VERSION = 4
 _NONE = -1
 _BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 _IMAGE_CHANNELS = 3
 _ALIGNMENT = 64
 
-DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(7)
-DEPTHWISE, BILINEAR, COLUMNS = range(7, 10)
+DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD8 = range(5)
+WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(5, 8)
+DEPTHWISE, BILINEAR, COLUMNS = range(8, 11)
 _NO_ACTIVATION, _RELU, _LEAKY_RELU = range(3)
 _ZEROS, _REFLECT, _REPLICATE = range(3)
 
 # How 3x3 convolutions of stride 1 are multiplied, by the outputs of a tile, and what is taken where nothing is said.
 # With factors of bfloat16 larger tiles are faster and less exact.
-TILES = {(2, 2): WINOGRAD2, (4, 2): WINOGRAD42, (4, 4): WINOGRAD4}
-_USUAL_TILES = {"fp32": (4, 4), "bf16": (2, 2), "fast": (4, 4)}
+TILES = {(2, 2): WINOGRAD2, (4, 2): WINOGRAD42, (4, 4): WINOGRAD4, (8, 8): WINOGRAD8}
+_USUAL_TILES = {"fp32": (8, 8), "bf16": (2, 2), "fast": (4, 4)}
 
 # A convolution of at least so many channels gains by Winograd; that of pairs, if it has so many pixels a side on
 # pictures of the usual size, or the generator's smallest if that is larger.
@@ -88,6 +88,8 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     if not isinstance(generator, (ResNet, TransformerNet, UNet, AnimeGAN)):
         raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
     method = TILES[tile or _USUAL_TILES[precision]]
+    if method == WINOGRAD8 and precision != "fp32":
+        raise BackendError("tiles of 8x8 are for fp32 only")
     builder = _Builder(generator, precision, method)
     value = builder.walk(_layers_of(generator), _Value((_NONE,), (generator.config.in_channels,)))
     if value.sources != (_NONE,) or not builder.steps:
@@ -470,7 +472,7 @@ class _Builder:
             if step.method == DIRECT:
                 step.phases.append(self._pack_phase(step, phase))
             else:
-                packed = self._pack(step, _winograd_kernel(_whole_blocks(phase.kernel), step.method, self.dtype))
+                packed = self._append(_winograd_kernel(_whole_blocks(phase.kernel)))
                 step.phases.append([phase.dy, phase.kernel.shape[2], phase.dx, phase.kernel.shape[3], packed])
 
     def _shape(self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, weight: Tensor) -> list[_Phase]:
@@ -676,43 +678,9 @@ def _enlarged_phases(weight: Tensor) -> list[_Phase]:
     return phases
 
 
-def _toom_cook(points: tuple[float, ...], taps: int) -> list[list[float]]:
-    """G of Toom and Cook's algorithm for `points` and infinity (Lavin and Gray, arXiv:1509.09308)."""
-    rows = [
-        [point**k / math.prod(point - other for other in points if other != point) for k in range(taps)]
-        for point in points
-    ]
-    return [*rows, [0.0] * (taps - 1) + [1.0]]
-
-
-_SIDE2 = _toom_cook((0.0, 1.0, -1.0), 3)
-_SIDE4 = _toom_cook((0.0, 1.0, -1.0, 2.0, -2.0), 3)
-# With factors of bfloat16, whose errors grow with the spread of the points (Barabasz et al., arXiv:1803.10986).
-_SIDE4_NEAR = _toom_cook((0.0, 0.6, -0.6, 1.5, -1.5), 3)
-_PAIRS = _toom_cook((0.0, 1.0), 2)
-_STRIDED = [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
-_TRANSPOSED = [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-
-
-def _kernel_transforms(method: int, dtype: torch.dtype) -> tuple[list[list[float]], list[list[float]]]:
-    """G of the rows and of the columns. Their B^T and A^T are in csrc/cpu/winograd_x.h."""
-    side4 = _SIDE4 if dtype == torch.float32 else _SIDE4_NEAR
-    return {
-        WINOGRAD2: (_SIDE2, _SIDE2),
-        WINOGRAD42: (side4, _SIDE2),
-        WINOGRAD4: (side4, side4),
-        WINOGRAD_PAIRS: (_PAIRS, _PAIRS),
-        WINOGRAD_STRIDED: (_STRIDED, _STRIDED),
-        WINOGRAD_TRANSPOSED: (_TRANSPOSED, _TRANSPOSED),
-    }[method]
-
-
-def _winograd_kernel(kernel: Tensor, method: int, dtype: torch.dtype) -> Tensor:
-    """[out, in, taps, taps] -> [frequencies, out, in]: G g G^T, for factors of `dtype`."""
-    rows, columns = (
-        torch.tensor(g, dtype=kernel.dtype, device=kernel.device) for g in _kernel_transforms(method, dtype)
-    )
-    return (torch.kron(rows, columns) @ kernel.flatten(2).flatten(0, 1).T).unflatten(1, kernel.shape[:2])
+def _winograd_kernel(kernel: Tensor) -> Tensor:
+    """[out, in, rows, columns] -> float32 [out / 16, in, rows, columns, 16]. Transformed when it is multiplied."""
+    return kernel.float().unflatten(0, (-1, _BLOCK)).permute(0, 2, 3, 4, 1)
 
 
 def _share_slots(steps: list[Step]) -> int:

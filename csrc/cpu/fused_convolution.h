@@ -19,6 +19,7 @@ namespace streamgan {
 
 constexpr int64_t kChannelBlock = 16;
 constexpr int64_t kImageChannels = 3;                       // of the first layer's input, some of them zero if need be
+constexpr int64_t kLineBytes = 64;                          // of the caches
 constexpr int64_t kMaxKernel = 16;                          // rows of a kernel
 constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kernels of all tiers
 
@@ -29,36 +30,59 @@ enum class Padding : int64_t { kZeros, kReflect, kReplicate };
 // the two rows a, and phases[a].dx is minus the padding of the transposed convolution.
 // kSmall: a direct one of so few pixels that threads share out the output channels, and the whole input is brought to
 // each of them.
-// kWinograd42: of 4x2 outputs. kWinogradPairs: F(2x2, 2x2), for phases of two taps a side, and for 4x4 kernels of
-// stride 2, which are four 2x2 ones on every other pixel. kWinogradStrided: 3x3 kernels of stride 2, whose pixels of
-// even number see one tap and whose others see two. kWinogradTransposed: transposed ones, with all phases in one.
-// kDepthwise: each channel by itself; kBilinear: twice as large, by linear interpolation. These two multiply float32.
+// kWinograd42: of 4x2 outputs. kWinograd8 multiplies float32 only. kWinogradPairs: F(2x2, 2x2), for phases of two taps
+// a side, and for 4x4 kernels of stride 2, which are four 2x2 ones on every other pixel. kWinogradStrided: 3x3 kernels
+// of stride 2, whose pixels of even number see one tap and whose others see two. kWinogradTransposed: transposed ones,
+// with all phases in one. kDepthwise: each channel by itself; kBilinear: twice as large, by linear interpolation. These
+// two multiply float32.
 enum class Method : int64_t {
   kDirect,
   kWinograd2,
   kWinograd42,
   kWinograd4,
+  kWinograd8,
   kWinogradPairs,
   kWinogradStrided,
   kWinogradTransposed,
   kDepthwise,
   kBilinear,
   kColumns,
+  // No program says these; they are taken where the picture is large enough, or so small.
+  kWinogradPairs4,
+  kWinogradStrided4,
+  kWinogradTransposed4,
   kSmall
 };
-constexpr int kMethods = 11;
+constexpr int kMethods = 15;
 
-// One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and `out` outputs of these; the next
-// tile begins `step` pixels further on.
+// One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and of the kernel's `taps`, and `out`
+// outputs of these; the next tile begins `step` pixels further on.
 struct TileSide {
-  int64_t in, frequencies, out, step;
+  int64_t in, frequencies, out, step, taps;
 };
-constexpr TileSide kSide2 = {4, 4, 2, 2}, kSide4 = {6, 6, 4, 4}, kSidePairs = {3, 3, 2, 2};
-constexpr TileSide kSideStrided = {5, 5, 2, 4}, kSideTransposed = {3, 5, 4, 2};
+constexpr TileSide kSide2 = {4, 4, 2, 2, 3}, kSide4 = {6, 6, 4, 4, 3}, kSide8 = {10, 10, 8, 8, 3};
+constexpr TileSide kSidePairs = {3, 3, 2, 2, 2}, kSideStrided = {5, 5, 2, 4, 3}, kSideTransposed = {3, 5, 4, 2, 3};
+constexpr TileSide kSidePairs4 = {5, 5, 4, 4, 2}, kSideStrided4 = {9, 9, 4, 8, 3}, kSideTransposed4 = {5, 9, 8, 4, 3};
 
 struct TileShape {
   TileSide rows, columns;  // of none where the method is no Winograd one
 };
+
+// What multiplies the same kernels in larger tiles, or, for F(8x8), in smaller ones.
+inline Method other_tiles(Method method) {
+  switch (method) {
+    case Method::kWinograd8:
+      return Method::kWinograd4;
+    case Method::kWinogradPairs:
+      return Method::kWinogradPairs4;
+    case Method::kWinogradStrided:
+      return Method::kWinogradStrided4;
+    case Method::kWinogradTransposed:
+      return Method::kWinogradTransposed4;
+    default:
+      return method;
+  }
+}
 
 inline TileShape tile_shape(Method method) {
   switch (method) {
@@ -68,12 +92,20 @@ inline TileShape tile_shape(Method method) {
       return {kSide4, kSide2};
     case Method::kWinograd4:
       return {kSide4, kSide4};
+    case Method::kWinograd8:
+      return {kSide8, kSide8};
     case Method::kWinogradPairs:
       return {kSidePairs, kSidePairs};
     case Method::kWinogradStrided:
       return {kSideStrided, kSideStrided};
     case Method::kWinogradTransposed:
       return {kSideTransposed, kSideTransposed};
+    case Method::kWinogradPairs4:
+      return {kSidePairs4, kSidePairs4};
+    case Method::kWinogradStrided4:
+      return {kSideStrided4, kSideStrided4};
+    case Method::kWinogradTransposed4:
+      return {kSideTransposed4, kSideTransposed4};
     default:
       return {};
   }
@@ -96,7 +128,9 @@ struct Image {
 
 struct Phase {
   int64_t dy, rows, dx, columns;  // the taps, relative to the pixel y * stride, x * stride
-  const void* weights;            // [channel block][row][column][input channel / group][16][group]
+  // [channel block][row][column][input channel / group][16][group]; of Winograd float32, not transformed yet,
+  // [channel block][planes][input channel][row][column][16].
+  const void* weights;
 };
 
 struct Convolution {
@@ -127,23 +161,27 @@ struct Convolution {
   int64_t picture_channels, kernel_width;
   bool tanh;
   bool aligns_corners;  // of kBilinear, as torch.nn.functional.interpolate means it
-  // Rows of the base grid in a unit, which share what is in the caches of the weights; of Winograd tile rows.
+  // Rows of the base grid in a unit, which share what is in the caches of the weights.
   int64_t unit_rows;
-  // Of Winograd: in how many parts of how many tiles a tile row is worked on. `planes` a side are what the input is
-  // split into (every other pixel of a strided convolution), `spread` is the step between the outputs of a tile; both
-  // are 1 where the tile's own transforms see to the stride.
-  int64_t segments, segment_tiles, planes, spread;
+  // Of Winograd: all tiles, and the chunk of whole rows of them that is worked on. `planes` a side are what the input
+  // is split into (every other pixel of a strided convolution), `spread` is the step between the outputs of a tile;
+  // both are 1 where the tile's own transforms see to the stride.
+  int64_t tile_rows, tile_columns, planes, spread;
+  int64_t chunk_row, chunk_rows;
+  int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
+  void* transformed;  // the chunk's input, [phase][frequency][tile_room][planes^2 in_channels], and a line a frequency
+  int64_t tile_room;  // kMaxTilePixels more than a chunk has, for what is multiplied beyond its end
 };
 
-// Works on units [begin, end): groups of rows of the base grid or of tile rows; of kSmall groups of 16 kMaxTileBlocks
-// output channels. Statistics have a slot for each unit, times its phases or segments; of kSmall one for each phase.
-// `scratch` belongs to this call alone and
-// holds, each rounded up to 64 bytes: the ring, [last - first + 1][row_elements(convolution)] elements, of
-// Winograd float32 ones;
-// then of Winograd the transformed tiles, [frequencies][tiles of a unit][planes^2 in_channels] elements, tiles rounded
-// up to kMaxTilePixels, and their products, [frequencies][tiles][16 kMaxTileBlocks] float32; of kBilinear a row,
-// [in_width + 2][in_channels] float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels]
-// float32, and the row, up * base_width * picture_channels rounded up to 16.
+// Works on units [begin, end): groups of rows of the base grid; of kSmall and Winograd groups of 16 kMaxTileBlocks
+// output channels, of Winograd times phases times parts; of Winograd's inputs tile rows of the chunk. Statistics have a
+// slot for each unit, of kSmall one for each phase, of Winograd for each phase of each part. `scratch` belongs to this
+// call alone and holds, each rounded up to 64 bytes: the ring, [last - first + 1][row_elements( convolution)] elements,
+// of Winograd's input float32 ones; of Winograd's output transformed kernels, [frequencies of a side][planes^2
+// in_channels][16 kMaxTileBlocks] elements, and products, [frequencies][tiles of a part and kMaxTilePixels][16
+// kMaxTileBlocks] float32; of kBilinear a row, [in_width + 2][in_channels] float32; of kColumns the products of a row,
+// [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels rounded up
+// to 16.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
 
 // Elements of a row of the ring. An odd number of channels (the image's) leaves one more, zero, for the products of
@@ -152,10 +190,15 @@ inline int64_t row_elements(const Convolution& c) {
   return (c.before + c.in_width + c.after) * c.in_channels + c.in_channels % 2;
 }
 
+// By the type of what is multiplied: float32, bfloat16.
+struct MethodKernels {
+  ConvolutionUnits units[2];
+  ConvolutionUnits inputs[2] = {};  // of Winograd, before the units
+};
+
 struct FusedConvolutionKernels {
   Isa isa;
-  // By method, and by the type of what is multiplied: float32, bfloat16.
-  ConvolutionUnits units[kMethods][2];
+  MethodKernels methods[kMethods];
 };
 
 extern const FusedConvolutionKernels kFusedConvolutionScalar;

@@ -20,7 +20,14 @@ struct Constant {
   static constexpr int kValue = kNumber;
 };
 
-inline V splat(float value) { return V{} + value; }
+// With instructions, for the compiler takes care of -0 in V{} + value, an addition in each of the innermost loops.
+#if defined(__AVX512F__)
+inline V splat(float value) { return _mm512_set1_ps(value); }
+#elif defined(__AVX2__)
+inline V splat(float value) { return _mm256_set1_ps(value); }
+#else
+inline V splat(float value) { return V{value, value, value, value}; }
+#endif
 
 #if defined(__AVX512F__)
 inline V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -57,6 +64,7 @@ struct Float32 {
     return value;
   }
   static void store(float* to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+  static void store_group(float* to, const V* const (&values)[1]) { store(to, *values[0]); }
   static float round(float value) { return value; }
   static V load_weights(const float* from) { return load(from); }
   static V broadcast(const float* from) { return splat(*from); }
@@ -86,6 +94,13 @@ struct BFloat16 {
     const __m256bh halves = _mm512_cvtneps_pbh(value);
     __builtin_memcpy(to, &halves, sizeof halves);
   }
+  // Pairs of one value of each vector, side by side.
+  static void store_group(uint16_t* to, const V* const (&values)[2]) {
+    static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                            8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(*values[1], *values[0]);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_loadu_si512(kOrder), halves));
+  }
   static Weights load_weights(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
   static Broadcast broadcast(const uint16_t* from) {
     int32_t pair;
@@ -105,6 +120,15 @@ struct BFloat16 {
     const Bits bits = (Bits)value;
     const Halves halves = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
     __builtin_memcpy(to, &halves, sizeof halves);
+  }
+  // Pairs of one value of each vector, side by side.
+  static void store_group(uint16_t* to, const V* const (&values)[2]) {
+    const auto rounded = [](V value) {
+      const Bits bits = (Bits)value;
+      return bits + 0x7fff + ((bits >> 16) & 1);
+    };
+    const Bits pairs = (rounded(*values[0]) >> 16) | (rounded(*values[1]) & 0xffff0000u);
+    __builtin_memcpy(to, &pairs, sizeof pairs);
   }
   static Weights load_weights(const uint16_t* from) {
     Bits pairs;

@@ -1,67 +1,173 @@
 // Winograd convolution (Lavin and Gray, arXiv:1509.09308): Y = A^T [(G g G^T) * (B^T d B)] A. Included after
-// fused_convolution_x.h. G is applied where weights are packed, in engine/fuse.py.
+// fused_convolution_x.h.
+//
+// A layer is worked on in chunks of whole tile rows, each in two parallel passes: the input of all its tiles is
+// transformed, then each thread takes output channels, transforms their kernels, multiplies, and transforms what comes
+// out. Kernels are transformed each time because they are small before it: for tiles of 8x8 outputs a ninth.
 
 template <const TileSide& kOf>
 struct Side {
   static constexpr int kIn = static_cast<int>(kOf.in), kFrequencies = static_cast<int>(kOf.frequencies);
   static constexpr int kOut = static_cast<int>(kOf.out), kStep = static_cast<int>(kOf.step);
+  static constexpr int kTaps = static_cast<int>(kOf.taps);
 };
 
-// One side of each transform. A tile's are those of its rows and those of its columns.
+// One side of each transform. A tile's are those of its rows and those of its columns. kInput is B^T, kKernel G,
+// kOutput A^T.
 
-// F(2, 3), points 0, 1, -1.
-struct Side2 : Side<kSide2> {
-  static constexpr float kInput[4][4] = {{-1, 0, 1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
-  static constexpr float kOutput[2][4] = {{1, 1, 1, 0}, {0, 1, -1, 1}};
+template <int kRows, int kColumns>
+struct Matrix {
+  float values[kRows][kColumns] = {};
+
+  constexpr const float (&operator[](int row) const)[kColumns] { return values[row]; }
 };
 
-// F(4, 3), points 0, 1, -1, 2, -2.
-struct Side4 : Side<kSide4> {
-  static constexpr float kInput[6][6] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
-                                         {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
-  static constexpr float kOutput[4][6] = {
-      {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+// Toom and Cook's algorithm with the points p and -p of each pair, infinity, and 0 if kHasZero. A point's row of G is
+// its powers over the product of its distances to the others, its row of B^T the polynomial that is zero at the others;
+// where there is no 0 both have the other sign for -p, so that pairs differ in odd powers only.
+template <int kPairs, int kTaps = 3, bool kHasZero = true>
+struct ToomCook {
+  static constexpr int kSize = 2 * kPairs + (kHasZero ? 2 : 1), kOut = kSize - kTaps + 1;
+  Matrix<kSize, kSize> input;
+  Matrix<kSize, kTaps> kernel;
+  Matrix<kOut, kSize> output;
+
+  constexpr explicit ToomCook(const double (&points)[kPairs]) {
+    constexpr int kZero = kHasZero ? 1 : 0;
+    // Of x^2 - p^2 over all pairs but one.
+    const auto product = [&](int left_out, double (&polynomial)[kSize]) {
+      for (double& factor : polynomial) factor = 0.0;
+      polynomial[0] = 1.0;
+      for (int pair = 0; pair < kPairs; ++pair) {
+        if (pair == left_out) continue;
+        for (int i = kSize - 1; i >= 0; --i) {
+          polynomial[i] = (i >= 2 ? polynomial[i - 2] : 0.0) - points[pair] * points[pair] * polynomial[i];
+        }
+      }
+    };
+    double polynomial[kSize] = {};
+    product(kPairs, polynomial);
+    for (int i = 0; i < kSize; ++i) {
+      if (kHasZero) input.values[0][i] = static_cast<float>(polynomial[i]);
+      input.values[kSize - 1][i] = i >= kZero ? static_cast<float>(polynomial[i - kZero]) : 0.0f;
+    }
+    if (kHasZero) {
+      kernel.values[0][0] = static_cast<float>(1.0 / polynomial[0]);
+      output.values[0][0] = 1.0f;
+    }
+    kernel.values[kSize - 1][kTaps - 1] = output.values[kOut - 1][kSize - 1] = 1.0f;
+    for (int pair = 0; pair < kPairs; ++pair) {
+      product(pair, polynomial);
+      const double p = points[pair];
+      double distance = 0.0, power = kHasZero ? 2.0 * p * p : 2.0 * p;
+      for (int i = 0; i < kSize; i += 2, power *= p * p) distance += polynomial[i] * power;
+      for (int sign = 0; sign < 2; ++sign) {
+        const int row = kZero + 2 * pair + sign;
+        // The polynomial times x + p or x - p and, with zero, times x.
+        for (int i = 0; i < kSize; ++i) {
+          const double once = i >= kZero ? polynomial[i - kZero] : 0.0,
+                       next = i > kZero ? polynomial[i - kZero - 1] : 0.0;
+          const double value = sign == 0 ? next + p * once : next - p * once;
+          input.values[row][i] = static_cast<float>(sign == 1 && !kHasZero ? -value : value);
+        }
+        power = 1.0;
+        for (int i = 0; i < kSize; ++i, power *= sign == 0 ? p : -p) {
+          if (i < kTaps) kernel.values[row][i] = static_cast<float>(power / distance);
+          if (i < kOut) output.values[i][row] = static_cast<float>(power);
+        }
+      }
+    }
+  }
 };
 
-// The same with points 0, 0.6, -0.6, 1.5, -1.5, which lose less where factors are bfloat16 (Barabasz et al.,
-// arXiv:1803.10986, on how to choose points).
-struct Side4Near : Side<kSide4> {
-  static constexpr float kInput[6][6] = {{0.81f, 0, -2.61f, 0, 1, 0},     {0, -1.35f, -2.25f, 0.6f, 1, 0},
-                                         {0, 1.35f, -2.25f, -0.6f, 1, 0}, {0, -0.54f, -0.36f, 1.5f, 1, 0},
-                                         {0, 0.54f, -0.36f, -1.5f, 1, 0}, {0, 0.81f, 0, -2.61f, 0, 1}};
-  static constexpr float kOutput[4][6] = {{1, 1, 1, 1, 1, 0},
-                                          {0, 0.6f, -0.6f, 1.5f, -1.5f, 0},
-                                          {0, 0.36f, 0.36f, 2.25f, 2.25f, 0},
-                                          {0, 0.216f, -0.216f, 3.375f, -3.375f, 1}};
+template <const TileSide& kOf, const auto& kMatrices>
+struct ToomCookSide : Side<kOf> {
+  static constexpr auto kInput = kMatrices.input;
+  static constexpr auto kKernel = kMatrices.kernel;
+  static constexpr auto kOutput = kMatrices.output;
 };
+
+constexpr ToomCook<1> kToomCook2({1.0});
+constexpr ToomCook<2> kToomCook4({1.0, 2.0});
+// These lose less where factors are bfloat16 (Barabasz et al., arXiv:1803.10986, on how to choose points).
+constexpr ToomCook<2> kToomCook4Near({0.6, 1.5});
+// The best of a search: each layer's error in float32 is 1.5e-5 of its output, that of F(4, 3) 1.4e-6.
+constexpr ToomCook<4> kToomCook8({0.4375, 0.8125, 1.25, 2.5});
+// F(4, 2).
+constexpr ToomCook<2, 2, false> kToomCookPairs4({0.5, 1.25});
+
+using Side2 = ToomCookSide<kSide2, kToomCook2>;
+using Side4 = ToomCookSide<kSide4, kToomCook4>;
+using Side4Near = ToomCookSide<kSide4, kToomCook4Near>;
+using Side8 = ToomCookSide<kSide8, kToomCook8>;
+using SidePairs4 = ToomCookSide<kSidePairs4, kToomCookPairs4>;
 
 // F(2, 2), points 0 and 1.
 struct SidePairs : Side<kSidePairs> {
-  static constexpr float kInput[3][3] = {{-1, 1, 0}, {0, 1, 0}, {0, -1, 1}};
-  static constexpr float kOutput[2][3] = {{1, 1, 0}, {0, 1, 1}};
+  static constexpr Matrix<3, 3> kInput = {{{-1, 1, 0}, {0, 1, 0}, {0, -1, 1}}};
+  static constexpr Matrix<3, 2> kKernel = {{{-1, 0}, {1, 1}, {0, 1}}};
+  static constexpr Matrix<2, 3> kOutput = {{{1, 1, 0}, {0, 1, 1}}};
 };
 
 // Three taps, stride 2: of pixels -1 to 3 those of even number see the middle tap, those of odd number F(2, 2) of the
 // others.
 struct SideStrided : Side<kSideStrided> {
-  static constexpr float kInput[5][5] = {
-      {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}, {1, 0, -1, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, -1, 0, 1}};
-  static constexpr float kOutput[2][5] = {{1, 0, 1, 1, 0}, {0, 1, 0, 1, 1}};
+  static constexpr Matrix<5, 5> kInput = {
+      {{0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}, {1, 0, -1, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, -1, 0, 1}}};
+  static constexpr Matrix<5, 3> kKernel = {{{0, 1, 0}, {0, 1, 0}, {1, 0, 0}, {1, 0, 1}, {0, 0, 1}}};
+  static constexpr Matrix<2, 5> kOutput = {{{1, 0, 1, 1, 0}, {0, 1, 0, 1, 1}}};
 };
 
 // Three taps, transposed with stride 2: outputs of even number are the middle tap's, those of odd number F(2, 2) of the
 // others.
 struct SideTransposed : Side<kSideTransposed> {
-  static constexpr float kInput[5][3] = {{1, 0, 0}, {0, 1, 0}, {1, -1, 0}, {0, 1, 0}, {0, -1, 1}};
-  static constexpr float kOutput[4][5] = {{1, 0, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 1}};
+  static constexpr Matrix<5, 3> kInput = {{{1, 0, 0}, {0, 1, 0}, {1, -1, 0}, {0, 1, 0}, {0, -1, 1}}};
+  static constexpr Matrix<5, 3> kKernel = {{{0, 1, 0}, {0, 1, 0}, {0, 0, 1}, {1, 0, 1}, {1, 0, 0}}};
+  static constexpr Matrix<4, 5> kOutput = {{{1, 0, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 1}}};
 };
+
+// The same two with F(4, 2).
+struct Strided4 {
+  Matrix<9, 9> input;
+  Matrix<9, 3> kernel;
+  Matrix<4, 9> output;
+
+  constexpr Strided4() {
+    for (int o = 0; o < 4; ++o) input.values[o][2 * o + 1] = kernel.values[o][1] = output.values[o][o] = 1.0f;
+    for (int f = 0; f < 5; ++f) {
+      for (int i = 0; i < 5; ++i) input.values[4 + f][2 * i] = kToomCookPairs4.input[f][i];
+      for (int i = 0; i < 2; ++i) kernel.values[4 + f][2 * i] = kToomCookPairs4.kernel[f][i];
+      for (int o = 0; o < 4; ++o) output.values[o][4 + f] = kToomCookPairs4.output[o][f];
+    }
+  }
+};
+
+struct Transposed4 {
+  Matrix<9, 5> input;
+  Matrix<9, 3> kernel;
+  Matrix<8, 9> output;
+
+  constexpr Transposed4() {
+    for (int o = 0; o < 4; ++o) input.values[o][o] = kernel.values[o][1] = output.values[2 * o][o] = 1.0f;
+    for (int f = 0; f < 5; ++f) {
+      for (int i = 0; i < 5; ++i) input.values[4 + f][i] = kToomCookPairs4.input[f][i];
+      for (int i = 0; i < 2; ++i) kernel.values[4 + f][2 - 2 * i] = kToomCookPairs4.kernel[f][i];
+      for (int o = 0; o < 4; ++o) output.values[2 * o + 1][4 + f] = kToomCookPairs4.output[o][f];
+    }
+  }
+};
+
+constexpr Strided4 kStrided4;
+constexpr Transposed4 kTransposed4;
+using SideStrided4 = ToomCookSide<kSideStrided4, kStrided4>;
+using SideTransposed4 = ToomCookSide<kSideTransposed4, kTransposed4>;
 
 // sum over i of coefficients[i] * values[i * step], with nothing done for zeros; unrolled by the compiler.
 template <int kCount>
 inline __attribute__((always_inline)) V combine(const float (&coefficients)[kCount], const V* values, int step) {
   V sum = V{};
   bool is_first = true;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i) {
     const float f = coefficients[i];
     const V value = values[i * step];
@@ -95,22 +201,27 @@ struct Parts {
   }
 };
 
-// to[f * to_step] = row f of B^T times the values.
-template <typename S, int kRow = 0>
-inline __attribute__((always_inline)) void apply_input(const V* values, int step, V* to, int to_step) {
-  if constexpr (kRow < S::kFrequencies) {
-    constexpr int kNext = kRow + 1 < S::kFrequencies ? kRow + 1 : kRow;
-    if constexpr (kNext != kRow && is_mirrored(S::kInput[kRow], S::kInput[kNext])) {
-      constexpr Parts<S::kIn> kParts(S::kInput[kRow]);
+// to[f * to_step] = row f of the matrix, B^T or G, times the values.
+template <int kRows, int kColumns, const Matrix<kRows, kColumns>& kMatrix, int kRow = 0>
+inline __attribute__((always_inline)) void apply_matrix(const V* values, int step, V* to, int to_step) {
+  if constexpr (kRow < kRows) {
+    constexpr int kNext = kRow + 1 < kRows ? kRow + 1 : kRow;
+    if constexpr (kNext != kRow && is_mirrored(kMatrix[kRow], kMatrix[kNext])) {
+      constexpr Parts<kColumns> kParts(kMatrix[kRow]);
       const V even = combine(kParts.even, values, step), odd = combine(kParts.odd, values, step);
       to[kRow * to_step] = even + odd;
       to[kNext * to_step] = even - odd;
-      apply_input<S, kRow + 2>(values, step, to, to_step);
+      apply_matrix<kRows, kColumns, kMatrix, kRow + 2>(values, step, to, to_step);
     } else {
-      to[kRow * to_step] = combine(S::kInput[kRow], values, step);
-      apply_input<S, kRow + 1>(values, step, to, to_step);
+      to[kRow * to_step] = combine(kMatrix[kRow], values, step);
+      apply_matrix<kRows, kColumns, kMatrix, kRow + 1>(values, step, to, to_step);
     }
   }
+}
+
+template <typename S>
+inline __attribute__((always_inline)) void apply_input(const V* values, int step, V* to, int to_step) {
+  apply_matrix<S::kFrequencies, S::kIn, S::kInput>(values, step, to, to_step);
 }
 
 // A^T for sums and differences of mirrored columns in the place of these columns.
@@ -141,7 +252,7 @@ template <typename S>
 inline __attribute__((always_inline)) void apply_output(const V (&values)[S::kFrequencies], V* to, int to_step) {
   constexpr Output<S> kRows{};
   V parts[S::kFrequencies];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int f = 0; f < S::kFrequencies; ++f) {
     if (f > 0 && kRows.begins_pair[f - 1]) {
       parts[f] = values[f - 1] - values[f];
@@ -149,158 +260,276 @@ inline __attribute__((always_inline)) void apply_output(const V (&values)[S::kFr
       parts[f] = kRows.begins_pair[f] ? values[f] + values[f + 1 < S::kFrequencies ? f + 1 : f] : values[f];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int y = 0; y < S::kOut; ++y) to[y * to_step] = combine(kRows.rows[y], parts, 1);
 }
 
+// Transformed tiles are kept in groups of kTilePixels, [group][channels / 16][frequency][kTilePixels][16]: what a tile
+// writes lies near what its neighbours write. A line more a block, so that blocks are not in the same sets of the
+// caches.
+constexpr int64_t kGroupPixel = kTilePixels * kChannelBlock;
+
+template <typename E>
+constexpr int64_t block_elements(int64_t frequencies) {
+  return frequencies * kGroupPixel + kLineBytes / static_cast<int64_t>(sizeof(typename E::Storage));
+}
+
+// Channels [0, kChannelBlock) of a tile. Fetches those of the tile beside it. Outer loops are not unrolled here, nor in
+// transform_output: 10 x 10 values would be 100 registers.
 template <typename E, typename Rows, typename Columns>
-inline void transform_input(const float* const (&rows)[Rows::kIn], int64_t channels, int64_t pixel_step,
-                            typename E::Storage* to, int64_t frequency_step) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    V half[Rows::kFrequencies * Columns::kIn];
-#pragma GCC unroll 8
+__attribute__((noinline)) void transform_input(const float* const (&rows)[Rows::kIn], int64_t pixel_step,
+                                               typename E::Storage* to) {
+  for (int64_t c = 0; c < kChannelBlock; c += kLanes) {
+    V half[Rows::kFrequencies][Columns::kIn];
     for (int x = 0; x < Columns::kIn; ++x) {
       V column[Rows::kIn];
-#pragma GCC unroll 8
-      for (int y = 0; y < Rows::kIn; ++y) column[y] = Float32::load(rows[y] + x * pixel_step + c);
-      apply_input<Rows>(column, 1, half + x, Columns::kIn);
+#pragma GCC unroll 16
+      for (int y = 0; y < Rows::kIn; ++y) {
+        column[y] = Float32::load(rows[y] + x * pixel_step + c);
+        __builtin_prefetch(rows[y] + (x + Columns::kStep) * pixel_step + c);
+      }
+      apply_input<Rows>(column, 1, half[0] + x, Columns::kIn);
     }
-#pragma GCC unroll 8
     for (int f = 0; f < Rows::kFrequencies; ++f) {
       V row[Columns::kFrequencies];
-      apply_input<Columns>(half + f * Columns::kIn, 1, row, 1);
-#pragma GCC unroll 8
+      apply_input<Columns>(half[f], 1, row, 1);
+#pragma GCC unroll 16
       for (int g = 0; g < Columns::kFrequencies; ++g) {
-        E::store(to + (f * Columns::kFrequencies + g) * frequency_step + c, row[g]);
+        E::store(to + (f * Columns::kFrequencies + g) * kGroupPixel + c, row[g]);
       }
     }
   }
 }
 
-template <typename Rows, typename Columns>
-inline void transform_output(const float* from, int64_t frequency_step, V bias, float* to, int64_t row_step,
-                             int64_t pixel_step, int64_t rows, int64_t columns, V& total, V& squares) {
-  V half[Rows::kOut * Columns::kFrequencies];
-#pragma GCC unroll 8
+// The sums of a vector of channels, and of their squares.
+struct Sums {
+  V total = {}, squares = {};
+};
+
+// Up to `rows` rows and `columns` columns of the output of a tile, all of them if kWhole.
+template <typename Rows, typename Columns, bool kWhole>
+__attribute__((noinline)) void transform_output(const float* from, int64_t frequency_step, V bias, float* to,
+                                                int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
+                                                Sums& sums) {
+  V half[Rows::kOut][Columns::kFrequencies], total = sums.total, squares = sums.squares;
   for (int g = 0; g < Columns::kFrequencies; ++g) {
     V column[Rows::kFrequencies];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int f = 0; f < Rows::kFrequencies; ++f) {
       column[f] = Float32::load(from + (f * Columns::kFrequencies + g) * frequency_step);
     }
-    apply_output<Rows>(column, half + g, Columns::kFrequencies);
+    apply_output<Rows>(column, half[0] + g, Columns::kFrequencies);
   }
-#pragma GCC unroll 8
-  for (int y = 0; y < Rows::kOut; ++y) {
-    if (y >= rows) break;
-    V row[Columns::kFrequencies], values[Columns::kOut];
-#pragma GCC unroll 8
-    for (int g = 0; g < Columns::kFrequencies; ++g) row[g] = half[y * Columns::kFrequencies + g];
-    apply_output<Columns>(row, values, 1);
-#pragma GCC unroll 8
+  for (int y = 0; y < (kWhole ? Rows::kOut : smaller(Rows::kOut, rows)); ++y) {
+    V values[Columns::kOut];
+    apply_output<Columns>(half[y], values, 1);
+#pragma GCC unroll 16
     for (int x = 0; x < Columns::kOut; ++x) {
-      if (x >= columns) break;
+      if (!kWhole && x >= columns) break;
       const V value = values[x] + bias;
       total = total + value;
       squares = multiply_add(value, value, squares);
       Float32::store(to + y * row_step + x * pixel_step, value);
     }
   }
+  sums.total = total, sums.squares = squares;
 }
 
-// The tiles of a unit that are worked on at once.
-struct Tiles {
-  int64_t row, column;  // of the first one
-  int64_t rows, columns;
-  int64_t room;  // for how many there is memory
-  int64_t count() const { return rows * columns; }
-};
+// A chunk's tiles in the order of their rows.
+inline int64_t chunk_tiles(const Convolution& c) { return c.chunk_rows * c.tile_columns; }
 
-// Output channels [channel, channel + 16 kBlocks) of a phase of transformed tiles.
-template <typename E, typename Rows, typename Columns, int kBlocks>
-void winograd_blocks(const Convolution& c, int64_t phase, int64_t channel, const typename E::Storage* transformed,
-                     const Tiles& tiles, float* products, V* total, V* squares) {
-  constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies, kWidth = kBlocks * kChannelBlock;
-  const int64_t depth = c.planes * c.planes * c.in_channels;
-  Product<E> product = {};
-  product.count = 1;
-  product.length = product.pixel_step = depth;
-  product.block_step = kFrequencies * depth * kChannelBlock;
-  const auto* weights =
-      static_cast<const typename E::Storage*>(c.phases[phase].weights) + channel / kChannelBlock * product.block_step;
-  for (int64_t f = 0; f < kFrequencies; ++f) {
-    product.runs[0] = transformed + f * tiles.room * depth;
-    product.weights = weights + f * depth * kChannelBlock;
-    // Tiles beyond the last ones are multiplied too; nobody reads them.
-    multiply_pixels<E, kBlocks>(product, round_up(tiles.count(), kTilePixels), products + f * tiles.room * kWidth,
-                                kWidth);
-  }
-  const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
-  const int64_t pixel_step = spread * c.out_channels, row_step = spread * c.up * c.base_width * c.out_channels;
-  for (int64_t t = 0; t < tiles.count(); ++t) {
-    const int64_t y = (tiles.row + t / tiles.columns) * Rows::kOut;
-    const int64_t x = (tiles.column + t % tiles.columns) * Columns::kOut;
-    float* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread) + channel;
-    for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-      transform_output<Rows, Columns>(products + t * kWidth + v * kLanes, tiles.room * kWidth,
-                                      Float32::load(c.bias + channel + v * kLanes), to + v * kLanes, row_step,
-                                      pixel_step, height - y, width - x, total[v], squares[v]);
-    }
-  }
+template <typename E>
+typename E::Storage* transformed_input(const Convolution& c, int64_t phase, int64_t frequencies) {
+  const int64_t blocks = c.planes * c.planes * c.in_channels / kChannelBlock, groups = c.tile_room / kTilePixels;
+  return static_cast<typename E::Storage*>(c.transformed) + phase * groups * blocks * block_elements<E>(frequencies);
 }
 
-// With planes the input is four pictures of every other pixel, side by side along the channels.
-template <typename E, typename Rows, typename Columns>
-void transform_tiles(const Convolution& c, const RowRing<Float32>& ring, const Phase& phase, const Tiles& tiles,
-                     typename E::Storage* transformed) {
-  const int64_t planes = c.planes, depth = planes * planes * c.in_channels;
-  for (int64_t t = 0; t < tiles.count(); ++t) {
-    const int64_t y = (tiles.row + t / tiles.columns) * Rows::kStep * planes + phase.dy;
-    const int64_t x = (tiles.column + t % tiles.columns) * Columns::kStep * planes + phase.dx;
-    for (int64_t plane = 0; plane < planes * planes; ++plane) {
-      const float* from[Rows::kIn];
-      for (int r = 0; r < Rows::kIn; ++r) from[r] = ring.at(y + plane / planes + r * planes, x + plane % planes);
-      transform_input<E, Rows, Columns>(from, c.in_channels, planes * c.in_channels,
-                                        transformed + t * depth + plane * c.in_channels, tiles.room * depth);
-    }
-  }
-}
-
+// Transforms the input of tile rows [begin, end) of the chunk. With planes the input is four pictures of every other
+// pixel, side by side along the channels.
 template <typename E, typename Rows, typename Columns = Rows>
-void winograd_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
-  using Storage = typename E::Storage;
+void winograd_input(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
   Scratch scratch{memory};
-  const int64_t unit_rows = c.unit_rows * Rows::kStep * c.planes;  // of the input
-  const int64_t phases = c.spread * c.spread;
-  const int64_t tile_rows = (c.up * c.base_height / c.spread + Rows::kOut - 1) / Rows::kOut;
-  const int64_t tile_columns = (c.up * c.base_width / c.spread + Columns::kOut - 1) / Columns::kOut;
-  const int64_t last_owned = end * c.unit_rows >= tile_rows ? c.in_height : end * unit_rows;
-  RowRing<Float32> ring(c, scratch, begin * unit_rows + c.first, begin * unit_rows, last_owned);
-  const int64_t room = round_up(c.unit_rows * c.segment_tiles, kTilePixels);
-  auto* transformed = scratch.take<Storage>(kFrequencies * room * c.planes * c.planes * c.in_channels);
-  auto* products = scratch.take<float>(kFrequencies * room * kTileBlocks * kChannelBlock);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    ring.advance_to(unit * unit_rows + c.last);
-    const int64_t rows = smaller(c.unit_rows, tile_rows - unit * c.unit_rows);
-    for (int64_t part = 0; part < c.segments * phases; ++part) {
-      const int64_t first = part / phases * c.segment_tiles, phase = part % phases;
-      const Tiles tiles = {unit * c.unit_rows, first, rows, smaller(c.segment_tiles, tile_columns - first), room};
-      transform_tiles<E, Rows, Columns>(c, ring, c.phases[phase], tiles, transformed);
-      float* statistics =
-          c.statistics ? c.statistics + (unit * c.segments * phases + part) * 2 * c.out_channels : nullptr;
-      const auto multiply = [&](int64_t channel, auto blocks) {
-        constexpr int kBlocks = decltype(blocks)::kValue;
-        V total[kBlocks * kBlockVectors] = {}, squares[kBlocks * kBlockVectors] = {};
-        winograd_blocks<E, Rows, Columns, kBlocks>(c, phase, channel, transformed, tiles, products, total, squares);
-        if (statistics) write_statistics(statistics, c.out_channels, channel, total, squares);
-      };
-      int64_t channel = 0;
-      for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
-        multiply(channel, Constant<kTileBlocks>{});
+  const int64_t planes = c.planes, blocks = planes * planes * c.in_channels / kChannelBlock;
+  const int64_t row_step = Rows::kStep * planes;  // of the input
+  const int64_t first = c.chunk_row + begin, last = c.chunk_row + end;
+  const int64_t last_owned = last == c.tile_rows ? c.in_height : last * row_step;
+  RowRing<Float32> ring(c, scratch, first * row_step + c.first, first * row_step, last_owned);
+  for (int64_t row = first; row < last; ++row) {
+    ring.advance_to(row * row_step + c.last);
+    const int64_t first_tile = (row - c.chunk_row) * c.tile_columns, last_tile = first_tile + c.tile_columns;
+    for (int64_t i = 0; i < c.spread * c.spread; ++i) {
+      const Phase& phase = c.phases[i];
+      auto* const transformed = transformed_input<E>(c, i, kFrequencies);
+      for (int64_t tile = first_tile; tile < last_tile;) {
+        const int64_t group = tile / kTilePixels, end_of_group = smaller((group + 1) * kTilePixels, last_tile);
+        auto* to = transformed + group * blocks * block_elements<E>(kFrequencies);
+        for (int64_t block = 0; block < blocks; ++block, to += block_elements<E>(kFrequencies)) {
+          const int64_t plane = block * kChannelBlock / c.in_channels;
+          const int64_t y = row * row_step + phase.dy + plane / planes, channel = block * kChannelBlock % c.in_channels;
+          for (int64_t t = tile; t < end_of_group; ++t) {
+            const int64_t x = (t - first_tile) * Columns::kStep * planes + phase.dx + plane % planes;
+            const float* from[Rows::kIn];
+            for (int r = 0; r < Rows::kIn; ++r) from[r] = ring.at(y + r * planes, x) + channel;
+            transform_input<E, Rows, Columns>(from, planes * c.in_channels, to + t % kTilePixels * kChannelBlock);
+          }
+        }
+        tile = end_of_group;
       }
-      for (; channel < c.out_channels; channel += kChannelBlock) multiply(channel, Constant<1>{});
     }
   }
   if (c.save) ring.advance_to(last_owned - 1);
+}
+
+// Row `f` of the frequencies of the kernels of 16 kBlocks output channels: from [depth][taps][16] a block to
+// [depth / group][frequency of a column][16 kBlocks][group]. Frequencies beside each other are written twice as fast as
+// with a plane for each.
+template <typename E, typename Rows, typename Columns, int kBlocks>
+void transform_kernels(const float* from, int64_t block_step, int64_t depth, int64_t f, typename E::Storage* to) {
+  constexpr int64_t kTaps = Rows::kTaps * Columns::kTaps, kWidth = kBlocks * kChannelBlock;
+  V factors[Rows::kTaps];
+  for (int r = 0; r < Rows::kTaps; ++r) factors[r] = splat(Rows::kKernel[static_cast<int>(f)][r]);
+  for (int block = 0; block < kBlocks; ++block, from += block_step) {
+    for (int64_t k = 0; k < depth; k += E::kGroup) {
+      for (int lane = 0; lane < kChannelBlock; lane += kLanes) {
+        V values[E::kGroup][Columns::kFrequencies];
+#pragma GCC unroll 2
+        for (int i = 0; i < E::kGroup; ++i) {
+          const float* taps = from + (k + i) * kTaps * kChannelBlock + lane;
+          V row[Columns::kTaps];
+#pragma GCC unroll 16
+          for (int x = 0; x < Columns::kTaps; ++x) {
+            row[x] = Float32::load(taps + x * kChannelBlock) * factors[0];
+#pragma GCC unroll 16
+            for (int y = 1; y < Rows::kTaps; ++y) {
+              row[x] = multiply_add(Float32::load(taps + (y * Columns::kTaps + x) * kChannelBlock), factors[y], row[x]);
+            }
+          }
+          apply_matrix<Columns::kFrequencies, Columns::kTaps, Columns::kKernel>(row, 1, values[i], 1);
+        }
+#pragma GCC unroll 16
+        for (int g = 0; g < Columns::kFrequencies; ++g) {
+          const V* group[E::kGroup];
+          for (int i = 0; i < E::kGroup; ++i) group[i] = values[i] + g;
+          E::store_group(
+              to + (k * Columns::kFrequencies + g * E::kGroup) * kWidth + (block * kChannelBlock + lane) * E::kGroup,
+              group);
+        }
+      }
+    }
+  }
+}
+
+// Sums of a group of tiles, kTilePixels times [16 kBlocks], of its input, depth / 16 times [kTilePixels][16], and
+// transformed kernels. `next` is the input that is multiplied after it: it comes from afar, and what the processor
+// fetches by itself leaves a quarter of the time unused.
+template <typename E, int kBlocks>
+__attribute__((noinline)) void multiply_tiles(const typename E::Storage* input, int64_t block_step, int64_t depth,
+                                              const typename E::Storage* kernels, int64_t kernel_step, float* to,
+                                              int64_t to_step, const typename E::Storage* next) {
+  constexpr int kVectors = kBlocks * kBlockVectors;
+  V sums[kTilePixels][kVectors];
+#pragma GCC unroll 16
+  for (int p = 0; p < kTilePixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[p][v] = V{};
+  }
+  constexpr int kStepBytes = kTilePixels * E::kGroup * static_cast<int>(sizeof(typename E::Storage));
+  constexpr int kPrefetchSteps = kStepBytes < kLineBytes ? static_cast<int>(kLineBytes) / kStepBytes : 1;
+  for (int64_t block = 0; block < depth; block += kChannelBlock) {
+#pragma GCC unroll 16
+    for (int step = 0; step < kChannelBlock / E::kGroup; ++step) {
+      if (step % kPrefetchSteps == 0) __builtin_prefetch(next + step * kTilePixels * E::kGroup, 0, 0);
+      typename E::Weights w[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) w[v] = E::load_weights(kernels + v * kLanes * E::kGroup);
+      kernels += kernel_step;
+#pragma GCC unroll 16
+      for (int p = 0; p < kTilePixels; ++p) {
+        const typename E::Broadcast value = E::broadcast(input + p * kChannelBlock + step * E::kGroup);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sums[p][v] = E::dot(value, w[v], sums[p][v]);
+      }
+    }
+    input += block_step;
+    next += block_step;
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < kTilePixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Float32::store(to + p * to_step + v * kLanes, sums[p][v]);
+  }
+}
+
+// Output channels [channel, channel + 16 kBlocks) of tiles [begin, end) of a phase.
+template <typename E, typename Rows, typename Columns, int kBlocks>
+void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int64_t begin, int64_t end,
+                       float* statistics, Scratch scratch) {
+  using Storage = typename E::Storage;
+  constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies, kWidth = kBlocks * kChannelBlock;
+  constexpr int64_t kTileStep = kFrequencies * kWidth;
+  const int64_t depth = c.planes * c.planes * c.in_channels, block_step = block_elements<E>(kFrequencies);
+  const int64_t group_step = depth / kChannelBlock * block_step,
+                raw_step = depth * Rows::kTaps * Columns::kTaps * kChannelBlock;
+  auto* kernels = scratch.take<Storage>(Columns::kFrequencies * depth * kWidth);
+  auto* products = scratch.take<float>(round_up(end - begin, kTilePixels) * kTileStep);
+  const auto* raw = static_cast<const float*>(c.phases[phase].weights) + channel / kChannelBlock * raw_step;
+  const Storage* const input = transformed_input<E>(c, phase, kFrequencies) + begin / kTilePixels * group_step;
+  for (int64_t f = 0; f < kFrequencies; ++f) {
+    const int64_t column = f % Columns::kFrequencies;
+    if (column == 0) {
+      transform_kernels<E, Rows, Columns, kBlocks>(raw, raw_step, depth, f / Columns::kFrequencies, kernels);
+    }
+    const Storage* from = input + f * kGroupPixel;
+    // Tiles beyond the last ones are multiplied too; nobody reads them.
+    for (int64_t t = 0; t < end - begin; t += kTilePixels) {
+      const Storage* next = t + kTilePixels < end - begin ? from + group_step : input + (f + 1) * kGroupPixel;
+      multiply_tiles<E, kBlocks>(from, block_step, depth, kernels + column * E::kGroup * kWidth,
+                                 Columns::kFrequencies * kWidth * E::kGroup, products + t * kTileStep + f * kWidth,
+                                 kTileStep, next);
+      from = next;
+    }
+  }
+  const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
+  const int64_t pixel_step = spread * c.out_channels, row_step = spread * c.up * c.base_width * c.out_channels;
+  Sums sums[kBlocks * kBlockVectors];
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t y = (c.chunk_row + t / c.tile_columns) * Rows::kOut, x = t % c.tile_columns * Columns::kOut;
+    float* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread) + channel;
+    const bool is_whole = height - y >= Rows::kOut && width - x >= Columns::kOut;
+    const auto transform = is_whole ? transform_output<Rows, Columns, true> : transform_output<Rows, Columns, false>;
+    for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+      transform(products + (t - begin) * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
+                to + v * kLanes, row_step, pixel_step, height - y, width - x, sums[v]);
+    }
+  }
+  if (!statistics) return;
+  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+    Float32::store(statistics + channel + v * kLanes, sums[v].total);
+    Float32::store(statistics + c.out_channels + channel + v * kLanes, sums[v].squares);
+  }
+}
+
+// Multiplies: units [begin, end) of kMaxTileBlocks blocks of output channels, times the phases, times the parts that
+// the chunk's tiles are worked on in.
+template <typename E, typename Rows, typename Columns = Rows>
+void winograd_output(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+  const int64_t channel_units = (c.out_channels + kUnitChannels - 1) / kUnitChannels;
+  const int64_t phases = c.spread * c.spread, groups = round_up(chunk_tiles(c), kTilePixels) / kTilePixels;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t slot = unit / channel_units, phase = slot % phases, part = slot / phases;
+    const int64_t first_tile = part * groups / c.parts * kTilePixels;
+    const int64_t last_tile = smaller((part + 1) * groups / c.parts * kTilePixels, chunk_tiles(c));
+    float* statistics = c.statistics ? c.statistics + slot * 2 * c.out_channels : nullptr;
+    int64_t channel = unit % channel_units * kUnitChannels;
+    const int64_t last = smaller(channel + kUnitChannels, c.out_channels);
+    const Scratch scratch{memory};
+    for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
+      winograd_channels<E, Rows, Columns, kTileBlocks>(c, phase, channel, first_tile, last_tile, statistics, scratch);
+    }
+    for (; channel < last; channel += kChannelBlock) {
+      winograd_channels<E, Rows, Columns, 1>(c, phase, channel, first_tile, last_tile, statistics, scratch);
+    }
+  }
 }

@@ -22,11 +22,15 @@ namespace streamgan {
 namespace {
 
 constexpr char kOp[] = "fused_generator";
-constexpr int64_t kVersion = 3, kNone = -1, kAlignment = 64;
+constexpr int64_t kVersion = 4, kNone = -1, kAlignment = 64;
+constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
 constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
+// A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
+// more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
+constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
 
 const KernelTable<FusedConvolutionKernels> kKernels(kOp,
                                                     {&kFusedConvolutionScalar,
@@ -74,10 +78,11 @@ float float_of_bits(int64_t bits) {
   return value;
 }
 
+int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Of a core's second-level cache a quarter is for the tiles that a thread works on; as much again goes to the rows that
-// they come from and to their products.
+// Of a core's second-level cache.
 int64_t cache_bytes() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -179,7 +184,8 @@ class Plan {
   }
 
   int64_t workspace_bytes() const {
-    int64_t bytes = aligned(statistics_bytes_) + threads_ * aligned(scratch_bytes_) + kAlignment;
+    int64_t bytes =
+        aligned(statistics_bytes_) + aligned(transformed_bytes_) + threads_ * aligned(scratch_bytes_) + kAlignment;
     for (const Slot& slot : slots_) bytes += aligned(slot.bytes) + 2 * aligned(max_channels_ * 4);
     return bytes;
   }
@@ -208,9 +214,9 @@ class Plan {
   std::vector<Step> steps_;
   std::vector<Convolution> convolutions_;
   int64_t threads_ = torch::stable::get_num_threads();
-  int64_t statistics_bytes_ = 0, scratch_bytes_ = 0, max_channels_ = 0;
+  int64_t statistics_bytes_ = 0, transformed_bytes_ = 0, scratch_bytes_ = 0, max_channels_ = 0;
   float* statistics_ = nullptr;
-  char* scratch_ = nullptr;
+  char *transformed_ = nullptr, *scratch_ = nullptr;
 
   Slot& slot(int64_t index) {
     check(index >= 0 && index < static_cast<int64_t>(slots_.size()), kOp, ": the program has no slot ", index);
@@ -233,7 +239,7 @@ class Plan {
   // Checks a step, and notes its geometry and what it needs.
   void add(const Step& step) {
     Convolution c = {};
-    check(step.method >= 0 && step.method < static_cast<int64_t>(Method::kSmall) && step.activation >= 0 &&
+    check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kColumns) && step.activation >= 0 &&
               step.activation <= 2 && step.padding >= 0 && step.padding <= 2,
           kOp, ": a step of an unknown kind");
     c.method = static_cast<Method>(step.method);
@@ -293,14 +299,15 @@ class Plan {
 
   bool is_winograd(const Convolution& c) const { return tile_shape(c.method).rows.in > 0; }
 
-  // How many tiles there are below each other, and beside each other.
-  int64_t tile_rows(const Convolution& c) const {
-    const int64_t out = tile_shape(c.method).rows.out;
-    return (c.up * c.base_height / c.spread + out - 1) / out;
-  }
-  int64_t tile_columns(const Convolution& c) const {
-    const int64_t out = tile_shape(c.method).columns.out;
-    return (c.up * c.base_width / c.spread + out - 1) / out;
+  static int64_t tiles_beside(int64_t outputs, const TileSide& side) { return divided_up(outputs, side.out); }
+
+  // What `method` multiplies for an input and an output channel of a phase; transforming a kernel is as much as five
+  // tiles.
+  static int64_t products(const Convolution& c, Method method) {
+    const auto [rows, columns] = tile_shape(method);
+    const int64_t tiles =
+        tiles_beside(c.up * c.base_height / c.spread, rows) * tiles_beside(c.up * c.base_width / c.spread, columns);
+    return (tiles + 5) * rows.frequencies * columns.frequencies;
   }
 
   // Of what a step multiplies: 0 is float32, 1 bfloat16.
@@ -310,40 +317,44 @@ class Plan {
     int64_t scratch = 0;
     const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
     if (is_winograd(c)) {
-      const auto [rows, columns] = tile_shape(c.method);
-      const bool is_pairs = c.method == Method::kWinogradPairs;
+      const bool is_pairs = c.method == Method::kWinogradPairs, is_strided = c.method == Method::kWinogradStrided;
+      const bool is_transposed = c.method == Method::kWinogradTransposed;
+      check(c.method != Method::kWinograd8 || element_bytes == 4, kOp, ": a Winograd step of an unknown shape");
       c.planes = is_pairs ? c.stride : 1;
       c.spread = is_pairs ? c.up : 1;
+      const Method other = other_tiles(c.method);
+      if (products(c, other) < products(c, c.method)) c.method = other;
+      const auto [rows, columns] = tile_shape(c.method);
+      c.tile_rows = tiles_beside(c.up * c.base_height / c.spread, rows);
+      c.tile_columns = tiles_beside(c.up * c.base_width / c.spread, columns);
       const int64_t frequencies = rows.frequencies * columns.frequencies, depth = c.planes * c.planes * c.in_channels;
-      const int64_t stride = c.method == Method::kWinogradStrided || (is_pairs && c.up == 1) ? 2 : 1;
-      const int64_t up = c.method == Method::kWinogradTransposed || (is_pairs && c.stride == 1) ? 2 : 1;
+      const int64_t stride = is_strided || (is_pairs && c.up == 1) ? 2 : 1;
+      const int64_t up = is_transposed || (is_pairs && c.stride == 1) ? 2 : 1;
       const int64_t kernel = up == 2 ? 1 : is_pairs ? 4 : 3;
       check(c.stride == stride && c.up == up && step.kernel == kernel, kOp, ": a Winograd step of an unknown shape");
+      const int64_t phases = c.spread * c.spread;
       int64_t bottom = 0, right = 0;
-      for (int64_t i = 0; i < c.spread * c.spread; ++i) {
+      for (int64_t i = 0; i < phases; ++i) {
         const StepPhase& phase = step.phases[i];
         check(std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel, kOp, ": a kernel far away");
         c.phases[i] = {phase.dy, 0, phase.dx, 0,
-                       weight(phase.weights, frequencies * depth * c.out_channels * element_bytes)};
+                       weight(phase.weights, rows.taps * columns.taps * depth * c.out_channels * 4)};
         c.first = std::min(c.first, phase.dy), bottom = std::max(bottom, phase.dy);
         c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx);
       }
-      const int64_t tile_bytes = frequencies * depth * element_bytes;
-      const int64_t tiles = std::clamp<int64_t>(cache_bytes() / 4 / tile_bytes / 8 * 8, 8, 256);
-      // Whole tiles of the micro-kernel but for the last segment of a row.
-      const int64_t in_a_row = tile_columns(c);
-      c.segments = (in_a_row + tiles - 1) / tiles;
-      c.segment_tiles = std::min(in_a_row, tiles);
-      const int64_t share = (tile_rows(c) + threads_ - 1) / threads_;
-      c.unit_rows = std::clamp<int64_t>(tiles / in_a_row, 1, share);
       // The last pixel that so many tiles read, of the last picture of a stride.
       const auto reach = [&](int64_t count, const TileSide& side) {
         return c.planes * ((count - 1) * side.step + side.in) - 1;
       };
-      c.last = bottom + reach(c.unit_rows, rows);
-      c.after = std::max<int64_t>(right + reach(in_a_row, columns) - (c.in_width - 1), 0);
-      const int64_t room = (c.unit_rows * c.segment_tiles + kMaxTilePixels - 1) / kMaxTilePixels * kMaxTilePixels;
-      scratch = aligned(room * tile_bytes) + aligned(frequencies * room * kMaxTileBlocks * kChannelBlock * 4);
+      c.last = bottom + reach(1, rows);
+      c.after = std::max<int64_t>(right + reach(c.tile_columns, columns) - (c.in_width - 1), 0);
+      set_chunks(c, phases, frequencies, depth * element_bytes);
+      scratch =
+          aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
+          aligned(frequencies * (c.chunk_rows * c.tile_columns / c.parts + 2 * kMaxTilePixels) * kUnitChannels * 4);
+      const int64_t input =
+          phases * c.tile_room * depth / kChannelBlock * (frequencies * kChannelBlock * element_bytes + kLineBytes);
+      transformed_bytes_ = std::max(transformed_bytes_, input);
     } else {
       const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
       const bool is_bilinear = c.method == Method::kBilinear;
@@ -386,22 +397,34 @@ class Plan {
       c.last += (c.unit_rows - 1) * c.stride;
       if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
     }
-    scratch += aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
-    scratch_bytes_ = std::max(scratch_bytes_, scratch);
+    const int64_t ring = aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
+    scratch_bytes_ = std::max(scratch_bytes_, is_winograd(c) ? std::max(ring, scratch) : ring + scratch);
+  }
+
+  // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
+  // threads have as much to do.
+  void set_chunks(Convolution& c, int64_t phases, int64_t frequencies, int64_t pixel_bytes) const {
+    const int64_t row_bytes = phases * frequencies * c.tile_columns * pixel_bytes;
+    const int64_t enough = std::max(kChunkBytes / row_bytes, divided_up(kChunkTiles, c.tile_columns));
+    const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), threads_);
+    const int64_t chunks = divided_up(c.tile_rows, rows);
+    c.chunk_rows = divided_up(c.tile_rows, chunks);
+    const int64_t tiles = c.chunk_rows * c.tile_columns, units = divided_up(c.out_channels, kUnitChannels) * phases;
+    c.tile_room = tiles + kMaxTilePixels;
+    c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
+    while (units * c.parts < 8 * threads_ && units * c.parts % threads_ != 0) ++c.parts;
   }
 
   int64_t units(const Convolution& c) const {
-    if (c.method == Method::kSmall) {
-      constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
-      return (c.out_channels + kUnitChannels - 1) / kUnitChannels;
-    }
-    if (!is_winograd(c)) return (c.base_height + c.unit_rows - 1) / c.unit_rows;
-    return (tile_rows(c) + c.unit_rows - 1) / c.unit_rows;
+    if (c.method == Method::kSmall) return divided_up(c.out_channels, kUnitChannels);
+    if (is_winograd(c)) return divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread * c.parts;
+    return divided_up(c.base_height, c.unit_rows);
   }
 
   int64_t statistic_slots(const Convolution& c) const {
     if (c.method == Method::kSmall) return c.up * c.up;
-    return is_winograd(c) ? units(c) * c.segments * c.spread * c.spread : units(c) * c.up * c.up;
+    if (is_winograd(c)) return divided_up(c.tile_rows, c.chunk_rows) * c.parts * c.spread * c.spread;
+    return units(c) * c.up * c.up;
   }
 
   void lay_out(char* workspace) {
@@ -412,6 +435,7 @@ class Plan {
       return taken;
     };
     statistics_ = reinterpret_cast<float*>(take(statistics_bytes_));
+    transformed_ = take(transformed_bytes_);
     scratch_ = take(threads_ * aligned(scratch_bytes_));
     for (Slot& slot : slots_) {
       slot.data = reinterpret_cast<float*>(take(slot.bytes));
@@ -443,17 +467,33 @@ class Plan {
     }
     if (step.has_norm) c.statistics = statistics_;
 
-    const FusedConvolutionKernels& kernels = kKernels.active();
-    const ConvolutionUnits work = kernels.units[static_cast<int>(c.method)][element_type(step)];
-    std::atomic<int64_t> workers{0};
-    torch::stable::parallel_for(0, units(c), 1, [&](int64_t begin, int64_t end) {
-      work(c, begin, end, scratch_ + workers++ % threads_ * aligned(scratch_bytes_));
-    });
+    const MethodKernels& kernels = kKernels.active().methods[static_cast<int>(c.method)];
+    const int type = element_type(step);
+    if (is_winograd(c)) {
+      c.transformed = transformed_;
+      const int64_t all = c.tile_rows, rows = c.chunk_rows;
+      for (c.chunk_row = 0; c.chunk_row < all; c.chunk_row += rows) {
+        c.chunk_rows = std::min(rows, all - c.chunk_row);
+        in_parallel(kernels.inputs[type], c, c.chunk_rows);
+        in_parallel(kernels.units[type], c, units(c));
+        if (c.statistics) c.statistics += c.parts * c.spread * c.spread * 2 * c.out_channels;
+      }
+      c.chunk_rows = rows;
+    } else {
+      in_parallel(kernels.units[type], c, units(c));
+    }
     if (step.save != kNone) slot(step.save).is_normalised = false;
     if (step.output != kNone) {
       slot(step.output).is_normalised = step.has_norm != 0;
       if (step.has_norm) finish_norm(step, c);
     }
+  }
+
+  void in_parallel(ConvolutionUnits work, const Convolution& c, int64_t count) const {
+    std::atomic<int64_t> workers{0};
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      work(c, begin, end, scratch_ + workers++ % threads_ * aligned(scratch_bytes_));
+    });
   }
 
   // Scale and shift of InstanceNorm, or of GroupNorm of one group, from the sums over all places:

@@ -145,7 +145,7 @@ def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch)
     """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles and of several segments."""
     monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
     generator = made(PAIRS[name])
-    for height, width in [(16, 24), (40, 264)]:
+    for height, width in [(16, 24), (40, 264), (72, 152)]:
         image = picture_for(generator, height=height, width=width)
         expected = expected_of(generator, image)
         for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
@@ -169,7 +169,7 @@ def test_winograd_of_strided_and_transposed(name: str, isa: str, monkeypatch: py
     monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
     monkeypatch.setattr(fuse_module, "_WINOGRAD_DEEP_CHANNELS", 32)
     generator = made(STRIDED[name])
-    for height, width in [(16, 24), (20, 12), (36, 268)]:
+    for height, width in [(16, 24), (20, 12), (36, 268), (72, 148)]:
         image = picture_for(generator, height=height, width=width)
         expected = expected_of(generator, image)
         for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
@@ -183,17 +183,34 @@ def test_winograd_of_strided_and_transposed(name: str, isa: str, monkeypatch: py
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_size_of_tiles(tile: tuple[int, int], dtype: torch.dtype, isa: str) -> None:
-    """At odd sizes."""
+    """At odd sizes; pictures of few tiles of 8x8 are multiplied in smaller ones."""
     precision = "fp32" if dtype == torch.float32 else "bf16"
     generator = made(ResNetConfig(width=32, blocks=2, downsamplings=0))
+    if tile == (8, 8) and precision == "bf16":
+        with pytest.raises(BackendError, match="8x8"):
+            fuse(generator, precision, tile=tile)
+        return
     fused = fuse(generator, precision, tile=tile)
     assert TILES[tile] in [step.method for step in steps_of(fused)]
-    for height, width in [(5, 7), (9, 34), (13, 131)]:
+    for height, width in [(5, 7), (9, 34), (13, 131), (24, 40), (33, 65)]:
         image = picture_for(generator, height=height, width=width)
         with forced_isa(isa):
             actual = fused(image)
         least = FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB
         assert error_db(actual, expected_of(generator, image)) > least, (height, width)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pictures_of_several_chunks_and_parts(precision: str, isa: str) -> None:
+    """Of 2 MB of transformed tiles, whose products are more than half of a cache; with more threads than channels."""
+    generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
+    fused = fuse(generator, precision)
+    image = picture_for(generator, height=250, width=187)
+    expected = expected_of(generator, image)
+    for count in (1, 5):
+        with forced_isa(isa), threads(count):
+            assert error_db(fused(image), expected) > (FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB), count
 
 
 @pytest.mark.parametrize(("parity", "tile"), [(70.0, (4, 4)), (48.0, (4, 2)), (46.0, (2, 2)), (20.0, (2, 2))])
