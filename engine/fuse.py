@@ -22,6 +22,7 @@ from engine.generators import AnimeGAN, Generator, ResNet, TransformerNet, UNet,
 from engine.generators.unet import SkipBlock
 
 _VERSION = 4
+_HEADER = 4  # numbers before the steps: version, dtype, slots, steps
 _NONE = -1
 _BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 _IMAGE_CHANNELS = 3
@@ -95,6 +96,17 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     if value.sources != (_NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
     return FusedGenerator(builder.weights(), builder.program(), generator.config.out_channels)
+
+
+def retiled(fused: FusedGenerator, tile: tuple[int, int]) -> FusedGenerator:
+    """The same generator, on the same weights, with other Winograd tiles where its 3x3 convolutions have some."""
+    steps = steps_of(fused)
+    for step in steps:
+        if step.method in TILES.values():
+            step.method = TILES[tile]
+    header = fused.program[:_HEADER].tolist()
+    numbers = [number for step in steps for number in step.numbers()]
+    return FusedGenerator(fused.weights, torch.tensor(header + numbers, dtype=torch.int64), fused.out_channels)
 
 
 def _layers_of(generator: Generator) -> Iterable[nn.Module]:
@@ -208,10 +220,9 @@ class Step:
 
 def steps_of(fused: FusedGenerator) -> list[Step]:
     """The steps of a fused generator, for those who want to look at it."""
-    numbers = fused.program.tolist()
-    count = numbers[3]
-    size = (len(numbers) - 4) // count
-    return [Step.of_numbers(numbers[4 + i * size : 4 + (i + 1) * size]) for i in range(count)]
+    numbers = fused.program[_HEADER:].tolist()
+    size = len(numbers) // int(fused.program[_HEADER - 1])
+    return [Step.of_numbers(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
 class _Builder:

@@ -42,7 +42,7 @@ def compile_generator(
         from engine.fuse_norms import fuse_norms
 
         return fuse_norms(generator).to(example.device, example.dtype)
-    from engine.fuse import WINOGRAD42, fuse, steps_of
+    from engine.fuse import WINOGRAD42, fuse, retiled, steps_of
 
     if example.dtype not in (torch.float32, torch.bfloat16):
         raise BackendError(f"the fused backend runs in fp32, bf16 and fast, not in {precision}")
@@ -55,5 +55,5 @@ def compile_generator(
         return tried
     spare_db = parity_db(tried) - PARITY_DB["bf16"] - _MARGIN_DB
     if spare_db >= _LARGER_TILES_DB:
-        return fuse(generator, "bf16", tile=(4, 4))
-    return tried if spare_db >= 0 else fuse(generator, "bf16", tile=(2, 2))
+        return retiled(tried, (4, 4))
+    return tried if spare_db >= 0 else retiled(tried, (2, 2))

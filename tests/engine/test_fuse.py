@@ -23,6 +23,7 @@ from engine.fuse import (
     WINOGRAD_TRANSPOSED,
     FusedGenerator,
     fuse,
+    retiled,
     steps_of,
 )
 from engine.generators import (
@@ -211,6 +212,13 @@ def test_pictures_of_several_chunks_and_parts(precision: str, isa: str) -> None:
     for count in (1, 5):
         with forced_isa(isa), threads(count):
             assert error_db(fused(image), expected) > (FUSED_FP32_DB if precision == "fp32" else FUSED_BF16_DB), count
+
+
+def test_other_tiles_on_the_same_weights() -> None:
+    generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
+    image = picture_for(generator)
+    other = retiled(fuse(generator, "bf16", tile=(4, 2)), (4, 4))
+    assert torch.equal(other(image), fuse(generator, "bf16", tile=(4, 4))(image))
 
 
 @pytest.mark.parametrize(("parity", "tile"), [(70.0, (4, 4)), (48.0, (4, 2)), (46.0, (2, 2)), (20.0, (2, 2))])
