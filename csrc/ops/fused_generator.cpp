@@ -319,7 +319,8 @@ class Plan {
     if (is_winograd(c)) {
       const bool is_pairs = c.method == Method::kWinogradPairs, is_strided = c.method == Method::kWinogradStrided;
       const bool is_transposed = c.method == Method::kWinogradTransposed;
-      check(c.method != Method::kWinograd8 || element_bytes == 4, kOp, ": a Winograd step of an unknown shape");
+      check(c.in_channels % kChannelBlock == 0 && (c.method != Method::kWinograd8 || element_bytes == 4), kOp,
+            ": a Winograd step of an unknown shape");
       c.planes = is_pairs ? c.stride : 1;
       c.spread = is_pairs ? c.up : 1;
       const Method other = other_tiles(c.method);

@@ -18,6 +18,7 @@ from engine.backends import fused as backend
 from engine.errors import BackendError
 from engine.fuse import (
     TILES,
+    WINOGRAD2,
     WINOGRAD_PAIRS,
     WINOGRAD_STRIDED,
     WINOGRAD_TRANSPOSED,
@@ -380,6 +381,16 @@ def test_a_damaged_program_is_refused() -> None:
         damaged(fused, 0, 99)(image)
     with pytest.raises(RuntimeError, match="weights"):
         FusedGenerator(fused.weights[:100], fused.program, 3)(image)
+
+
+def test_tiles_of_the_image_are_refused() -> None:
+    """Its three channels are not a block of them."""
+    fused = fuse(made(ResNetConfig(width=32, blocks=1, downsamplings=0)), "fp32")
+    first, *others = steps_of(fused)
+    first.method, first.kernel, first.pad_before, first.pad_after = WINOGRAD2, 3, 1, 1
+    numbers = fused.program[:4].tolist() + [number for step in (first, *others) for number in step.numbers()]
+    with pytest.raises(RuntimeError, match="Winograd step of an unknown shape"):
+        FusedGenerator(fused.weights, torch.tensor(numbers), 3)(torch.zeros(1, 3, 32, 32))
 
 
 def test_the_kernels_of_all_tiers_are_there() -> None:
