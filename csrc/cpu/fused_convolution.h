@@ -47,7 +47,8 @@ enum class Method : int64_t {
   kDepthwise,
   kBilinear,
   kColumns,
-  // No program says these; they are taken where the picture is large enough, or so small.
+  // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, and kDirect of
+  // few pixels.
   kWinogradPairs4,
   kWinogradStrided4,
   kWinogradTransposed4,

@@ -144,7 +144,7 @@ PAIRS: dict[str, GeneratorConfig] = {
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", PAIRS)
 def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles and of several segments."""
+    """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles, which are small ones, and of many."""
     monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
     generator = made(PAIRS[name])
     for height, width in [(16, 24), (40, 264), (72, 152)]:
