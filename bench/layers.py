@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ from engine.fuse import (
     WINOGRAD_TRANSPOSED,
     Step,
     fuse,
+    is_vertical,
     steps_of,
 )
 
@@ -72,6 +74,8 @@ _TILINGS = {
     WINOGRAD_STRIDED: (Tiling("F(2x2) strided", 25, 36, (2, 2)), Tiling("F(4x4) strided", 81, 144, (4, 4))),
     WINOGRAD_TRANSPOSED: (Tiling("F(4x4) transposed", 25, 36, (4, 4)), Tiling("F(8x8) transposed", 81, 144, (8, 8))),
 }
+# Of fewer pixels a direct convolution is only that, as in fused_generator.cpp.
+_FEW_PIXELS = 256
 _TILES = {f"{rows}x{columns}": (rows, columns) for rows, columns in TILES}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}
 
@@ -150,11 +154,18 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
             defined = multiplied * step.kernel_width * step.picture_channels / step.out_channels
         grid = (2 * base[0], 2 * base[1]) if step.method == WINOGRAD_TRANSPOSED else base
         tiling = min(_TILINGS.get(step.method, ()), key=lambda tiling: tiling.cost(*grid), default=None)
+        products = multiplied * tiling.products / tiling.defined if tiling else multiplied
         name = f"{tiling.name if tiling else _METHODS[step.method]} "
+        if step.method in (DIRECT, COLUMNS) and is_vertical(step) and math.prod(base) > _FEW_PIXELS:
+            # 12 products for 13 - kernel rows; the last layer's channels are the picture's then.
+            outputs = 13 - step.kernel
+            tiles = -(-base[0] // outputs)
+            products = defined / step.kernel * 12 * tiles / base[0]
+            name = f"F({outputs}) down "
         name += f"{step.in_channels}->{step.out_channels} {columns}x{rows}"
         name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
         name += ", adds residual" if step.residual >= 0 else ""
-        yield Layer(name, defined, multiplied * tiling.products / tiling.defined if tiling else multiplied)
+        yield Layer(name, defined, products)
 
 
 def print_report(report: results.Results, peak_name: str) -> None:

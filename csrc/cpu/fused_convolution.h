@@ -47,14 +47,17 @@ enum class Method : int64_t {
   kDepthwise,
   kBilinear,
   kColumns,
-  // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, and kDirect of
-  // few pixels.
+  // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, kDirect of few
+  // pixels, and kDirect and kColumns of tall kernels in float32, which are Winograd's down the columns; the last layer
+  // then with a vector of pixels, not of channels.
   kWinogradPairs4,
   kWinogradStrided4,
   kWinogradTransposed4,
-  kSmall
+  kSmall,
+  kVertical,
+  kVerticalPicture
 };
-constexpr int kMethods = 15;
+constexpr int kMethods = 17;
 
 // One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and of the kernel's `taps`, and `out`
 // outputs of these; the next tile begins `step` pixels further on.
@@ -64,6 +67,10 @@ struct TileSide {
 constexpr TileSide kSide2 = {4, 4, 2, 2, 3}, kSide4 = {6, 6, 4, 4, 3}, kSide8 = {10, 10, 8, 8, 3};
 constexpr TileSide kSidePairs = {3, 3, 2, 2, 2}, kSideStrided = {5, 5, 2, 4, 3}, kSideTransposed = {3, 5, 4, 2, 3};
 constexpr TileSide kSidePairs4 = {5, 5, 4, 4, 2}, kSideStrided4 = {9, 9, 4, 8, 3}, kSideTransposed4 = {5, 9, 8, 4, 3};
+constexpr TileSide kSideVertical7 = {12, 12, 6, 6, 7}, kSideVertical9 = {12, 12, 4, 4, 9};
+constexpr int64_t kVerticalStrip = 64, kPictureStrip = 128;  // pixels that are worked on at a time
+
+constexpr int64_t kMaxVerticalPictures = 4;  // picture channels of kVerticalPicture
 
 struct TileShape {
   TileSide rows, columns;  // of none where the method is no Winograd one
@@ -112,6 +119,11 @@ inline TileShape tile_shape(Method method) {
   }
 }
 
+// The side of a kernel of so many rows that is multiplied down the columns; one of no taps where there is none.
+inline TileSide vertical_side(int64_t rows) {
+  return rows == kSideVertical7.taps ? kSideVertical7 : rows == kSideVertical9.taps ? kSideVertical9 : TileSide{};
+}
+
 struct Source {
   const float* data;  // null: none
   int64_t channels;
@@ -130,7 +142,7 @@ struct Image {
 struct Phase {
   int64_t dy, rows, dx, columns;  // the taps, relative to the pixel y * stride, x * stride
   // [channel block][row][column][input channel / group][16][group]; of Winograd float32, not transformed yet,
-  // [channel block][planes][input channel][row][column][16].
+  // [channel block][planes][input channel][row][column][16]; of kVertical as of kDirect.
   const void* weights;
 };
 
@@ -172,17 +184,22 @@ struct Convolution {
   int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
   void* transformed;  // the chunk's input, [phase][frequency][tile_room][planes^2 in_channels], and a line a frequency
   int64_t tile_room;  // kMaxTilePixels more than a chunk has, for what is multiplied beyond its end
+  // Transformed kernels, of all output channels: of kVertical, and of Winograd unless `segment`, the tiles that a
+  // thread works on at a time, is 0.
+  void* kernels;
+  int64_t segment;
 };
 
-// Works on units [begin, end): groups of rows of the base grid; of kSmall and Winograd groups of 16 kMaxTileBlocks
-// output channels, of Winograd times phases times parts; of Winograd's inputs tile rows of the chunk. Statistics have a
-// slot for each unit, of kSmall one for each phase, of Winograd for each phase of each part. `scratch` belongs to this
-// call alone and holds, each rounded up to 64 bytes: the ring, [last - first + 1][row_elements( convolution)] elements,
-// of Winograd's input float32 ones; of Winograd's output transformed kernels, [frequencies of a side][planes^2
-// in_channels][16 kMaxTileBlocks] elements, and products, [frequencies][tiles of a part and kMaxTilePixels][16
-// kMaxTileBlocks] float32; of kBilinear a row, [in_width + 2][in_channels] float32; of kColumns the products of a row,
-// [base_width + kernel_width - 1][out_channels] float32, and the row, up * base_width * picture_channels rounded up
-// to 16.
+// Works on units [begin, end): groups of rows of the base grid; of kSmall, and of kernels that are transformed, groups
+// of 16 kMaxTileBlocks output channels, of Winograd's chunks these times phases times parts; of their inputs tile rows
+// of the chunk; of Winograd by segments these. Statistics have a slot for each unit, of kSmall one for each phase, of
+// Winograd for each phase of each part, or segment. `scratch` belongs to this call alone and holds, each rounded up to
+// 64 bytes: the ring, [last - first + 1][row_elements(convolution)] elements, of Winograd's input float32 ones; of
+// Winograd's output transformed kernels, [frequencies of a side][planes^2 in_channels][16 kMaxTileBlocks] elements, and
+// products, [frequencies][tiles of a part, or a segment, and kMaxTilePixels][16 kMaxTileBlocks] float32; by segments
+// the ring, a segment's input as in `transformed`, and products; of kBilinear a row, [in_width + 2][in_channels]
+// float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels] float32, and the row, up *
+// base_width * picture_channels rounded up to 16; of kVertical and kVerticalPicture what their units take.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
 
 // Elements of a row of the ring. An odd number of channels (the image's) leaves one more, zero, for the products of
@@ -191,10 +208,25 @@ inline int64_t row_elements(const Convolution& c) {
   return (c.before + c.in_width + c.after) * c.in_channels + c.in_channels % 2;
 }
 
+inline int64_t segments_of_row(const Convolution& c) { return (c.tile_columns + c.segment - 1) / c.segment; }
+
+// Elements of a strip's input of a row, of kVertical, and a line.
+inline int64_t vertical_input_step(const Convolution& c) {
+  const int64_t pixels = kVerticalStrip + c.phases[0].columns - 1;
+  return (pixels * c.in_channels + kChannelBlock - 1) / kChannelBlock * kChannelBlock + kChannelBlock;
+}
+
+// Columns of a strip of kVerticalPicture's input, whole vectors of them, and what is read beyond.
+inline int64_t picture_strip_step(const Convolution& c) {
+  return (kPictureStrip + c.kernel_width + 2 * kChannelBlock) / kChannelBlock * kChannelBlock;
+}
+
 // By the type of what is multiplied: float32, bfloat16.
 struct MethodKernels {
   ConvolutionUnits units[2];
-  ConvolutionUnits inputs[2] = {};  // of Winograd, before the units
+  ConvolutionUnits inputs[2] = {};    // of Winograd, before the units
+  ConvolutionUnits kernels[2] = {};   // where Convolution's `kernels` is to be filled, before all else
+  ConvolutionUnits segments[2] = {};  // of Winograd by segments, in place of inputs and units
 };
 
 struct FusedConvolutionKernels {

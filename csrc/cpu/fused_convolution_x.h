@@ -39,8 +39,20 @@ inline float image_value(const char* at, Dtype dtype) {
 }
 
 template <typename E>
-void read_image_row(const Image& image, int64_t row, int64_t width, typename E::Storage* to) {
-  const char* from = image.data + row * image.row_bytes;
+void read_image_row(const Image& image, int64_t row, int64_t first, int64_t width, typename E::Storage* to) {
+  const char* from = image.data + row * image.row_bytes + first * image.pixel_bytes;
+  constexpr int64_t kPixel = kImageChannels * sizeof(float);
+  if (image.dtype == kFloat32 && image.pixel_bytes == kPixel && image.channel_bytes == sizeof(float) &&
+      image.channels == kImageChannels) {
+    // The usual one, of frames: as many values as pixels and channels, one after the other.
+    const auto* values = reinterpret_cast<const float*>(from);
+    const int64_t count = width * kImageChannels, whole = count / kLanes * kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      E::store(to + i, Float32::load(values + i) * image.scale + image.offset);
+    }
+    for (int64_t i = whole; i < count; ++i) to[i] = E::round(values[i] * image.scale + image.offset);
+    return;
+  }
   for (int64_t x = 0; x < width; ++x, from += image.pixel_bytes, to += kImageChannels) {
     for (int64_t c = 0; c < kImageChannels; ++c) {
       const float value = c < image.channels ? image_value(from + c * image.channel_bytes, image.dtype) : 0.0f;
@@ -77,11 +89,12 @@ void read_source_row(const Source& source, int64_t first_pixel, int64_t width, i
 
 // A residual block's end and the next one's beginning: normalise, then add what went around.
 template <typename R>
-void read_row_with_residual(const Convolution& c, int64_t row, typename R::Storage* to, float* kept) {
+void read_with_residual(const Convolution& c, int64_t first_pixel, int64_t width, typename R::Storage* to,
+                        float* kept) {
   const Source &source = c.sources[0], &residual = c.residual;
-  const int64_t channels = source.channels, offset = row * c.in_width * channels;
+  const int64_t channels = source.channels, offset = first_pixel * channels;
   const float *from = source.data + offset, *around = residual.data + offset;
-  for (int64_t x = 0; x < c.in_width; ++x, from += channels, around += channels, to += channels) {
+  for (int64_t x = 0; x < width; ++x, from += channels, around += channels, to += channels) {
     for (int64_t k = 0; k < channels; k += kLanes) {
       V value = Float32::load(from + k);
       if (source.scale) value = multiply_add(value, Float32::load(source.scale + k), Float32::load(source.shift + k));
@@ -98,41 +111,52 @@ void read_row_with_residual(const Convolution& c, int64_t row, typename R::Stora
   }
 }
 
+// `width` pixels of a row, from `first` on.
 template <typename R>
-void read_inside(const Convolution& c, int64_t row, typename R::Storage* to, float* kept) {
-  if (c.image.data) return read_image_row<R>(c.image, row, c.in_width, to);
-  if (c.residual.data) return read_row_with_residual<R>(c, row, to, kept);
+void read_inside(const Convolution& c, int64_t row, int64_t first, int64_t width, typename R::Storage* to,
+                 float* kept) {
+  if (c.image.data) return read_image_row<R>(c.image, row, first, width, to);
+  const int64_t first_pixel = row * c.in_width + first;
+  if (c.residual.data) return read_with_residual<R>(c, first_pixel, width, to, kept);
   for (const Source& source : c.sources) {
     if (!source.data) continue;
     const auto read = source.scale ? read_source_row<R, true> : read_source_row<R, false>;
-    read(source, row * c.in_width, c.in_width, c.in_channels, to, kept, c.activation, c.slope);
+    read(source, first_pixel, width, c.in_channels, to, kept, c.activation, c.slope);
     to += source.channels;
     if (kept) kept += source.channels;
   }
 }
 
-// Brings row `row` of the input, which may lie in the padding, to `to`: `before` columns of padding, in_width, `after`.
+// Brings columns [begin, end) of row `row`, all of which may lie in the padding, to `to`. Those inside are kept where
+// the input is to be kept. Padding repeats pixels that are among them.
 template <typename R>
-void read_row(const Convolution& c, int64_t row, bool keeps, typename R::Storage* to) {
-  using Storage = typename R::Storage;
-  const int64_t step = c.in_channels, width = c.in_width, before = c.before, after = c.after;
+void read_columns(const Convolution& c, int64_t row, int64_t begin, int64_t end, bool keeps, typename R::Storage* to) {
+  const int64_t step = c.in_channels, width = c.in_width;
   const int64_t from = padded_index(row, c.in_height, c.padding);
-  if (step % 2 != 0) to[(before + width + after) * step] = 0;
+  if (step % 2 != 0) to[(end - begin) * step] = 0;
   if (from < 0) {
-    __builtin_memset(to, 0, static_cast<size_t>((before + width + after) * step) * sizeof(Storage));
+    __builtin_memset(to, 0, static_cast<size_t>((end - begin) * step) * sizeof(typename R::Storage));
     return;
   }
-  Storage* inside = to + before * step;
-  read_inside<R>(c, from, inside, c.save && keeps && from == row ? c.save + row * width * step : nullptr);
-  for (int64_t x = before > 0 ? -before : width; x < width + after; x = x == -1 ? width : x + 1) {
+  const int64_t first = larger(begin, 0), last = smaller(end, width);
+  auto* const zero = to - begin * step;  // column 0
+  read_inside<R>(c, from, first, last - first, zero + first * step,
+                 c.save && keeps && from == row ? c.save + (row * width + first) * step : nullptr);
+  for (int64_t x = begin < first ? begin : last; x < end; x = x == first - 1 ? last : x + 1) {
     const int64_t source = padded_index(x, width, c.padding);
-    const size_t bytes = static_cast<size_t>(step) * sizeof(Storage);
+    const size_t bytes = static_cast<size_t>(step) * sizeof(typename R::Storage);
     if (source < 0) {
-      __builtin_memset(inside + x * step, 0, bytes);
+      __builtin_memset(zero + x * step, 0, bytes);
     } else {
-      __builtin_memcpy(inside + x * step, inside + source * step, bytes);
+      __builtin_memcpy(zero + x * step, zero + source * step, bytes);
     }
   }
+}
+
+// The whole row: `before` columns of padding, in_width, `after`.
+template <typename R>
+void read_row(const Convolution& c, int64_t row, bool keeps, typename R::Storage* to) {
+  read_columns<R>(c, row, -c.before, c.in_width + c.after, keeps, to);
 }
 
 // The last rows that were read, each once; a thread goes through its part of the picture from top to bottom.
@@ -263,6 +287,16 @@ void multiply_and_use(const Product<E>& product, int64_t pixels, float* tile, co
   }
 }
 
+// Calls use(channel, Constant<blocks>) for output channels [first, last), as many at once as the micro-kernel takes.
+template <typename Use>
+void each_block(int64_t first, int64_t last, const Use& use) {
+  int64_t channel = first;
+  for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
+    use(channel, Constant<kTileBlocks>{});
+  }
+  for (; channel < last; channel += kChannelBlock) use(channel, Constant<1>{});
+}
+
 // --- direct convolution
 
 // Bias, statistics and storing of one pixel's sums.
@@ -336,13 +370,9 @@ void direct_unit(const Convolution& c, const RowRing<E>& ring, int64_t unit) {
   for (int64_t a = 0; a < c.up; ++a) {
     for (int64_t b = 0; b < c.up; ++b) {
       float* statistics = c.statistics ? c.statistics + ((unit * c.up + a) * c.up + b) * 2 * c.out_channels : nullptr;
-      int64_t channel = 0;
-      for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
-        direct_blocks<E, kTileBlocks>(c, ring, begin, end, a, b, channel, statistics);
-      }
-      for (; channel < c.out_channels; channel += kChannelBlock) {
-        direct_blocks<E, 1>(c, ring, begin, end, a, b, channel, statistics);
-      }
+      each_block(0, c.out_channels, [&](int64_t channel, auto blocks) {
+        direct_blocks<E, decltype(blocks)::kValue>(c, ring, begin, end, a, b, channel, statistics);
+      });
     }
   }
 }
@@ -385,12 +415,9 @@ void small_units(const Convolution& c, int64_t begin, int64_t end, char* memory)
   auto* input = scratch.take<typename E::Storage>(rows * row_step);
   for (int64_t r = 0; r < rows; ++r) read_row<E>(c, c.first + r, begin == 0, input + r * row_step);
   constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
-  int64_t channel = begin * kUnitChannels;
-  const int64_t last = smaller(end * kUnitChannels, c.out_channels);
-  for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
-    small_blocks<E, kTileBlocks>(c, input, row_step, channel);
-  }
-  for (; channel < last; channel += kChannelBlock) small_blocks<E, 1>(c, input, row_step, channel);
+  each_block(begin * kUnitChannels, smaller(end * kUnitChannels, c.out_channels), [&](int64_t channel, auto blocks) {
+    small_blocks<E, decltype(blocks)::kValue>(c, input, row_step, channel);
+  });
 }
 
 // --- the last layer
@@ -420,17 +447,11 @@ void multiply_columns(const Convolution& c, const Phase& phase, const RowRing<E>
   for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y + phase.dy + r, first_column);
   product.length = product.pixel_step = c.in_channels;
   product.block_step = phase.rows * product.length * kChannelBlock;
-  const auto multiply = [&](int64_t channel, auto blocks) {
-    constexpr int kBlocks = decltype(blocks)::kValue;
+  each_block(0, c.out_channels, [&](int64_t channel, auto blocks) {
     product.weights =
         static_cast<const typename E::Storage*>(phase.weights) + channel / kChannelBlock * product.block_step;
-    multiply_pixels<E, kBlocks>(product, columns, products + channel, c.out_channels);
-  };
-  int64_t channel = 0;
-  for (; channel + kTileBlocks * kChannelBlock <= c.out_channels; channel += kTileBlocks * kChannelBlock) {
-    multiply(channel, Constant<kTileBlocks>{});
-  }
-  for (; channel < c.out_channels; channel += kChannelBlock) multiply(channel, Constant<1>{});
+    multiply_pixels<E, decltype(blocks)::kValue>(product, columns, products + channel, c.out_channels);
+  });
 }
 
 // Output column x is the sum of kernel columns k at product column x + k.

@@ -4,34 +4,45 @@
 // What uses it:
 #include "csrc/cpu/channelwise_x.h"
 #include "csrc/cpu/winograd_x.h"
+// And that:
+#include "csrc/cpu/vertical_x.h"
 
 template <typename Float32Rows, typename Float32Columns, typename BFloat16Rows, typename BFloat16Columns>
-constexpr MethodKernels winograd_kernels() {
+constexpr MethodKernels tile_kernels() {
   return {
       {winograd_output<Float32, Float32Rows, Float32Columns>, winograd_output<BFloat16, BFloat16Rows, BFloat16Columns>},
-      {winograd_input<Float32, Float32Rows, Float32Columns>, winograd_input<BFloat16, BFloat16Rows, BFloat16Columns>}};
+      {winograd_input<Float32, Float32Rows, Float32Columns>, winograd_input<BFloat16, BFloat16Rows, BFloat16Columns>},
+      {winograd_kernels<Float32, Float32Rows, Float32Columns>,
+       winograd_kernels<BFloat16, BFloat16Rows, BFloat16Columns>},
+      {winograd_segments<Float32, Float32Rows, Float32Columns>,
+       winograd_segments<BFloat16, BFloat16Rows, BFloat16Columns>}};
 }
 
 template <typename S>
-constexpr MethodKernels winograd_kernels() {
-  return winograd_kernels<S, S, S, S>();
+constexpr MethodKernels tile_kernels() {
+  return tile_kernels<S, S, S, S>();
 }
 
 constexpr FusedConvolutionKernels all_kernels(Isa isa) {
   return {isa,
           {{{direct_units<Float32>, direct_units<BFloat16>}},
-           winograd_kernels<Side2>(),
-           winograd_kernels<Side4, Side2, Side4Near, Side2>(),
-           winograd_kernels<Side4, Side4, Side4Near, Side4Near>(),
-           {{winograd_output<Float32, Side8>}, {winograd_input<Float32, Side8>}},
-           winograd_kernels<SidePairs>(),
-           winograd_kernels<SideStrided>(),
-           winograd_kernels<SideTransposed>(),
+           tile_kernels<Side2>(),
+           tile_kernels<Side4, Side2, Side4Near, Side2>(),
+           tile_kernels<Side4, Side4, Side4Near, Side4Near>(),
+           {{winograd_output<Float32, Side8>},
+            {winograd_input<Float32, Side8>},
+            {winograd_kernels<Float32, Side8>},
+            {winograd_segments<Float32, Side8>}},
+           tile_kernels<SidePairs>(),
+           tile_kernels<SideStrided>(),
+           tile_kernels<SideTransposed>(),
            {{depthwise_units, depthwise_units}},
            {{bilinear_units, bilinear_units}},
            {{direct_units<Float32>, direct_units<BFloat16>}},
-           winograd_kernels<SidePairs4>(),
-           winograd_kernels<SideStrided4>(),
-           winograd_kernels<SideTransposed4>(),
-           {{small_units<Float32>, small_units<BFloat16>}}}};
+           tile_kernels<SidePairs4>(),
+           tile_kernels<SideStrided4>(),
+           tile_kernels<SideTransposed4>(),
+           {{small_units<Float32>, small_units<BFloat16>}},
+           {{vertical_units}, {}, {vertical_kernels}},
+           {{picture_units}, {}, {picture_kernels}}}};
 }

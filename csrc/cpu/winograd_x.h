@@ -1,9 +1,11 @@
 // Winograd convolution (Lavin and Gray, arXiv:1509.09308): Y = A^T [(G g G^T) * (B^T d B)] A. Included after
 // fused_convolution_x.h.
 //
-// A layer is worked on in chunks of whole tile rows, each in two parallel passes: the input of all its tiles is
-// transformed, then each thread takes output channels, transforms their kernels, multiplies, and transforms what comes
-// out. Kernels are kept as their taps and transformed each time: 9 numbers where tiles of 8x8 outputs multiply 100.
+// Kernels are kept as their taps and transformed each time: 9 numbers where tiles of 8x8 outputs multiply 100. If those
+// of a layer, transformed, fit in a core's own cache, they are transformed first, and then each thread takes tile rows
+// and works through them a segment at a time, so that all it touches stays near it. Otherwise a layer is worked on in
+// chunks of whole tile rows, each in two parallel passes: the input of all its tiles is transformed, then each thread
+// takes output channels, transforms their kernels, multiplies, and transforms what comes out.
 
 template <const TileSide& kOf>
 struct Side {
@@ -304,6 +306,11 @@ __attribute__((noinline)) void transform_input(const float* const (&rows)[Rows::
 // The sums of a vector of channels, and of their squares.
 struct Sums {
   V total = {}, squares = {};
+
+  void add_to(float* slot, int64_t channels, int64_t channel) const {
+    Float32::store(slot + channel, Float32::load(slot + channel) + total);
+    Float32::store(slot + channels + channel, Float32::load(slot + channels + channel) + squares);
+  }
 };
 
 // Up to `rows` rows and `columns` columns of the output of a tile, all of them if kWhole.
@@ -338,47 +345,64 @@ __attribute__((noinline)) void transform_output(const float* from, int64_t frequ
 // A chunk's tiles in the order of their rows.
 inline int64_t chunk_tiles(const Convolution& c) { return c.chunk_rows * c.tile_columns; }
 
+inline int64_t winograd_depth(const Convolution& c) { return c.planes * c.planes * c.in_channels; }
+
 template <typename E>
 typename E::Storage* transformed_input(const Convolution& c, int64_t phase, int64_t frequencies) {
-  const int64_t blocks = c.planes * c.planes * c.in_channels / kChannelBlock, groups = c.tile_room / kTilePixels;
+  const int64_t blocks = winograd_depth(c) / kChannelBlock, groups = c.tile_room / kTilePixels;
   return static_cast<typename E::Storage*>(c.transformed) + phase * groups * blocks * block_elements<E>(frequencies);
 }
 
-// Transforms the input of tile rows [begin, end) of the chunk. With planes the input is four pictures of every other
-// pixel, side by side along the channels.
+// Transforms tiles [begin, end) of tile row `row`, of a phase; the first one is tile `number` of `transformed`. With
+// planes the input is four pictures of every other pixel, side by side along the channels.
+template <typename E, typename Rows, typename Columns>
+void transform_tiles(const Convolution& c, const RowRing<Float32>& ring, int64_t row, const Phase& phase, int64_t begin,
+                     int64_t end, int64_t number, typename E::Storage* transformed) {
+  constexpr int64_t kBlock = block_elements<E>(Rows::kFrequencies * Columns::kFrequencies);
+  const int64_t planes = c.planes, blocks = winograd_depth(c) / kChannelBlock, last = number + end - begin;
+  for (int64_t tile = number; tile < last;) {
+    const int64_t group = tile / kTilePixels, end_of_group = smaller((group + 1) * kTilePixels, last);
+    auto* to = transformed + group * blocks * kBlock;
+    for (int64_t block = 0; block < blocks; ++block, to += kBlock) {
+      const int64_t plane = block * kChannelBlock / c.in_channels, channel = block * kChannelBlock % c.in_channels;
+      const int64_t y = row * Rows::kStep * planes + phase.dy + plane / planes;
+      for (int64_t t = tile; t < end_of_group; ++t) {
+        const int64_t x = (begin + t - number) * Columns::kStep * planes + phase.dx + plane % planes;
+        const float* from[Rows::kIn];
+        for (int r = 0; r < Rows::kIn; ++r) from[r] = ring.at(y + r * planes, x) + channel;
+        transform_input<E, Rows, Columns>(from, planes * c.in_channels, to + t % kTilePixels * kChannelBlock);
+      }
+    }
+    tile = end_of_group;
+  }
+}
+
+// Input rows that tile rows [first, last) are the first to read.
+template <typename Rows>
+struct OwnedTileRows {
+  int64_t first, last;
+
+  OwnedTileRows(const Convolution& c, int64_t first_row, int64_t last_row)
+      : first(first_row * Rows::kStep * c.planes),
+        last(last_row == c.tile_rows ? c.in_height : last_row * Rows::kStep * c.planes) {}
+};
+
+// Transforms the input of tile rows [begin, end) of the chunk.
 template <typename E, typename Rows, typename Columns = Rows>
 void winograd_input(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
   Scratch scratch{memory};
-  const int64_t planes = c.planes, blocks = planes * planes * c.in_channels / kChannelBlock;
-  const int64_t row_step = Rows::kStep * planes;  // of the input
-  const int64_t first = c.chunk_row + begin, last = c.chunk_row + end;
-  const int64_t last_owned = last == c.tile_rows ? c.in_height : last * row_step;
-  RowRing<Float32> ring(c, scratch, first * row_step + c.first, first * row_step, last_owned);
-  for (int64_t row = first; row < last; ++row) {
-    ring.advance_to(row * row_step + c.last);
-    const int64_t first_tile = (row - c.chunk_row) * c.tile_columns, last_tile = first_tile + c.tile_columns;
+  const OwnedTileRows<Rows> owned(c, c.chunk_row + begin, c.chunk_row + end);
+  RowRing<Float32> ring(c, scratch, owned.first + c.first, owned.first, owned.last);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t tile_row = c.chunk_row + row;
+    ring.advance_to(tile_row * Rows::kStep * c.planes + c.last);
     for (int64_t i = 0; i < c.spread * c.spread; ++i) {
-      const Phase& phase = c.phases[i];
-      auto* const transformed = transformed_input<E>(c, i, kFrequencies);
-      for (int64_t tile = first_tile; tile < last_tile;) {
-        const int64_t group = tile / kTilePixels, end_of_group = smaller((group + 1) * kTilePixels, last_tile);
-        auto* to = transformed + group * blocks * block_elements<E>(kFrequencies);
-        for (int64_t block = 0; block < blocks; ++block, to += block_elements<E>(kFrequencies)) {
-          const int64_t plane = block * kChannelBlock / c.in_channels;
-          const int64_t y = row * row_step + phase.dy + plane / planes, channel = block * kChannelBlock % c.in_channels;
-          for (int64_t t = tile; t < end_of_group; ++t) {
-            const int64_t x = (t - first_tile) * Columns::kStep * planes + phase.dx + plane % planes;
-            const float* from[Rows::kIn];
-            for (int r = 0; r < Rows::kIn; ++r) from[r] = ring.at(y + r * planes, x) + channel;
-            transform_input<E, Rows, Columns>(from, planes * c.in_channels, to + t % kTilePixels * kChannelBlock);
-          }
-        }
-        tile = end_of_group;
-      }
+      transform_tiles<E, Rows, Columns>(c, ring, tile_row, c.phases[i], 0, c.tile_columns, row * c.tile_columns,
+                                        transformed_input<E>(c, i, kFrequencies));
     }
   }
-  if (c.save) ring.advance_to(last_owned - 1);
+  if (c.save) ring.advance_to(owned.last - 1);
 }
 
 // Row `f` of the frequencies of the kernels of 16 kBlocks output channels: from [depth][taps][16] a block to
@@ -461,75 +485,147 @@ __attribute__((noinline)) void multiply_tiles(const typename E::Storage* input, 
   }
 }
 
-// Output channels [channel, channel + 16 kBlocks) of tiles [begin, end) of a phase.
+// Transformed kernels of output channels from `channel` on, [row of frequencies].
+template <typename E, typename Rows, typename Columns>
+typename E::Storage* transformed_kernels(const Convolution& c, int64_t phase, int64_t channel) {
+  return static_cast<typename E::Storage*>(c.kernels) +
+         (phase * c.out_channels + channel) * Rows::kFrequencies * Columns::kFrequencies * winograd_depth(c);
+}
+
+// Where the taps of output channels from `channel` on are.
+template <typename Rows, typename Columns>
+const float* taps_of(const Convolution& c, int64_t phase, int64_t channel) {
+  return static_cast<const float*>(c.phases[phase].weights) +
+         channel * winograd_depth(c) * Rows::kTaps * Columns::kTaps;
+}
+
+// Output channels [channel, channel + 16 kBlocks) of `count` tiles of a phase, of which `first` is the first of the
+// whole layer; `input` is theirs. `kernels` are transformed ones, [row of frequencies], or null. Adds to `statistics`.
 template <typename E, typename Rows, typename Columns, int kBlocks>
-void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int64_t begin, int64_t end,
-                       float* statistics, Scratch scratch) {
+void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int64_t first, int64_t count,
+                       const typename E::Storage* input, const typename E::Storage* kernels, float* statistics,
+                       Scratch scratch) {
   using Storage = typename E::Storage;
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies, kWidth = kBlocks * kChannelBlock;
   constexpr int64_t kTileStep = kFrequencies * kWidth;
-  const int64_t depth = c.planes * c.planes * c.in_channels, block_step = block_elements<E>(kFrequencies);
+  const int64_t depth = winograd_depth(c), block_step = block_elements<E>(kFrequencies);
   const int64_t group_step = depth / kChannelBlock * block_step,
                 raw_step = depth * Rows::kTaps * Columns::kTaps * kChannelBlock;
-  auto* kernels = scratch.take<Storage>(Columns::kFrequencies * depth * kWidth);
-  auto* products = scratch.take<float>(round_up(end - begin, kTilePixels) * kTileStep);
-  const auto* raw = static_cast<const float*>(c.phases[phase].weights) + channel / kChannelBlock * raw_step;
-  const Storage* const input = transformed_input<E>(c, phase, kFrequencies) + begin / kTilePixels * group_step;
+  const int64_t kernel_row = Columns::kFrequencies * depth * kWidth;
+  Storage* const own_kernels = kernels ? nullptr : scratch.take<Storage>(kernel_row);
+  auto* products = scratch.take<float>(round_up(count, kTilePixels) * kTileStep);
   for (int64_t f = 0; f < kFrequencies; ++f) {
-    const int64_t column = f % Columns::kFrequencies;
-    if (column == 0) {
-      transform_kernels<E, Rows, Columns, kBlocks>(raw, raw_step, depth, f / Columns::kFrequencies, kernels);
+    const int64_t row = f / Columns::kFrequencies, column = f % Columns::kFrequencies;
+    if (own_kernels && column == 0) {
+      transform_kernels<E, Rows, Columns, kBlocks>(taps_of<Rows, Columns>(c, phase, channel), raw_step, depth, row,
+                                                   own_kernels);
     }
+    const Storage* const kernel =
+        (own_kernels ? own_kernels : kernels + row * kernel_row) + column * E::kGroup * kWidth;
     const Storage* from = input + f * kGroupPixel;
     // Tiles beyond the last ones are multiplied too; nobody reads them.
-    for (int64_t t = 0; t < end - begin; t += kTilePixels) {
-      const Storage* next = t + kTilePixels < end - begin ? from + group_step : input + (f + 1) * kGroupPixel;
-      multiply_tiles<E, kBlocks>(from, block_step, depth, kernels + column * E::kGroup * kWidth,
-                                 Columns::kFrequencies * kWidth * E::kGroup, products + t * kTileStep + f * kWidth,
-                                 kTileStep, next);
+    for (int64_t t = 0; t < count; t += kTilePixels) {
+      const Storage* next = t + kTilePixels < count ? from + group_step : input + (f + 1) * kGroupPixel;
+      multiply_tiles<E, kBlocks>(from, block_step, depth, kernel, Columns::kFrequencies * kWidth * E::kGroup,
+                                 products + t * kTileStep + f * kWidth, kTileStep, next);
       from = next;
     }
   }
   const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
   const int64_t pixel_step = spread * c.out_channels, row_step = spread * c.up * c.base_width * c.out_channels;
   Sums sums[kBlocks * kBlockVectors];
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t y = (c.chunk_row + t / c.tile_columns) * Rows::kOut, x = t % c.tile_columns * Columns::kOut;
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t y = (first + t) / c.tile_columns * Rows::kOut, x = (first + t) % c.tile_columns * Columns::kOut;
     float* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread) + channel;
     const bool is_whole = height - y >= Rows::kOut && width - x >= Columns::kOut;
     const auto transform = is_whole ? transform_output<Rows, Columns, true> : transform_output<Rows, Columns, false>;
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-      transform(products + (t - begin) * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
+      transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
                 to + v * kLanes, row_step, pixel_step, height - y, width - x, sums[v]);
     }
   }
-  if (!statistics) return;
-  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-    Float32::store(statistics + channel + v * kLanes, sums[v].total);
-    Float32::store(statistics + c.out_channels + channel + v * kLanes, sums[v].squares);
-  }
+  for (int v = 0; v < kBlocks * kBlockVectors && statistics; ++v)
+    sums[v].add_to(statistics, c.out_channels, channel + v * kLanes);
 }
 
-// Multiplies: units [begin, end) of kMaxTileBlocks blocks of output channels, times the phases, times the parts that
-// the chunk's tiles are worked on in.
+inline void clear_statistics(const Convolution& c, float* slot, int64_t first, int64_t last) {
+  const size_t bytes = static_cast<size_t>(last - first) * sizeof(float);
+  __builtin_memset(slot + first, 0, bytes);
+  __builtin_memset(slot + c.out_channels + first, 0, bytes);
+}
+
+// Multiplies a chunk: units [begin, end) of kMaxTileBlocks blocks of output channels, times the phases, times the parts
+// that the chunk's tiles are worked on in.
 template <typename E, typename Rows, typename Columns = Rows>
 void winograd_output(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+  constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
   const int64_t channel_units = (c.out_channels + kUnitChannels - 1) / kUnitChannels;
   const int64_t phases = c.spread * c.spread, groups = round_up(chunk_tiles(c), kTilePixels) / kTilePixels;
+  const int64_t group_step = winograd_depth(c) / kChannelBlock * block_elements<E>(kFrequencies);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t slot = unit / channel_units, phase = slot % phases, part = slot / phases;
-    const int64_t first_tile = part * groups / c.parts * kTilePixels;
+    const int64_t group = part * groups / c.parts, tile = group * kTilePixels;
     const int64_t last_tile = smaller((part + 1) * groups / c.parts * kTilePixels, chunk_tiles(c));
-    float* statistics = c.statistics ? c.statistics + slot * 2 * c.out_channels : nullptr;
-    int64_t channel = unit % channel_units * kUnitChannels;
-    const int64_t last = smaller(channel + kUnitChannels, c.out_channels);
-    const Scratch scratch{memory};
-    for (; channel + kTileBlocks * kChannelBlock <= last; channel += kTileBlocks * kChannelBlock) {
-      winograd_channels<E, Rows, Columns, kTileBlocks>(c, phase, channel, first_tile, last_tile, statistics, scratch);
-    }
-    for (; channel < last; channel += kChannelBlock) {
-      winograd_channels<E, Rows, Columns, 1>(c, phase, channel, first_tile, last_tile, statistics, scratch);
+    const auto* const input = transformed_input<E>(c, phase, kFrequencies) + group * group_step;
+    float* const statistics = c.statistics ? c.statistics + slot * 2 * c.out_channels : nullptr;
+    const int64_t first = unit % channel_units * kUnitChannels, last = smaller(first + kUnitChannels, c.out_channels);
+    if (statistics) clear_statistics(c, statistics, first, last);
+    each_block(first, last, [&](int64_t channel, auto blocks) {
+      winograd_channels<E, Rows, Columns, decltype(blocks)::kValue>(
+          c, phase, channel, c.chunk_row * c.tile_columns + tile, last_tile - tile, input, nullptr, statistics,
+          Scratch{memory});
+    });
+  }
+}
+
+// Transforms all kernels of output channels [begin, end) times 16 kMaxTileBlocks: c.kernels becomes [phase][channel
+// block][row of frequencies] of what transform_kernels makes.
+template <typename E, typename Rows, typename Columns = Rows>
+void winograd_kernels(const Convolution& c, int64_t begin, int64_t end, char*) {
+  constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+  constexpr int64_t kTaps = Rows::kTaps * Columns::kTaps;
+  const int64_t depth = winograd_depth(c);
+  for (int64_t phase = 0; phase < c.spread * c.spread; ++phase) {
+    each_block(begin * kUnitChannels, smaller(end * kUnitChannels, c.out_channels), [&](int64_t channel, auto blocks) {
+      constexpr int kBlocks = decltype(blocks)::kValue;
+      auto* const to = transformed_kernels<E, Rows, Columns>(c, phase, channel);
+      for (int64_t f = 0; f < Rows::kFrequencies; ++f) {
+        transform_kernels<E, Rows, Columns, kBlocks>(taps_of<Rows, Columns>(c, phase, channel),
+                                                     depth * kTaps * kChannelBlock, depth, f,
+                                                     to + f * Columns::kFrequencies * depth * kBlocks * kChannelBlock);
+      }
+    });
+  }
+}
+
+// Units [begin, end), each a segment of a tile row, with transformed kernels.
+template <typename E, typename Rows, typename Columns = Rows>
+void winograd_segments(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
+  Scratch scratch{memory};
+  // A row's first segment owns its input.
+  const int64_t in_row = segments_of_row(c);
+  const OwnedTileRows<Rows> owned(c, (begin + in_row - 1) / in_row, (end + in_row - 1) / in_row);
+  const int64_t row_step = Rows::kStep * c.planes, blocks = winograd_depth(c) / kChannelBlock;
+  RowRing<Float32> ring(c, scratch, begin / in_row * row_step + c.first, owned.first, owned.last);
+  auto* const input = scratch.take<typename E::Storage>(round_up(c.segment, kTilePixels) / kTilePixels * blocks *
+                                                        block_elements<E>(kFrequencies));
+  const int64_t phases = c.spread * c.spread;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t row = unit / in_row, tile = unit % in_row * c.segment;
+    const int64_t last = smaller(tile + c.segment, c.tile_columns);
+    ring.advance_to(row * row_step + c.last);
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      float* const statistics = c.statistics ? c.statistics + (unit * phases + phase) * 2 * c.out_channels : nullptr;
+      if (statistics) clear_statistics(c, statistics, 0, c.out_channels);
+      transform_tiles<E, Rows, Columns>(c, ring, row, c.phases[phase], tile, last, 0, input);
+      each_block(0, c.out_channels, [&](int64_t channel, auto blocks_at_once) {
+        winograd_channels<E, Rows, Columns, decltype(blocks_at_once)::kValue>(
+            c, phase, channel, row * c.tile_columns + tile, last - tile, input,
+            transformed_kernels<E, Rows, Columns>(c, phase, channel), statistics, scratch);
+      });
     }
   }
+  if (c.save) ring.advance_to(owned.last - 1);
 }

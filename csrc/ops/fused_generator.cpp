@@ -30,6 +30,7 @@ constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
+constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
 
 const KernelTable<FusedConvolutionKernels> kKernels(kOp,
@@ -184,8 +185,8 @@ class Plan {
   }
 
   int64_t workspace_bytes() const {
-    int64_t bytes =
-        aligned(statistics_bytes_) + aligned(transformed_bytes_) + threads_ * aligned(scratch_bytes_) + kAlignment;
+    int64_t bytes = aligned(statistics_bytes_) + aligned(transformed_bytes_) + aligned(kernel_bytes_) +
+                    threads_ * aligned(scratch_bytes_) + kAlignment;
     for (const Slot& slot : slots_) bytes += aligned(slot.bytes) + 2 * aligned(max_channels_ * 4);
     return bytes;
   }
@@ -214,9 +215,9 @@ class Plan {
   std::vector<Step> steps_;
   std::vector<Convolution> convolutions_;
   int64_t threads_ = torch::stable::get_num_threads();
-  int64_t statistics_bytes_ = 0, transformed_bytes_ = 0, scratch_bytes_ = 0, max_channels_ = 0;
+  int64_t statistics_bytes_ = 0, transformed_bytes_ = 0, kernel_bytes_ = 0, scratch_bytes_ = 0, max_channels_ = 0;
   float* statistics_ = nullptr;
-  char *transformed_ = nullptr, *scratch_ = nullptr;
+  char *transformed_ = nullptr, *kernels_ = nullptr, *scratch_ = nullptr;
 
   Slot& slot(int64_t index) {
     check(index >= 0 && index < static_cast<int64_t>(slots_.size()), kOp, ": the program has no slot ", index);
@@ -288,7 +289,7 @@ class Plan {
     }
     check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
     if (step.save != kNone) set_slot(step.save, c.in_height, c.in_width, c.in_channels);
-    if (c.method == Method::kColumns) {
+    if (makes_picture(c)) {
       check(step.output == kNone && c.up * c.base_height == height_ && c.up * c.base_width == width_, kOp,
             ": the picture has another size than the image");
     } else {
@@ -298,6 +299,10 @@ class Plan {
   }
 
   bool is_winograd(const Convolution& c) const { return tile_shape(c.method).rows.in > 0; }
+
+  static bool makes_picture(const Convolution& c) {
+    return c.method == Method::kColumns || c.method == Method::kVerticalPicture;
+  }
 
   static int64_t tiles_beside(int64_t outputs, const TileSide& side) { return divided_up(outputs, side.out); }
 
@@ -349,13 +354,23 @@ class Plan {
       };
       c.last = bottom + reach(1, rows);
       c.after = std::max<int64_t>(right + reach(c.tile_columns, columns) - (c.in_width - 1), 0);
-      set_chunks(c, phases, frequencies, depth * element_bytes);
-      scratch =
-          aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
-          aligned(frequencies * (c.chunk_rows * c.tile_columns / c.parts + 2 * kMaxTilePixels) * kUnitChannels * 4);
-      const int64_t input =
-          phases * c.tile_room * depth / kChannelBlock * (frequencies * kChannelBlock * element_bytes + kLineBytes);
-      transformed_bytes_ = std::max(transformed_bytes_, input);
+      const auto input_bytes = [&](int64_t tiles) {
+        return tiles * depth / kChannelBlock * (frequencies * kChannelBlock * element_bytes + kLineBytes);
+      };
+      const auto product_bytes = [&](int64_t tiles) {
+        return aligned(frequencies * (tiles + 2 * kMaxTilePixels) * kUnitChannels * 4);
+      };
+      set_segment(c, phases * frequencies * depth * c.out_channels * element_bytes,
+                  frequencies * (depth * element_bytes + kUnitChannels * 4));
+      if (c.segment > 0) {
+        scratch = aligned(input_bytes(c.segment + kMaxTilePixels)) + product_bytes(c.segment);
+        kernel_bytes_ = std::max(kernel_bytes_, phases * frequencies * depth * c.out_channels * element_bytes);
+      } else {
+        set_chunks(c, phases, frequencies, depth * element_bytes);
+        scratch = aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
+                  product_bytes(c.chunk_rows * c.tile_columns / c.parts);
+        transformed_bytes_ = std::max(transformed_bytes_, phases * input_bytes(c.tile_room));
+      }
     } else {
       const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
       const bool is_bilinear = c.method == Method::kBilinear;
@@ -388,9 +403,25 @@ class Plan {
         scratch = aligned((c.in_width + 2) * c.in_channels * 4);
       }
       c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
+      const TileSide vertical = vertical_side(c.phases[0].rows);
       if (!is_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
         c.method = Method::kSmall;
         c.unit_rows = c.base_height;
+      } else if ((is_columns || c.method == Method::kDirect) && vertical.taps > 0 && element_bytes == 4 &&
+                 c.stride == 1 && c.up == 1 && c.picture_channels <= kMaxVerticalPictures &&
+                 (!is_columns || step.save == kNone)) {
+        c.method = is_columns ? Method::kVerticalPicture : Method::kVertical;
+        c.unit_rows = vertical.out;
+        const int64_t run = (is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels);
+        kernel_bytes_ = std::max(kernel_bytes_, vertical.frequencies * c.in_channels * run * 4);
+        if (is_columns) {
+          scratch = aligned((vertical.in + 1) * c.in_channels * picture_strip_step(c) * 4) +
+                    aligned(vertical.frequencies * kChannelBlock * picture_strip_step(c) * 4) +
+                    aligned((vertical.frequencies + vertical.out) * c.picture_channels * kPictureStrip * 4);
+        } else {
+          scratch = aligned(vertical.frequencies * vertical_input_step(c) * 4) +
+                    aligned(kVerticalStrip * vertical.frequencies * kUnitChannels * 4);
+        }
       } else {
         const int64_t share = std::max<int64_t>(c.base_height / threads_, 1);
         c.unit_rows = is_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
@@ -398,8 +429,22 @@ class Plan {
       c.last += (c.unit_rows - 1) * c.stride;
       if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
     }
-    const int64_t ring = aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
-    scratch_bytes_ = std::max(scratch_bytes_, is_winograd(c) ? std::max(ring, scratch) : ring + scratch);
+    const int64_t ring = c.method == Method::kVerticalPicture
+                             ? 0
+                             : aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
+    // A chunk's input and output are two calls.
+    const bool is_chunked = is_winograd(c) && c.segment == 0;
+    scratch_bytes_ = std::max(scratch_bytes_, is_chunked ? std::max(ring, scratch) : ring + scratch);
+  }
+
+  // How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
+  // the tiles, their products and the kernels together the larger one.
+  static void set_segment(Convolution& c, int64_t kernel_bytes, int64_t tile_bytes) {
+    const int64_t cache = cache_bytes(),
+                  most = (cache * 5 / 8 - kernel_bytes) / tile_bytes / kSegmentTiles * kSegmentTiles;
+    if (kernel_bytes > cache * 3 / 8 || most < kSegmentTiles || c.tile_columns < kSegmentTiles) return;
+    const int64_t segments = divided_up(c.tile_columns, most);
+    c.segment = divided_up(divided_up(c.tile_columns, segments), kSegmentTiles) * kSegmentTiles;
   }
 
   // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
@@ -424,6 +469,7 @@ class Plan {
 
   int64_t statistic_slots(const Convolution& c) const {
     if (c.method == Method::kSmall) return c.up * c.up;
+    if (c.segment > 0) return c.tile_rows * segments_of_row(c) * c.spread * c.spread;
     if (is_winograd(c)) return divided_up(c.tile_rows, c.chunk_rows) * c.parts * c.spread * c.spread;
     return units(c) * c.up * c.up;
   }
@@ -437,6 +483,7 @@ class Plan {
     };
     statistics_ = reinterpret_cast<float*>(take(statistics_bytes_));
     transformed_ = take(transformed_bytes_);
+    kernels_ = take(kernel_bytes_);
     scratch_ = take(threads_ * aligned(scratch_bytes_));
     for (Slot& slot : slots_) {
       slot.data = reinterpret_cast<float*>(take(slot.bytes));
@@ -461,7 +508,7 @@ class Plan {
       c.residual = source_of(step.residual, c.in_channels);
     }
     if (step.save != kNone) c.save = slot(step.save).data;
-    if (c.method == Method::kColumns) {
+    if (makes_picture(c)) {
       c.picture = picture;
     } else {
       c.output = slot(step.output).data;
@@ -470,8 +517,13 @@ class Plan {
 
     const MethodKernels& kernels = kKernels.active().methods[static_cast<int>(c.method)];
     const int type = element_type(step);
-    if (is_winograd(c)) {
-      c.transformed = transformed_;
+    c.transformed = transformed_, c.kernels = kernels_;
+    if (kernels.kernels[type] && (c.segment > 0 || !is_winograd(c))) {
+      in_parallel(kernels.kernels[type], c, divided_up(c.out_channels, kUnitChannels));
+    }
+    if (c.segment > 0) {
+      in_parallel(kernels.segments[type], c, c.tile_rows * segments_of_row(c));
+    } else if (is_winograd(c)) {
       const int64_t all = c.tile_rows, rows = c.chunk_rows;
       for (c.chunk_row = 0; c.chunk_row < all; c.chunk_row += rows) {
         c.chunk_rows = std::min(rows, all - c.chunk_row);

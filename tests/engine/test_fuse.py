@@ -205,15 +205,36 @@ def test_every_size_of_tiles(tile: tuple[int, int], dtype: torch.dtype, isa: str
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_pictures_of_several_chunks_and_parts(precision: str, isa: str) -> None:
-    """Of 2 MB of transformed tiles, whose products are more than half of a cache; with more threads than channels."""
-    generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
+@pytest.mark.parametrize(("width", "height"), [(32, 250), (128, 60)])
+def test_pictures_of_several_chunks_and_parts(width: int, height: int, precision: str, isa: str) -> None:
+    """Of 2 MB of transformed tiles, whose products are more than half of a cache; with more threads than channels.
+
+    Where all transformed kernels are a small part of a core's cache, these are several segments a row of tiles.
+    """
+    generator = made(ResNetConfig(width=width, blocks=1, downsamplings=0))
     fused = fuse(generator, precision)
-    image = picture_for(generator, height=250, width=187)
+    image = picture_for(generator, height=height, width=187)
     expected = expected_of(generator, image)
     for count in (1, 5):
         with forced_isa(isa), threads(count):
             assert error_db(fused(image), expected) > (FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB), count
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pictures", [1, 2, 3, 4, 5])
+def test_tall_kernels(pictures: int, isa: str) -> None:
+    """Seven and nine rows in the first and the last layer; strips and rows of tiles that are only partly there."""
+    for config in (
+        ResNetConfig(width=10, blocks=1, downsamplings=0, out_channels=pictures),
+        TransformerNetConfig(width=12, blocks=1, out_channels=pictures),
+    ):
+        generator = made(config)
+        for height, width in [(20, 12), (52, 132), (36, 268)]:
+            image = picture_for(generator, height=height, width=width)
+            expected = expected_of(generator, image)
+            for count in (1, 3):
+                with forced_isa(isa), threads(count):
+                    assert error_db(fuse(generator, "fp32")(image), expected) > FUSED_FP32_DB, (height, width, count)
 
 
 def test_other_tiles_on_the_same_weights() -> None:
