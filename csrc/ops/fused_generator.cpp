@@ -92,7 +92,8 @@ int64_t cache_bytes() {
   return 512 * 1024;
 }
 
-// Memory that calls work in, kept between them: fresh pages for every frame would cost as much as a layer.
+// Memory that calls work in, kept between them: fresh pages for every frame would cost as much as a layer. It comes
+// from the system, for what malloc gives may have been touched before in small pages, and stays in these.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes) : block_(take(bytes)) {}
@@ -120,7 +121,25 @@ class Workspace {
     return *made;
   }
 
+#if defined(MADV_HUGEPAGE)
+  static char* allocate(int64_t bytes) {
+    void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    // What is before and after the whole huge pages goes back.
+    auto* const begin = static_cast<char*>(mapped);
+    const int64_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+    if (before > 0) munmap(begin, before);
+    munmap(begin + before + bytes, kHugePage - before);
+    madvise(begin + before, bytes, MADV_HUGEPAGE);
+    return begin + before;
+  }
+  static void release(const Block& block) { munmap(block.data, block.bytes); }
+#else
+  static char* allocate(int64_t bytes) {
+    return static_cast<char*>(::operator new(bytes, std::align_val_t(kHugePage), std::nothrow));
+  }
   static void release(const Block& block) { ::operator delete(block.data, std::align_val_t(kHugePage)); }
+#endif
 
   // A kept block that is large enough and not wastefully so, or a new one.
   static Block take(int64_t bytes) {
@@ -136,11 +155,8 @@ class Workspace {
       }
     }
     const int64_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    auto* data = static_cast<char*>(::operator new(whole, std::align_val_t(kHugePage), std::nothrow));
+    char* const data = allocate(whole);
     check(data != nullptr, kOp, ": can't allocate memory of ", whole, " bytes");
-#if defined(MADV_HUGEPAGE)
-    madvise(data, whole, MADV_HUGEPAGE);
-#endif
     return {data, whole};
   }
 
