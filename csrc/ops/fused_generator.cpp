@@ -423,12 +423,11 @@ class Plan {
       if (!is_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
         c.method = Method::kSmall;
         c.unit_rows = c.base_height;
-      } else if ((is_columns || c.method == Method::kDirect) && vertical.taps > 0 && element_bytes == 4 &&
-                 c.stride == 1 && c.up == 1 && c.picture_channels <= kMaxVerticalPictures &&
-                 (!is_columns || step.save == kNone)) {
+      } else if (vertical.taps > 0 && element_bytes == 4 && c.stride == 1 && c.up == 1 &&
+                 (c.method == Method::kDirect || (is_columns && step.save == kNone && has_picture_strips(c)))) {
         c.method = is_columns ? Method::kVerticalPicture : Method::kVertical;
         c.unit_rows = vertical.out;
-        const int64_t run = (is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels);
+        const int64_t run = is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
         kernel_bytes_ = std::max(kernel_bytes_, vertical.frequencies * c.in_channels * run * 4);
         if (is_columns) {
           scratch = aligned((vertical.in + 1) * c.in_channels * picture_strip_step(c) * 4) +
@@ -461,6 +460,11 @@ class Plan {
     if (kernel_bytes > cache * 3 / 8 || most < kSegmentTiles || c.tile_columns < kSegmentTiles) return;
     const int64_t segments = divided_up(c.tile_columns, most);
     c.segment = divided_up(divided_up(c.tile_columns, segments), kSegmentTiles) * kSegmentTiles;
+  }
+
+  // Padding at the right has to repeat pixels of the last strip, even if that is a single column.
+  static bool has_picture_strips(const Convolution& c) {
+    return c.picture_channels <= kMaxVerticalPictures && -2 * c.phases[0].dx >= c.kernel_width - 1;
   }
 
   // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all

@@ -237,6 +237,19 @@ def test_tall_kernels(pictures: int, isa: str) -> None:
                     assert error_db(fuse(generator, "fp32")(image), expected) > FUSED_FP32_DB, (height, width, count)
 
 
+@pytest.mark.parametrize("padding", [(0, 6), (6, 0), (2, 4), (4, 2)])
+def test_tall_kernels_with_more_padding_on_one_side(padding: tuple[int, int]) -> None:
+    """The last strip of a picture may be a single column, and its padding repeats six before it."""
+    generator = made(ResNetConfig(width=10, blocks=1, downsamplings=0))
+    pads = [layer for layer in generator.modules() if isinstance(layer, nn.ReflectionPad2d) and layer.padding[0] == 3]
+    assert len(pads) == 2
+    for layer in pads:
+        layer.padding = padding * 2
+    for width in (128, 129, 131):
+        image = picture_for(generator, height=21, width=width)
+        assert error_db(fuse(generator, "fp32")(image), expected_of(generator, image)) > FUSED_FP32_DB, width
+
+
 def test_other_tiles_on_the_same_weights() -> None:
     generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
     image = picture_for(generator)
