@@ -21,12 +21,12 @@ from bench.generators import GENERATORS, generator_input, make_generator, parse_
 from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
-from engine.fuse import (
+from engine.fuse import DTYPES, fuse
+from engine.fuse_program import (
     BILINEAR,
     COLUMNS,
     DEPTHWISE,
     DIRECT,
-    DTYPES,
     TILES,
     WINOGRAD2,
     WINOGRAD4,
@@ -36,7 +36,6 @@ from engine.fuse import (
     WINOGRAD_STRIDED,
     WINOGRAD_TRANSPOSED,
     Step,
-    fuse,
     is_vertical,
     steps_of,
 )

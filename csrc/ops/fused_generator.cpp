@@ -38,7 +38,7 @@ const KernelTable<FusedConvolutionKernels> kKernels(kOp,
                                                      STREAMGAN_IF_X86(&kFusedConvolutionAvx2, &kFusedConvolutionAvx512,
                                                                       &kFusedConvolutionAvx512Bf16)});
 
-// The program: these numbers, then one Step after the other. engine/fuse.py writes it; change both together.
+// The program: these numbers, then one Step after the other. engine/fuse_program.py writes it; change both together.
 struct Header {
   int64_t version, dtype, slots, steps;
 };

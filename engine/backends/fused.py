@@ -42,7 +42,8 @@ def compile_generator(
         from engine.fuse_norms import fuse_norms
 
         return fuse_norms(generator).to(example.device, example.dtype)
-    from engine.fuse import WINOGRAD42, fuse, retiled, steps_of
+    from engine.fuse import fuse
+    from engine.fuse_program import WINOGRAD42, retiled, steps_of
 
     if example.dtype not in (torch.float32, torch.bfloat16):
         raise BackendError(f"the fused backend runs in fp32, bf16 and fast, not in {precision}")

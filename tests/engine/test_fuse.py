@@ -16,14 +16,14 @@ from engine import _native, ops
 from engine import fuse as fuse_module
 from engine.backends import fused as backend
 from engine.errors import BackendError
-from engine.fuse import (
+from engine.fuse import fuse
+from engine.fuse_program import (
     TILES,
     WINOGRAD2,
     WINOGRAD_PAIRS,
     WINOGRAD_STRIDED,
     WINOGRAD_TRANSPOSED,
     FusedGenerator,
-    fuse,
     retiled,
     steps_of,
 )

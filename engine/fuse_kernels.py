@@ -1,0 +1,132 @@
+"""Kernels of a fused generator: their taps for each output position, and how they lie in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.errors import BackendError
+from engine.fuse_program import BLOCK
+
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Taps of one output position of a convolution: input rows dy ... and columns dx ... from y * stride, x * stride.
+
+    Attributes:
+        kernel: [out channels, in channels, rows, columns].
+    """
+
+    dy: int
+    dx: int
+    kernel: Tensor
+
+
+class PackedWeights:
+    """Tensors one after the other in one row of bytes, each at a multiple of 64."""
+
+    def __init__(self) -> None:
+        self._packed: list[Tensor] = []  # uint8, in the order of their offsets
+        self._size = 0
+
+    def append(self, tensor: Tensor) -> int:
+        """Appends it as it is; returns its offset."""
+        data = tensor.contiguous().view(-1).view(torch.uint8)
+        offset = self._size
+        self._packed.append(data)
+        self._size += len(data) + -len(data) % _ALIGNMENT
+        return offset
+
+    def append_floats(self, values: Tensor, count: int) -> int:
+        """Appends values in float32, and zeros up to `count`."""
+        return self.append(F.pad(values.detach().float(), (0, count - len(values))))
+
+    def append_kernel(self, kernel: Tensor, dtype: torch.dtype) -> int:
+        """Appends a kernel, [frequencies, out channels, K], as [out / 16][frequencies][K / group][16][group].
+
+        A group is what is multiplied and added at once: a value of float32, two of bfloat16.
+        """
+        frequencies, out_channels, k = kernel.shape
+        group = group_of(dtype)
+        blocks = kernel.to(dtype).reshape(frequencies, out_channels // BLOCK, BLOCK, k // group, group)
+        return self.append(blocks.permute(1, 0, 3, 2, 4))
+
+    def tensor(self) -> Tensor:
+        """All that was packed, uint8; given once, for each part is freed as soon as it is in its place."""
+        memory = torch.empty(self._size, dtype=torch.uint8)
+        offset = 0
+        while self._packed:
+            data = self._packed.pop(0)
+            end = offset + len(data) + -len(data) % _ALIGNMENT
+            memory[offset : offset + len(data)] = data
+            memory[offset + len(data) : end] = 0
+            offset = end
+        return memory
+
+
+def group_of(dtype: torch.dtype) -> int:
+    """How many values of the input are multiplied and added at once."""
+    return 1 if dtype == torch.float32 else 2
+
+
+def rounded_up(channels: int) -> int:
+    return -(-channels // BLOCK) * BLOCK
+
+
+def padded(kernel: Tensor, in_channels: int) -> Tensor:
+    """With zeros for the input channels that are only stored."""
+    return F.pad(kernel, (0, 0, 0, 0, 0, in_channels - kernel.shape[1]))
+
+
+def whole_blocks(kernel: Tensor) -> Tensor:
+    """With zeros for the output channels that are only stored."""
+    return F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, rounded_up(len(kernel)) - len(kernel)))
+
+
+def as_columns(kernel: Tensor) -> Tensor:
+    """[out, in, rows, columns] -> [columns * out, in, rows, 1]."""
+    return kernel.permute(3, 0, 1, 2).flatten(0, 1)[..., None]
+
+
+def direct_kernel(kernel: Tensor, group: int) -> Tensor:
+    """[out, in, rows, columns] -> [1, out, rows * columns * in], each row filled up with zeros to whole groups."""
+    runs = kernel.permute(0, 2, 3, 1).flatten(2)
+    return F.pad(runs, (0, -runs.shape[2] % group)).flatten(1)[None]
+
+
+def transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[Phase]:
+    """Output row 2 y + a is the sum of input rows i times kernel rows 2 y + a + padding - 2 i."""
+    kernel, pad = layer.kernel_size[0], int(layer.padding[0])
+    doubled = layer.stride == (2, 2) and layer.kernel_size == (kernel, kernel)
+    if not doubled or kernel - 2 * pad + layer.output_padding[0] != 2 or layer.padding != (pad, pad):
+        raise BackendError(f"the fused backend does not know {layer}")
+    rows = [transposed_taps(a, kernel, pad) for a in (0, 1)]
+    return [Phase(dy, dx, weight[:, :, taps_y][:, :, :, taps_x]) for dy, taps_y in rows for dx, taps_x in rows]
+
+
+def transposed_taps(a: int, kernel: int, pad: int) -> tuple[int, list[int]]:
+    """First input row, relative to y, and the kernel row of it and of those after it."""
+    found = sorted((-((k - a - pad) // 2), k) for k in range(kernel) if (k - a - pad) % 2 == 0)
+    return found[0][0], [k for _, k in found]
+
+
+def enlarged_phases(weight: Tensor) -> list[Phase]:
+    """A 3x3 convolution of a picture of repeated pixels: taps that see the same pixel are added."""
+    rows = [(-1, [[0], [1, 2]]), (0, [[0, 1], [2]])]
+    phases = []
+    for dy, groups_y in rows:
+        summed = torch.stack([weight[:, :, taps].sum(dim=2) for taps in groups_y], dim=2)
+        for dx, groups_x in rows:
+            kernel = torch.stack([summed[..., taps].sum(dim=3) for taps in groups_x], dim=3)
+            phases.append(Phase(dy, dx, kernel))
+    return phases
+
+
+def winograd_kernel(kernel: Tensor) -> Tensor:
+    """[out, in, rows, columns] -> float32 [out / 16, in, rows, columns, 16]. Transformed when it is multiplied."""
+    return kernel.float().unflatten(0, (-1, BLOCK)).permute(0, 2, 3, 4, 1)

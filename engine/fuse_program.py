@@ -1,0 +1,169 @@
+"""The program of `torch.ops.streamgan.fused_generator`: its steps as numbers, and the module that runs it.
+
+csrc/ops/fused_generator.cpp explains each number of a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import torch
+from torch import Tensor, nn
+
+from engine import ops
+
+_VERSION = 4
+_HEADER = 4  # numbers before the steps: version, dtype, slots, steps
+NONE = -1
+BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
+IMAGE_CHANNELS = 3
+
+DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD8 = range(5)
+WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(5, 8)
+DEPTHWISE, BILINEAR, COLUMNS = range(8, 11)
+NO_ACTIVATION, RELU, LEAKY_RELU = range(3)
+ZEROS, REFLECT, REPLICATE = range(3)
+
+# How 3x3 convolutions of stride 1 are multiplied, by the outputs of a tile.
+# With factors of bfloat16 larger tiles are faster and less exact.
+TILES = {(2, 2): WINOGRAD2, (4, 2): WINOGRAD42, (4, 4): WINOGRAD4, (8, 8): WINOGRAD8}
+
+# Kernels of so many rows and stride 1 multiply float32 in every precision: by Winograd down the columns that is faster
+# than bfloat16 without.
+_VERTICAL_ROWS = (7, 9)
+
+
+class FusedGenerator(nn.Module):
+    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H, W], channels_last.
+
+    Attributes:
+        input_dtype: float32, also where bfloat16 is multiplied, so that the bytes of a frame are exact.
+    """
+
+    input_dtype = torch.float32
+    weights: Tensor
+    program: Tensor
+
+    def __init__(self, weights: Tensor, program: Tensor, out_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.register_buffer("program", program)
+        self.out_channels = out_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        return ops.fused_generator(image, self.weights, self.program, channels=self.out_channels)
+
+
+@dataclasses.dataclass
+class Step:
+    """Numbers of a step, in the order of `Step` in csrc/ops/fused_generator.cpp."""
+
+    method: int = DIRECT
+    multiplies_float32: int = 0
+    source: int = NONE
+    second_source: int = NONE
+    residual: int = NONE
+    save: int = NONE
+    output: int = NONE
+    activation: int = NO_ACTIVATION
+    slope_bits: int = 0
+    padding: int = ZEROS
+    pad_before: int = 0
+    pad_after: int = 0
+    kernel: int = 1
+    stride: int = 1
+    up: int = 1
+    in_channels: int = 0
+    out_channels: int = 0
+    bias: int = NONE
+    has_norm: int = 0
+    norm_weight: int = NONE
+    norm_bias: int = NONE
+    epsilon_bits: int = 0
+    norm_channels: int = 0
+    image_scale_bits: int = 0
+    image_offset_bits: int = 0
+    picture_channels: int = 0
+    kernel_width: int = 0
+    tanh: int = 0
+    aligns_corners: int = 0
+    phases: list[list[int]] = dataclasses.field(default_factory=list)
+
+    def numbers(self) -> list[int]:
+        values = dataclasses.asdict(self)
+        phases = (values.pop("phases") + [[0] * 5] * 4)[:4]
+        return [*values.values(), *(number for phase in phases for number in phase)]
+
+    @classmethod
+    def of_numbers(cls, numbers: list[int]) -> Step:
+        """What `numbers` gave."""
+        *plain, _ = (field.name for field in dataclasses.fields(cls))
+        phases = [numbers[start : start + 5] for start in range(len(plain), len(numbers), 5)]
+        return cls(**dict(zip(plain, numbers, strict=False)), phases=phases)
+
+
+def steps_of(fused: FusedGenerator) -> list[Step]:
+    """The steps of a fused generator, for those who want to look at it."""
+    numbers = fused.program[_HEADER:].tolist()
+    size = len(numbers) // int(fused.program[_HEADER - 1])
+    return [Step.of_numbers(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def is_vertical(step: Step) -> bool:
+    """Whether a direct step, or the last one, is multiplied by Winograd down the columns."""
+    return step.kernel in _VERTICAL_ROWS and (step.stride, step.up) == (1, 1)
+
+
+def retiled(fused: FusedGenerator, tile: tuple[int, int]) -> FusedGenerator:
+    """The same generator, on the same weights, with other Winograd tiles where its 3x3 convolutions have some."""
+    steps = steps_of(fused)
+    for step in steps:
+        if step.method in TILES.values():
+            step.method = TILES[tile]
+    header = fused.program[:_HEADER].tolist()
+    numbers = [number for step in steps for number in step.numbers()]
+    return FusedGenerator(fused.weights, torch.tensor(header + numbers, dtype=torch.int64), fused.out_channels)
+
+
+def program_of(steps: list[Step], dtype: torch.dtype) -> Tensor:
+    """All steps, int64; gives slots of theirs that are not needed at the same time the same number.
+
+    Args:
+        dtype: of what is multiplied.
+    """
+    numbers = [_VERSION, 1 if dtype == torch.bfloat16 else 0, _share_slots(steps), len(steps)]
+    for step in steps:
+        numbers += step.numbers()
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def float_bits(value: float) -> int:
+    """A float32's bits."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def _share_slots(steps: list[Step]) -> int:
+    """Gives slots that are not needed at the same time the same number; returns how many there are."""
+    last_read: dict[int, int] = {}
+    for position, step in enumerate(steps):
+        for slot in (step.source, step.second_source, step.residual):
+            last_read[slot] = position
+    numbers: dict[int, int] = {NONE: NONE}
+    free: list[int] = []
+    count = 0
+    for position, step in enumerate(steps):
+        read = {step.source, step.second_source, step.residual} - {NONE}
+        for name in ("save", "output"):
+            slot = getattr(step, name)
+            if slot == NONE:
+                continue
+            if not free:
+                free.append(count)
+                count += 1
+            numbers[slot] = free.pop()
+        step.source, step.second_source, step.residual, step.save, step.output = (
+            numbers[slot] for slot in (step.source, step.second_source, step.residual, step.save, step.output)
+        )
+        free += [numbers[slot] for slot in read if last_read[slot] == position]
+    return count
