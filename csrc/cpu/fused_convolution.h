@@ -168,6 +168,7 @@ struct Convolution {
   const float* bias;  // [out_channels]
   // Output.
   float* output;      // [up * base_height][up * base_width][out_channels]
+  bool streams;       // whether the output is too large for the caches
   float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
   // Of kColumns: [up * base_height][up * base_width][picture_channels] float32, and how many columns the kernel has.
   float* picture;

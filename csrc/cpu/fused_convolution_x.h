@@ -297,18 +297,26 @@ void each_block(int64_t first, int64_t last, const Use& use) {
   for (; channel < last; channel += kChannelBlock) use(channel, Constant<1>{});
 }
 
+inline __attribute__((always_inline)) void write_output(float* to, V value, bool streams) {
+  if (streams) {
+    stream(to, value);
+  } else {
+    Float32::store(to, value);
+  }
+}
+
 // --- direct convolution
 
 // Bias, statistics and storing of one pixel's sums.
 template <int kVectors>
 inline __attribute__((always_inline)) void store_pixel(const float* sums, float* to, const V (&bias)[kVectors],
-                                                       V (&total)[kVectors], V (&squares)[kVectors]) {
+                                                       V (&total)[kVectors], V (&squares)[kVectors], bool streams) {
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     const V value = Float32::load(sums + v * kLanes) + bias[v];
     total[v] = total[v] + value;
     squares[v] = multiply_add(value, value, squares[v]);
-    Float32::store(to + v * kLanes, value);
+    write_output(to + v * kLanes, value, streams);
   }
 }
 
@@ -357,7 +365,7 @@ void direct_blocks(const Convolution& c, const RowRing<E>& ring, int64_t begin, 
     float* to = output_at(c, c.up * y + a, b) + channel;
     multiply_and_use<E, kBlocks>(product, c.base_width, tile, [&](int64_t pixel, int count) {
       for (int p = 0; p < count; ++p) {
-        store_pixel(tile + p * kBlocks * kChannelBlock, to + (pixel + p) * pixel_step, bias, total, squares);
+        store_pixel(tile + p * kBlocks * kChannelBlock, to + (pixel + p) * pixel_step, bias, total, squares, c.streams);
       }
     });
   }
@@ -398,7 +406,7 @@ void small_blocks(const Convolution& c, const typename E::Storage* input, int64_
       multiply_and_use<E, kBlocks>(product, c.base_height * c.base_width, tile, [&](int64_t first, int count) {
         for (int64_t pixel = first; pixel < first + count; ++pixel) {
           float* to = output_at(c, c.up * (pixel / c.base_width) + a, c.up * (pixel % c.base_width) + b) + channel;
-          store_pixel(tile + (pixel - first) * kBlocks * kChannelBlock, to, bias, total, squares);
+          store_pixel(tile + (pixel - first) * kBlocks * kChannelBlock, to, bias, total, squares, c.streams);
         }
       });
       if (c.statistics) {

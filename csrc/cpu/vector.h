@@ -52,6 +52,15 @@ inline V round_to_integer(V x) {
 // 2^n for integers from -126 to 127.
 inline V power_of_two(V n) { return (V)((__builtin_convertvector(n, Integers) + 127) << 23); }
 
+// Writes what nobody reads soon, past the caches, which would have to fetch the line first. `to` is aligned.
+#if defined(__AVX512F__)
+inline void stream(float* to, V value) { _mm512_stream_ps(to, value); }
+#elif defined(__AVX2__)
+inline void stream(float* to, V value) { _mm256_stream_ps(to, value); }
+#else
+inline void stream(float* to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+#endif
+
 struct Float32 {
   using Storage = float;
   static constexpr int kGroup = 1;  // elements of the input that are multiplied and summed at once

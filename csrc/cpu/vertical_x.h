@@ -116,7 +116,7 @@ void vertical_channels(const Convolution& c, int64_t y, int64_t rows, int64_t x,
       const V value = values[r] + bias[v];
       total = total + value;
       squares = multiply_add(value, value, squares);
-      Float32::store(to + r * row_step + pixel * c.out_channels + v * kLanes, value);
+      write_output(to + r * row_step + pixel * c.out_channels + v * kLanes, value, c.streams);
     }
     sums[v].total = total, sums[v].squares = squares;
   });

@@ -317,7 +317,7 @@ struct Sums {
 template <typename Rows, typename Columns, bool kWhole>
 __attribute__((noinline)) void transform_output(const float* from, int64_t frequency_step, V bias, float* to,
                                                 int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
-                                                Sums& sums) {
+                                                bool streams, Sums& sums) {
   V half[Rows::kOut][Columns::kFrequencies], total = sums.total, squares = sums.squares;
   for (int g = 0; g < Columns::kFrequencies; ++g) {
     V column[Rows::kFrequencies];
@@ -336,7 +336,7 @@ __attribute__((noinline)) void transform_output(const float* from, int64_t frequ
       const V value = values[x] + bias;
       total = total + value;
       squares = multiply_add(value, value, squares);
-      Float32::store(to + y * row_step + x * pixel_step, value);
+      write_output(to + y * row_step + x * pixel_step, value, streams);
     }
   }
   sums.total = total, sums.squares = squares;
@@ -541,7 +541,7 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
     const auto transform = is_whole ? transform_output<Rows, Columns, true> : transform_output<Rows, Columns, false>;
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
       transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
-                to + v * kLanes, row_step, pixel_step, height - y, width - x, sums[v]);
+                to + v * kLanes, row_step, pixel_step, height - y, width - x, c.streams, sums[v]);
     }
   }
   for (int v = 0; v < kBlocks * kBlockVectors && statistics; ++v)

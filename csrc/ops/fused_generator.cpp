@@ -30,6 +30,8 @@ constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 20;
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
+// An output of more bytes is written past the caches: it would be gone from a core's own before it is read.
+constexpr int64_t kStreamBytes = 3 << 20;
 constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
 
@@ -310,6 +312,7 @@ class Plan {
             ": the picture has another size than the image");
     } else {
       set_slot(step.output, c.up * c.base_height, c.up * c.base_width, c.out_channels);
+      convolutions_.back().streams = c.up * c.up * c.base_height * c.base_width * c.out_channels * 4 > kStreamBytes;
       if (step.has_norm) statistics_bytes_ = std::max(statistics_bytes_, statistic_slots(c) * 2 * c.out_channels * 4);
     }
   }
@@ -566,6 +569,7 @@ class Plan {
     std::atomic<int64_t> workers{0};
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       work(c, begin, end, scratch_ + workers++ % threads_ * aligned(scratch_bytes_));
+      std::atomic_thread_fence(std::memory_order_seq_cst);  // what went past the caches is not in order without it
     });
   }
 

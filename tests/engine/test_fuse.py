@@ -221,6 +221,17 @@ def test_pictures_of_several_chunks_and_parts(width: int, height: int, precision
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_outputs_too_large_for_the_caches(precision: str, isa: str) -> None:
+    """Of a direct layer and its phases, by three threads."""
+    generator = made(ResNetConfig(width=16, blocks=1, downsamplings=1))
+    image = picture_for(generator, height=324, width=332)
+    with forced_isa(isa), threads(3):
+        error = error_db(fuse(generator, precision)(image), expected_of(generator, image))
+    assert error > (FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("pictures", [1, 2, 3, 4, 5])
 def test_tall_kernels(pictures: int, isa: str) -> None:
     """Seven and nine rows in the first and the last layer; strips and rows of tiles that are only partly there."""
