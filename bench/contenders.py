@@ -69,6 +69,11 @@ def in_memory_backends() -> list[str]:
     return [name for name, backend in BACKENDS.items() if not is_file_backend(backend)]
 
 
+def _module_of(backend: str, device: str) -> str:
+    """The module of `bench.peers` that runs a backend of ours as the product does."""
+    return "engine_packed" if (backend, device) == ("fused", "cpu") else "engine_backend"
+
+
 def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender]:
     """All that are compared on `device`, ours first.
 
@@ -77,7 +82,7 @@ def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender
             against them; peers are not, for people ask.
     """
     ours = [
-        Contender(f"engine {backend} {precision}", "engine_backend", precision, ours=True, backend=backend)
+        Contender(f"engine {backend} {precision}", _module_of(backend, device), precision, ours=True, backend=backend)
         for backend in in_memory_backends()
         for precision in PRECISIONS
         if precision not in emulated

@@ -17,36 +17,26 @@
 
 #include "csrc/cpu/tier.h"
 
-#if defined(_WIN32)
-#ifdef streamgan_EXPORTS
-#define STREAMGAN_API __declspec(dllexport)
-#else
-#define STREAMGAN_API __declspec(dllimport)
-#endif
-#else
-#define STREAMGAN_API __attribute__((visibility("default")))
-#endif
-
 namespace streamgan {
 
 // The highest tier this processor and operating system support.
-STREAMGAN_API Isa detected_isa();
+Isa detected_isa();
 
 // All tiers that can run here, lowest first.
-STREAMGAN_API std::vector<Isa> supported_isas();
+std::vector<Isa> supported_isas();
 
 // The tier in use. Throws std::invalid_argument if STREAMGAN_ISA names no tier or one that can't run here.
-STREAMGAN_API Isa active_isa();
+Isa active_isa();
 
 // Makes `name` the tier in use for the whole process; nullopt goes back to STREAMGAN_ISA or detection. For tests and
 // measurements. Throws as active_isa() does.
-STREAMGAN_API void set_isa(const std::optional<std::string>& name);
+void set_isa(const std::optional<std::string>& name);
 
 // The name that STREAMGAN_ISA takes: scalar, avx2, avx512, avx512_bf16.
-STREAMGAN_API const char* isa_name(Isa isa);
+const char* isa_name(Isa isa);
 
 // The tiers each operator has a kernel for, lowest first.
-STREAMGAN_API const std::map<std::string, std::vector<Isa>>& kernel_tiers();
+const std::map<std::string, std::vector<Isa>>& kernel_tiers();
 
 void register_kernel_tier(const char* op, Isa isa);
 

@@ -27,16 +27,13 @@ from engine import artifacts, background
 from engine.backends import BACKENDS, get_backend
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import EngineCache
+from engine.engines import AUTO_SECONDS, Row, RunningEngine, measuring_seconds, row_of
 from engine.errors import BackendError, EngineError, ParityError
 from engine.generators import Generator
 from engine.precision import PARITY_DB, PRECISIONS, dtype_of, fastest_precision, is_emulated, psnr_db
 
 logger = logging.getLogger("streamgan")
 
-AUTO_SECONDS = 4.0
-"""`--backend auto` measures for so long at most, and for no more than a twentieth of the job."""
-_SHARE_OF_JOB = 0.05
-_LEAST_SECONDS = 1.0
 _EXPLAIN_SECONDS = 120.0
 
 # An engine that takes a minute to build is built for a job of at least this length, in seconds.
@@ -57,35 +54,16 @@ _TRIAL_FRAMES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Engine:
-    """A generator made ready for frames of one size.
+class Engine(RunningEngine):
+    """An engine that runs on tensors.
 
     Attributes:
-        backend, precision: what it runs on and in.
         dtype: of its input.
         run: takes and returns a tensor [N, 3, H, W].
-        parity_db: PSNR against eager float32 on the frame it was proven on; infinite for eager float32 itself.
-        frame_ms: measured time of one frame, conversions included.
-        ready_seconds: what it took to build or load it.
-        is_stand_in: whether it only stands in for the chosen engine, on a frame that is nearly uniform.
     """
 
-    backend: str
-    precision: str
     dtype: torch.dtype
     run: CompiledGenerator
-    parity_db: float = math.inf
-    frame_ms: float = math.nan
-    ready_seconds: float = 0.0
-    is_stand_in: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.backend} {self.precision}"
-
-    @property
-    def runs_float32(self) -> bool:
-        """Whether it is what stands in on nearly uniform frames."""
-        return (self.backend, self.precision) == ("eager", "fp32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,25 +76,6 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.backend} {self.precision}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of what `--explain` shows.
-
-    Attributes:
-        frame_ms, parity_db, ready_seconds: as in Engine; None where it was not tried.
-        remark: why it was not tried or does not run.
-        chosen: whether it is the one that runs.
-    """
-
-    backend: str
-    precision: str
-    frame_ms: float | None = None
-    parity_db: float | None = None
-    ready_seconds: float | None = None
-    remark: str = ""
-    chosen: bool = False
 
 
 class Trial:
@@ -211,7 +170,7 @@ class Chooser:
         remembered = self._remembered(batch) if self._auto and not self._explain else None
         first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
         if not self._auto:
-            self.rows = [_row(first, chosen=True)]
+            self.rows = [row_of(first, chosen=True)]
             return first
         if remembered is not None and str(remembered) == str(first):
             return first
@@ -316,7 +275,7 @@ class Chooser:
         engines.sort(key=lambda engine: engine.frame_ms)
         if engines[0].frame_ms < (1 - _WORTH_CHANGING) * fastest.frame_ms:
             fastest = engines[0]
-        self.rows = [*(_row(engine, chosen=engine is fastest) for engine in engines), *rows]
+        self.rows = [*(row_of(engine, chosen=engine is fastest) for engine in engines), *rows]
         if len(engines) > 1:
             others = ", ".join(f"{engine} {engine.frame_ms:.0f}" for engine in engines if engine is not fastest)
             logger.warning("%s is the fastest: %.0f ms a frame (%s)", fastest, fastest.frame_ms, others)
@@ -329,12 +288,7 @@ class Chooser:
     def _budget_seconds(self, first: Engine) -> float:
         if self._explain:
             return _EXPLAIN_SECONDS
-        if self._live:
-            return AUTO_SECONDS
-        if self._expected_frames is None:
-            return 0.0
-        share = _SHARE_OF_JOB * self._expected_frames * first.frame_ms / 1e3
-        return min(AUTO_SECONDS, share) if share >= _LEAST_SECONDS else 0.0
+        return measuring_seconds(first.frame_ms, expected_frames=self._expected_frames, live=self._live)
 
     def _rivals(self, first: Engine, batch: np.ndarray) -> list[Candidate]:
         """What is measured beside `first`, in its precision, or in float32 where the backend has no other."""
@@ -533,27 +487,3 @@ class _Preparation(threading.Thread):
             self.engine = self._prepare()
         except Exception as error:  # a stream that runs must not end with it
             logger.warning("the engine that runs stays: preparing another one failed: %s", first_line(error))
-
-
-def _row(engine: Engine, *, chosen: bool) -> Row:
-    return Row(
-        engine.backend,
-        engine.precision,
-        frame_ms=engine.frame_ms,
-        parity_db=engine.parity_db,
-        ready_seconds=engine.ready_seconds,
-        chosen=chosen,
-    )
-
-
-def describe_rows(rows: list[Row]) -> list[str]:
-    """The rows as lines of a table for people."""
-    lines = [f"  {'engine':<20} {'ms a frame':>10} {'parity':>9} {'ready in':>9}"]
-    for row in rows:
-        name = f"{'*' if row.chosen else ' '} {row.backend} {row.precision}"
-        if row.frame_ms is None:
-            lines.append(f"{name:<22} {row.remark}")
-            continue
-        parity = "" if row.parity_db is None else "exact" if math.isinf(row.parity_db) else f"{row.parity_db:.1f} dB"
-        lines.append(f"{name:<22} {row.frame_ms:>10.1f} {parity:>9} {row.ready_seconds or 0.0:>7.1f} s")
-    return lines

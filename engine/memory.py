@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-from engine.generators import Generator
+    from engine.generators import Generator
 
 
 def activation_bytes(generator: Generator, shape: tuple[int, int, int, int], dtype: torch.dtype) -> int:
@@ -19,6 +20,8 @@ def activation_bytes(generator: Generator, shape: tuple[int, int, int, int], dty
     The largest input plus output of any one layer, found by running the generator on the meta device (shapes only),
     plus half of that for what skip connections and library workspaces hold.
     """
+    import torch
+
     largest = 0
 
     def measure(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -49,9 +52,11 @@ def most_activation_bytes(generator: Generator, shape: tuple[int, int, int, int]
     return 3 * pixels * max(widest, 3) * dtype.itemsize
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that an allocation on `device` can still get, in bytes; None where the system does not tell."""
-    if device.type == "cuda":
+def available_bytes(device: torch.device | None) -> int | None:
+    """Memory that an allocation on `device` (None: the CPU) can still get; None where the system does not tell."""
+    if device is not None and device.type == "cuda":
+        import torch
+
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     meminfo = Path("/proc/meminfo")
@@ -64,6 +69,8 @@ def available_bytes(device: torch.device) -> int | None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an exception says that there was not enough memory, of the machine or of its GPU."""
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "allocate memory" in str(error) or "not enough memory" in str(error)

@@ -18,15 +18,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from engine import memory
+from engine.engines import RunningEngine
 from engine.errors import EngineError, SourceError
-from engine.switching import StyleSwitcher
-from engine.translator import Engine, Translator
 from engine.video.base import Frame, Sink, Source, StopStream
+
+if TYPE_CHECKING:
+    from engine.quick_start import QuickTranslator
+    from engine.switching import StyleSwitcher
+    from engine.translator import Translator
 
 # Seconds between looks at the stop event while a thread waits for a neighbour.
 _POLL_SECONDS = 0.1
@@ -103,7 +107,7 @@ class Result:
     stage_ms: dict[str, float]
     latency_ms: dict[str, float]
     batch: int
-    engine: Engine | None
+    engine: RunningEngine | None
     peak_memory_bytes: int
     warnings: list[str]
 
@@ -171,7 +175,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        translator: Translator | StyleSwitcher,
+        translator: Translator | QuickTranslator | StyleSwitcher,
         sink: Sink,
         *,
         batch: int | None = None,
@@ -187,7 +191,7 @@ class Pipeline:
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
-        self._engine: Engine | None = None
+        self._engine: RunningEngine | None = None
         self._is_preparing = False
         self._is_cut = False
         self._uniform_before = translator.uniform_frames

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import platform
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from engine.errors import BackendError
+
+if TYPE_CHECKING:
+    import torch
 
 # Parity contract: PSNR in dB of the uint8 output against eager float32 on the same real frame.
 PARITY_DB = {"fp32": 60.0, "bf16": 45.0, "fp16": 45.0, "fast": 40.0}
@@ -29,6 +33,8 @@ def choose_device(device: str) -> torch.device:
     Raises:
         BackendError: no such device.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -42,14 +48,29 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def is_surely_cpu(device: str) -> bool:
+    """Whether `choose_device` would take the CPU, as far as can be told without importing torch."""
+    if device == "cpu" or sys.platform == "darwin":
+        return device in ("cpu", "auto")
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:  # without NVIDIA's driver torch finds no device
+        return device == "auto"
+    return False
+
+
 def has_bf16_arithmetic() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or bf16 dot products on Arm)."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def has_fp16_arithmetic() -> bool:
     """Whether this CPU multiplies float16 in hardware."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_fp16", "amx_fp16", "fp16_arith"))
 
@@ -63,6 +84,8 @@ def fastest_precision(device: torch.device) -> str:
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of activations and weights. `fast` is the device's half precision under a looser parity limit."""
+    import torch
+
     if precision == "fast":
         precision = fastest_precision(device)
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -78,6 +101,8 @@ def is_emulated(precision: str, device: torch.device) -> bool:
 @contextlib.contextmanager
 def true_float32() -> Iterator[None]:
     """Keeps cuDNN and cuBLAS from computing float32 in TF32, of 10 bits of fraction, as cuDNN does by default."""
+    import torch
+
     flags: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [flag.allow_tf32 for flag in flags]
     try:
@@ -109,10 +134,14 @@ def is_nearly_uniform(frame: np.ndarray) -> bool:
 
 def processor_abilities() -> list[str]:
     """The instruction sets of this CPU by torch's names, sorted."""
+    import torch
+
     return sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True)
 
 
 def processor_name() -> str:
     """The CPU's marketing name, as well as the system tells it."""
+    import torch
+
     name = str(torch.cpu.get_capabilities().get("cpu_name", "")) or platform.processor()
     return name.strip() or platform.machine()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import SinkError
 
 if TYPE_CHECKING:
+    from engine.engines import RunningEngine
     from engine.pipeline import Progress, Result
-    from engine.translator import Engine
     from engine.video.base import SourceInfo
 
 
@@ -108,8 +108,10 @@ def print_summary(info: SourceInfo, result: Result, *, hardware: list[str]) -> N
     print("\n".join(lines), file=sys.stderr)
 
 
-def _describe_engine(ran: Engine) -> str:
-    return f"{ran}" + (f" at {ran.parity_db:.1f} dB of float32" if math.isfinite(ran.parity_db) else "")
+def _describe_engine(ran: RunningEngine) -> str:
+    if not math.isfinite(ran.parity_db):
+        return str(ran)
+    return f"{ran} at {ran.parity_db:.1f} dB of float32" + (" in an earlier run" if ran.proven_before else "")
 
 
 def check_json_target(target: str, *, taken: Iterable[str | None]) -> None:

@@ -23,6 +23,7 @@ from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
     from engine.pipeline import Pipeline, Progress
+    from engine.quick_start import QuickTranslator
     from engine.switching import StyleSwitcher
     from engine.translator import Translator
     from engine.video.base import Sink, Source, SourceInfo
@@ -148,9 +149,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
-    import_engine()
-    import torch
-
     from engine import video
 
     if options.json and options.json != "-":
@@ -158,7 +156,7 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     if options.style and len(options.style) > 1 and not options.show:
         raise BackendError("several styles need a window, in which the key n goes on to the next: add --show")
     if options.threads:
-        torch.set_num_threads(_thread_count(options.threads))
+        _check_threads(options.threads)
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = Runner(options, stop, many=len(jobs) > 1)
     status = 0
@@ -177,11 +175,10 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     return status
 
 
-def _thread_count(threads: int) -> int:
+def _check_threads(threads: int) -> None:
     most = 4 * (os.cpu_count() or 1)
     if threads > most:
         raise BackendError(f"--threads {threads} is too many for {os.cpu_count()} cores: at most {most}")
-    return threads
 
 
 class StopRequest:
@@ -220,7 +217,7 @@ class Runner:
     """Translates one job after the other with one translator."""
 
     def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
-        from engine.precision import choose_device
+        from engine.precision import choose_device, is_surely_cpu
         from engine.styles import DEFAULT_STYLE
         from engine.video import choose_hardware
 
@@ -230,7 +227,9 @@ class Runner:
         self._many = many
         self._styles = options.style or [DEFAULT_STYLE]
         self._translator: StyleSwitcher | None = None
-        self._hardware = choose_hardware(options.hwaccel, choose_device(options.device))
+        self._is_on_cpu = is_surely_cpu(options.device)
+        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
+        self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
 
     def run(self, job: str) -> None:
         """Translates one source to its output, with progress and summary.
@@ -239,7 +238,7 @@ class Runner:
             EngineError: it could not be done; `error.partial` says what was kept.
         """
         from engine import video
-        from engine.choosing import describe_rows
+        from engine.engines import describe_rows
         from engine.pipeline import Pipeline
 
         options = self._options
@@ -273,12 +272,21 @@ class Runner:
             print_summary(source.info, result, hardware=hardware)
 
     def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
+        from engine.quick_start import QuickTranslator, Request
+        from engine.styles import locate_generator
         from engine.switching import StyleSwitcher
-        from engine.translator import Translator
 
         options = self._options
+        expected_frames = None if info.live else _least(info.frame_count, options.frames)
 
-        def make(style: str) -> Translator:
+        def make_full(style: str) -> Translator:
+            import_engine()
+            import torch
+
+            from engine.translator import Translator
+
+            if options.threads:
+                torch.set_num_threads(options.threads)
             return Translator(
                 style,
                 backend=options.backend,
@@ -288,12 +296,31 @@ class Runner:
                 engine_file=options.engine,
                 live=info.live,
                 explain=options.explain,
-                expected_frames=None if info.live else _least(info.frame_count, options.frames),
+                expected_frames=expected_frames,
             )
+
+        def make(style: str) -> Translator | QuickTranslator:
+            if not self._can_start_quickly():
+                return make_full(style)
+            request = Request(
+                locate_generator(style),
+                backend=options.backend,
+                precision=options.precision,
+                norm_mode=options.norm_mode,
+                expected_frames=expected_frames,
+                live=info.live,
+                threads=options.threads,
+            )
+            return QuickTranslator(request, lambda: make_full(style), size=(info.height, info.width))
 
         if self._translator is None:
             self._translator = StyleSwitcher(self._styles, make)
         return self._translator
+
+    def _can_start_quickly(self) -> bool:
+        """Whether an engine that an earlier run has proven may be taken, if there is one."""
+        options = self._options
+        return self._is_on_cpu and options.backend in ("auto", "fused") and not (options.engine or options.explain)
 
     def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
         from engine import video

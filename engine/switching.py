@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.choosing import Engine, Row
+from engine.engines import Row, RunningEngine
 from engine.errors import BackendError, EngineError
-from engine.translator import Translator
+
+if TYPE_CHECKING:
+    from engine.quick_start import QuickTranslator
+    from engine.translator import Translator
 
 logger = logging.getLogger("streamgan")
 
@@ -26,14 +30,16 @@ class StyleSwitcher:
         EngineError: the first style can't be loaded.
     """
 
-    def __init__(self, styles: Sequence[str], make: Callable[[str], Translator]) -> None:
+    def __init__(self, styles: Sequence[str], make: Callable[[str], Translator | QuickTranslator]) -> None:
         self.styles = tuple(styles)
         self.style = self.styles[0]
         self._make = make
         self._current = make(self.style)
         self._ready = {self.style: self._current}
         self._last_frame: np.ndarray | None = None
-        self._next: tuple[str, Translator] | None = None  # set by the thread, taken between two frames
+        self._next: tuple[str, Translator | QuickTranslator] | None = (
+            None  # set by the thread, taken between two frames
+        )
         self._thread: threading.Thread | None = None
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -74,7 +80,7 @@ class StyleSwitcher:
         """As `Translator.frames_under_way`."""
         return self._current.frames_under_way
 
-    def engine_for(self, frame: np.ndarray) -> Engine:
+    def engine_for(self, frame: np.ndarray) -> RunningEngine:
         """As `Translator.engine_for`."""
         return self._current.engine_for(frame)
 
@@ -83,7 +89,7 @@ class StyleSwitcher:
         return self._current.choose_batch(frame)
 
     @property
-    def engine(self) -> Engine | None:
+    def engine(self) -> RunningEngine | None:
         """As `Translator.engine`."""
         return self._current.engine
 

@@ -7,6 +7,6 @@
 namespace streamgan {
 
 // The loop of the highest tier up to `isa` that has one; its `run` is null if this processor has no instruction for it.
-STREAMGAN_API PeakLoop peak_loop(PeakKind kind, Isa isa);
+PeakLoop peak_loop(PeakKind kind, Isa isa);
 
 }  // namespace streamgan

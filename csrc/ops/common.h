@@ -1,4 +1,4 @@
-// What operators share: checks with messages for users, element types, and running over rows in parallel.
+// What operators share: checks, element types, and running over rows in parallel.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -6,25 +6,15 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 
+#include "csrc/check.h"
 #include "csrc/cpu/tier.h"
 
 namespace streamgan {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Throws what `parts` say, joined, unless `condition` holds. Python gets a RuntimeError.
-template <typename... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (condition) return;
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 // "[2, 3, 480, 640]", for messages.
 std::string shape_of(const Tensor& tensor);

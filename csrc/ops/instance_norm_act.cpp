@@ -9,17 +9,12 @@
 #include <vector>
 
 #include "csrc/cpu/instance_norm_act.h"
-#include "csrc/isa.h"
+#include "csrc/kernels.h"
 
 namespace streamgan {
 namespace {
 
 constexpr int64_t kChunkElements = 4096;  // of statistics: stay in the first-level cache between two passes
-
-const KernelTable<InstanceNormActKernels> kKernels(kInstanceNormAct,
-                                                   {&kInstanceNormActScalar,
-                                                    STREAMGAN_IF_X86(&kInstanceNormActAvx2, &kInstanceNormActAvx512,
-                                                                     &kInstanceNormActAvx512Bf16)});
 
 NormShape cpu_norm_shape(const Tensor& input) {
   const NormShape shape = norm_shape(input);
@@ -31,7 +26,7 @@ NormShape cpu_norm_shape(const Tensor& input) {
 int element_of(const NormShape& shape) { return shape.dtype == kBFloat16 ? 1 : 0; }
 
 const NormLayoutKernels& kernels_for(const NormShape& shape) {
-  const InstanceNormActKernels& kernels = kKernels.active();
+  const InstanceNormActKernels& kernels = instance_norm_act_kernels();
   return shape.interleaved ? kernels.interleaved : kernels.planar;
 }
 

@@ -7,17 +7,13 @@
 #include <cstring>
 #include <vector>
 
-#include "csrc/isa.h"
+#include "csrc/kernels.h"
 #include "csrc/ops/frames.h"
 
 namespace streamgan {
 namespace {
 
 #include "csrc/cpu/dtypes_scalar.h"
-
-const KernelTable<TensorToFramesKernels> kKernels(kTensorToFrames,
-                                                  {&kTensorToFramesScalar,
-                                                   STREAMGAN_IF_X86(&kTensorToFramesAvx2, &kTensorToFramesAvx512)});
 
 // The tanh of one row of pixels, of any strides, as dense interleaved float32.
 void tanh_of_row(const char* from, Dtype dtype, int64_t pixels, int64_t pixel_bytes, int64_t channel_bytes, float* to) {
@@ -38,7 +34,7 @@ void tanh_of_row(const char* from, Dtype dtype, int64_t pixels, int64_t pixel_by
 Tensor tensor_to_frames(const Tensor& input, double low, double high, int64_t height, int64_t width, bool tanh) {
   TensorToFramesTask task = tensor_to_frames_task(input, low, high, height, width);
   const Tensor& tensor = task.tensor;
-  const TensorToFramesKernels& kernels = kKernels.active();
+  const TensorToFramesKernels& kernels = tensor_to_frames_kernels();
   const int64_t element_bytes = image_element_bytes(task.dtype);
   const int64_t image_bytes = tensor.stride(0) * element_bytes, plane_bytes = tensor.stride(1) * element_bytes,
                 row_bytes = tensor.stride(2) * element_bytes, pixel_bytes = tensor.stride(3) * element_bytes;

@@ -1,5 +1,6 @@
-// engine._native: what this build is, which instruction set its kernels use, and what the processor's arithmetic can
-// do. The operators themselves need no Python; they are in libstreamgan and reached through torch.ops.streamgan.
+// engine._native: what this build is, which instruction set its kernels use, what the processor's arithmetic can do,
+// and generators without torch. The operators need no Python; they are in libstreamgan and reached through
+// torch.ops.streamgan.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -18,6 +19,7 @@
 
 #include "csrc/cpu/peak_loop.h"
 #include "csrc/isa.h"
+#include "csrc/python/generator.h"
 
 namespace {
 
@@ -113,7 +115,8 @@ std::optional<double> peak(const std::string& kind, int threads, double seconds,
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "Introspection of the compiled part: build information and instruction sets.";
+  module.doc() = "The compiled part without torch: build information, instruction sets, fused generators.";
+  define_generator(module);
   module.def("build_info", &build_info, "Version, compiler, flags and the torch version built against.");
   module.def(
       "detected_isa", [] { return streamgan::isa_name(streamgan::detected_isa()); },

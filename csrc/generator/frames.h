@@ -1,0 +1,29 @@
+// Frames of a video for a generator, and back, row by row.
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/cpu/tier.h"
+
+namespace streamgan {
+
+// 0 and 255 of a byte stand for these values.
+struct ValueRange {
+  double low, high;
+
+  // Of frames_to_tensor, and of tensor_to_frames.
+  float divisor() const { return static_cast<float>(255.0 / (high - low)); }
+  float scale() const { return divisor(); }
+};
+
+// A frame in BGR order; rows may lie apart.
+struct Frame {
+  const uint8_t* data;
+  int64_t row_bytes, height, width;
+};
+
+// Writes row y of `width` pixels of the frame, normalised, in RGB order, padded by reflection on the right, and, where
+// y is not below its height, on the bottom; the padding may be wider than the picture.
+void write_image_row(const Frame& frame, const ValueRange& range, Dtype dtype, int64_t y, int64_t width, char* pixels);
+
+}  // namespace streamgan

@@ -1,0 +1,510 @@
+#include "csrc/generator/plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+#include "csrc/check.h"
+#include "csrc/kernels.h"
+
+namespace streamgan {
+namespace {
+
+constexpr char kOp[] = "fused_generator";
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16;
+// A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
+// whole rows, that its weights come out of the caches often enough.
+constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
+// An output of more bytes is written past the caches: it would be gone from a core's own before it is read.
+constexpr int64_t kStreamBytes = 3 << 20;
+constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
+// A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
+// more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
+constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
+
+float float_of_bits(int64_t bits) {
+  const auto low = static_cast<uint32_t>(bits);
+  float value;
+  std::memcpy(&value, &low, sizeof value);
+  return value;
+}
+
+int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Of a core's second-level cache.
+int64_t cache_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (size >= 128 * 1024) return size;
+#endif
+  return 512 * 1024;
+}
+
+bool is_winograd(const Convolution& c) { return tile_shape(c.method).rows.in > 0; }
+
+bool makes_picture(const Convolution& c) {
+  return c.method == Method::kColumns || c.method == Method::kVerticalPicture;
+}
+
+int64_t tiles_beside(int64_t outputs, const TileSide& side) { return divided_up(outputs, side.out); }
+
+// What `method` multiplies for an input and an output channel of a phase; transforming a kernel is as much as five
+// tiles.
+int64_t products(const Convolution& c, Method method) {
+  const auto [rows, columns] = tile_shape(method);
+  const int64_t tiles =
+      tiles_beside(c.up * c.base_height / c.spread, rows) * tiles_beside(c.up * c.base_width / c.spread, columns);
+  return (tiles + 5) * rows.frequencies * columns.frequencies;
+}
+
+// How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
+// the tiles, their products and the kernels together the larger one.
+void set_segment(Convolution& c, int64_t kernel_bytes, int64_t tile_bytes) {
+  const int64_t cache = cache_bytes(),
+                most = (cache * 5 / 8 - kernel_bytes) / tile_bytes / kSegmentTiles * kSegmentTiles;
+  if (kernel_bytes > cache * 3 / 8 || most < kSegmentTiles || c.tile_columns < kSegmentTiles) return;
+  const int64_t segments = divided_up(c.tile_columns, most);
+  c.segment = divided_up(divided_up(c.tile_columns, segments), kSegmentTiles) * kSegmentTiles;
+}
+
+// Padding at the right has to repeat pixels of the last strip, even if that is a single column.
+bool has_picture_strips(const Convolution& c) {
+  return c.picture_channels <= kMaxVerticalPictures && -2 * c.phases[0].dx >= c.kernel_width - 1;
+}
+
+}  // namespace
+
+Plan::Plan(const Program& program, int64_t height, int64_t width, const Threads& threads)
+    : weights_(program.weights),
+      weight_bytes_(program.weight_bytes),
+      height_(height),
+      width_(width),
+      threads_(threads),
+      thread_count_(threads.count()) {
+  Header header;
+  check(program.count * 8 >= static_cast<int64_t>(sizeof header), kOp, ": the program is empty");
+  std::memcpy(&header, program.numbers, sizeof header);
+  check(header.version == kProgramVersion, kOp, ": program of version ", header.version, ", this build runs ",
+        kProgramVersion);
+  check(header.dtype == 0 || header.dtype == 1, kOp, ": program of dtype ", header.dtype);
+  constexpr int64_t kStepNumbers = sizeof(Step) / 8, kHeaderNumbers = sizeof(Header) / 8;
+  check(header.slots >= 0 && header.slots <= kMaxSlots && header.steps >= 1 &&
+            header.steps <= program.count / kStepNumbers &&
+            program.count == kHeaderNumbers + header.steps * kStepNumbers,
+        kOp, ": a program of ", header.steps, " steps and ", header.slots, " slots does not have ", program.count,
+        " numbers");
+  dtype_ = static_cast<int>(header.dtype);
+  current_.assign(header.slots, kNone);
+  for (int64_t i = 0; i < header.steps; ++i) {
+    Step step;
+    std::memcpy(&step, program.numbers + kHeaderNumbers + i * kStepNumbers, sizeof step);
+    add(step);
+  }
+  check(makes_picture(steps_.back().convolution), kOp, ": the last step has to make the picture");
+  place_values();
+}
+
+// Checks a step, and notes its geometry and what it needs.
+void Plan::add(const Step& step) {
+  PlannedStep planned = {step, {}, read(step.source), read(step.second_source), read(step.residual), kNone, kNone};
+  Convolution& c = planned.convolution;
+  check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kColumns) && step.activation >= 0 &&
+            step.activation <= 2 && step.padding >= 0 && step.padding <= 2,
+        kOp, ": a step of an unknown kind");
+  c.method = static_cast<Method>(step.method);
+  c.activation = static_cast<Activation>(step.activation);
+  c.padding = static_cast<Padding>(step.padding);
+  c.slope = float_of_bits(step.slope_bits);
+  c.in_height = height_, c.in_width = width_, c.in_channels = kImageChannels;
+  if (step.source != kNone) {
+    const Value& source = values_[planned.source];
+    c.in_height = source.height, c.in_width = source.width, c.in_channels = source.channels;
+    for (const int64_t other : {planned.second_source, planned.residual}) {
+      if (other == kNone) continue;
+      check(values_[other].height == source.height && values_[other].width == source.width, kOp,
+            ": two inputs of different sizes");
+    }
+    c.sources[0].channels = source.channels;
+    if (step.second_source != kNone) c.sources[1].channels = values_[planned.second_source].channels;
+    c.in_channels = c.sources[0].channels + c.sources[1].channels;
+    check(
+        step.residual == kNone || (values_[planned.residual].channels == c.in_channels && step.second_source == kNone),
+        kOp, ": a residual of other channels");
+  }
+  check(c.in_channels == step.in_channels, kOp, ": a step reads other channels than there are");
+  check((step.stride == 1 || step.stride == 2) && (step.up == 1 || step.up == 2) && step.out_channels > 0 &&
+            step.out_channels <= kMaxChannels && step.out_channels % kChannelBlock == 0 && step.kernel >= 1 &&
+            step.kernel <= kMaxKernel && step.pad_before >= 0 && step.pad_before <= kMaxKernel && step.pad_after >= 0 &&
+            step.pad_after <= kMaxKernel,
+        kOp, ": a step of an unknown shape");
+  c.stride = step.stride, c.up = step.up, c.out_channels = step.out_channels;
+  c.base_height = (c.in_height + step.pad_before + step.pad_after - step.kernel) / c.stride + 1;
+  c.base_width = (c.in_width + step.pad_before + step.pad_after - step.kernel) / c.stride + 1;
+  check(c.in_height + step.pad_before + step.pad_after >= step.kernel &&
+            c.in_width + step.pad_before + step.pad_after >= step.kernel &&
+            (c.padding != Padding::kReflect ||
+             std::max(step.pad_before, step.pad_after) < std::min(c.in_height, c.in_width)),
+        kOp, ": the image, ", height_, "x", width_, ", is too small for this generator");
+  c.bias = static_cast<const float*>(weight(step.bias, c.out_channels * 4));
+  c.picture_channels = step.picture_channels, c.kernel_width = step.kernel_width, c.tanh = step.tanh != 0;
+  c.aligns_corners = step.aligns_corners != 0;
+  check(step.norm_channels >= 0 && step.norm_channels <= c.out_channels, kOp,
+        ": a norm of more channels than there are");
+  set_geometry(step, c);
+
+  for (const int64_t read : {step.source, step.second_source, step.residual}) {
+    check(read == kNone || (read != step.save && read != step.output), kOp, ": a step writes what it reads");
+  }
+  check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
+  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, false);
+  if (makes_picture(c)) {
+    check(step.output == kNone && c.up * c.base_height == height_ && c.up * c.base_width == width_, kOp,
+          ": the picture has another size than the image");
+  } else {
+    const int64_t height = c.up * c.base_height, width = c.up * c.base_width;
+    planned.output = write(step.output, height, width, c.out_channels, step.has_norm != 0);
+    c.streams = height * width * c.out_channels * 4 > kStreamBytes;
+    if (step.has_norm) statistics_bytes_ = std::max(statistics_bytes_, statistic_slots(c) * 2 * c.out_channels * 4);
+  }
+  steps_.push_back(planned);
+}
+
+// The value that a slot holds, needed in the step that is being added.
+int64_t Plan::read(int64_t slot) {
+  if (slot == kNone) return kNone;
+  check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
+  const int64_t value = current_[slot];
+  check(value != kNone, kOp, ": a step reads what nothing has written");
+  values_[value].last = steps_.size();
+  return value;
+}
+
+// A new value in a slot, written in the step that is being added.
+int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, bool is_normalised) {
+  check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
+  const int64_t bytes = aligned(height * width * channels * 4) + (is_normalised ? 2 * aligned(channels * 4) : 0);
+  current_[slot] = static_cast<int64_t>(values_.size());
+  values_.push_back({height, width, channels, is_normalised, steps_.size(), steps_.size(), bytes, 0});
+  return current_[slot];
+}
+
+// Each value, the largest first, lies as far down as those leave room that are needed at the same time.
+void Plan::place_values() {
+  std::vector<Value*> order;
+  for (Value& value : values_) order.push_back(&value);
+  std::stable_sort(order.begin(), order.end(), [](const Value* a, const Value* b) { return a->bytes > b->bytes; });
+  std::vector<const Value*> placed;  // by their offsets
+  for (Value* value : order) {
+    for (const Value* other : placed) {
+      if (other->last < value->first || value->last < other->first) continue;
+      if (other->offset >= value->offset + value->bytes) break;
+      value->offset = std::max(value->offset, other->offset + other->bytes);
+    }
+    value_bytes_ = std::max(value_bytes_, value->offset + value->bytes);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), value,
+                                   [](const Value* a, const Value* b) { return a->offset < b->offset; }),
+                  value);
+  }
+}
+
+const void* Plan::weight(int64_t offset, int64_t bytes) const {
+  check(offset >= 0 && bytes >= 0 && offset <= weight_bytes_ - bytes && offset % kAlignment == 0, kOp, ": weights at ",
+        offset, " are outside of the ", weight_bytes_, " bytes");
+  return weights_ + offset;
+}
+
+// Of what a step multiplies: 0 is float32, 1 bfloat16.
+int Plan::element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
+
+void Plan::set_geometry(const Step& step, Convolution& c) {
+  const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
+  const int64_t scratch =
+      is_winograd(c) ? set_winograd_geometry(step, c, element_bytes) : set_direct_geometry(step, c, element_bytes);
+  const int64_t ring = c.method == Method::kVerticalPicture
+                           ? 0
+                           : aligned((c.last - c.first + 1) * row_elements(c) * (is_winograd(c) ? 4 : element_bytes));
+  // A chunk's input and output are two calls.
+  const bool is_chunked = is_winograd(c) && c.segment == 0;
+  scratch_bytes_ = std::max(scratch_bytes_, is_chunked ? std::max(ring, scratch) : ring + scratch);
+}
+
+// Returns the bytes that a thread needs beside its ring.
+int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
+  const bool is_pairs = c.method == Method::kWinogradPairs, is_strided = c.method == Method::kWinogradStrided;
+  const bool is_transposed = c.method == Method::kWinogradTransposed;
+  check(c.in_channels % kChannelBlock == 0 && (c.method != Method::kWinograd8 || element_bytes == 4), kOp,
+        ": a Winograd step of an unknown shape");
+  c.planes = is_pairs ? c.stride : 1;
+  c.spread = is_pairs ? c.up : 1;
+  const Method other = other_tiles(c.method);
+  if (products(c, other) < products(c, c.method)) c.method = other;
+  const auto [rows, columns] = tile_shape(c.method);
+  c.tile_rows = tiles_beside(c.up * c.base_height / c.spread, rows);
+  c.tile_columns = tiles_beside(c.up * c.base_width / c.spread, columns);
+  const int64_t frequencies = rows.frequencies * columns.frequencies, depth = c.planes * c.planes * c.in_channels;
+  const int64_t stride = is_strided || (is_pairs && c.up == 1) ? 2 : 1;
+  const int64_t up = is_transposed || (is_pairs && c.stride == 1) ? 2 : 1;
+  const int64_t kernel = up == 2 ? 1 : is_pairs ? 4 : 3;
+  check(c.stride == stride && c.up == up && step.kernel == kernel, kOp, ": a Winograd step of an unknown shape");
+  const int64_t phases = c.spread * c.spread;
+  int64_t bottom = 0, right = 0;
+  for (int64_t i = 0; i < phases; ++i) {
+    const StepPhase& phase = step.phases[i];
+    check(std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel, kOp, ": a kernel far away");
+    c.phases[i] = {phase.dy, 0, phase.dx, 0,
+                   weight(phase.weights, rows.taps * columns.taps * depth * c.out_channels * 4)};
+    c.first = std::min(c.first, phase.dy), bottom = std::max(bottom, phase.dy);
+    c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx);
+  }
+  // The last pixel that so many tiles read, of the last picture of a stride.
+  const auto reach = [&](int64_t count, const TileSide& side) {
+    return c.planes * ((count - 1) * side.step + side.in) - 1;
+  };
+  c.last = bottom + reach(1, rows);
+  c.after = std::max<int64_t>(right + reach(c.tile_columns, columns) - (c.in_width - 1), 0);
+  const auto input_bytes = [&](int64_t tiles) {
+    return tiles * depth / kChannelBlock * (frequencies * kChannelBlock * element_bytes + kLineBytes);
+  };
+  const auto product_bytes = [&](int64_t tiles) {
+    return aligned(frequencies * (tiles + 2 * kMaxTilePixels) * kUnitChannels * 4);
+  };
+  set_segment(c, phases * frequencies * depth * c.out_channels * element_bytes,
+              frequencies * (depth * element_bytes + kUnitChannels * 4));
+  if (c.segment > 0) {
+    kernel_bytes_ = std::max(kernel_bytes_, phases * frequencies * depth * c.out_channels * element_bytes);
+    return aligned(input_bytes(c.segment + kMaxTilePixels)) + product_bytes(c.segment);
+  }
+  set_chunks(c, phases, frequencies, depth * element_bytes);
+  transformed_bytes_ = std::max(transformed_bytes_, phases * input_bytes(c.tile_room));
+  return aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
+         product_bytes(c.chunk_rows * c.tile_columns / c.parts);
+}
+
+// Returns the bytes that a thread needs beside its ring.
+int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
+  int64_t scratch = 0;
+  const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
+  const bool is_bilinear = c.method == Method::kBilinear;
+  check(!(is_depthwise || is_bilinear) || (element_bytes == 4 && c.in_channels == c.out_channels), kOp,
+        ": a step on single channels that are not the same before and after it");
+  int64_t right = 0;
+  for (int64_t i = 0; i < (is_bilinear ? 0 : is_columns ? c.up : c.up * c.up); ++i) {
+    const StepPhase& phase = step.phases[i];
+    check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
+              std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
+          kOp, ": a kernel of an unknown shape");
+    const int64_t in_a_row = phase.columns * (is_depthwise ? 1 : c.in_channels), group = 4 / element_bytes;
+    const int64_t bytes = phase.rows * ((in_a_row + group - 1) / group * group) * c.out_channels * element_bytes;
+    c.phases[i] = {phase.dy, phase.rows, phase.dx, phase.columns, weight(phase.weights, bytes)};
+    c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
+    c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
+  }
+  if (is_columns) {
+    check(c.stride == 1 && c.kernel_width >= 1 && c.kernel_width <= kMaxKernel && c.picture_channels >= 1 &&
+              c.kernel_width * c.picture_channels <= c.out_channels,
+          kOp, ": a last layer of an unknown shape");
+    right = c.up == 1 ? c.phases[0].dx + c.kernel_width - 1 : 0;
+    scratch = aligned((c.base_width + c.kernel_width - 1) * c.out_channels * 4) +
+              aligned((c.up * c.base_width * c.picture_channels + kChannelBlock) * 4);
+  }
+  if (is_bilinear) {
+    check(c.stride == 1 && c.up == 2 && step.kernel == 1 && !step.has_norm, kOp,
+          ": linear interpolation of an unknown shape");
+    c.first = -1, c.last = 1, c.before = 1, right = 1;
+    scratch = aligned((c.in_width + 2) * c.in_channels * 4);
+  }
+  c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
+  const TileSide vertical = vertical_side(c.phases[0].rows);
+  if (!is_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
+    c.method = Method::kSmall;
+    c.unit_rows = c.base_height;
+  } else if (vertical.taps > 0 && element_bytes == 4 && c.stride == 1 && c.up == 1 &&
+             (c.method == Method::kDirect || (is_columns && step.save == kNone && has_picture_strips(c)))) {
+    c.method = is_columns ? Method::kVerticalPicture : Method::kVertical;
+    c.unit_rows = vertical.out;
+    const int64_t run = is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
+    kernel_bytes_ = std::max(kernel_bytes_, vertical.frequencies * c.in_channels * run * 4);
+    if (is_columns) {
+      scratch = aligned((vertical.in + 1) * c.in_channels * picture_strip_step(c) * 4) +
+                aligned(vertical.frequencies * kChannelBlock * picture_strip_step(c) * 4) +
+                aligned((vertical.frequencies + vertical.out) * c.picture_channels * kPictureStrip * 4);
+    } else {
+      scratch = aligned(vertical.frequencies * vertical_input_step(c) * 4) +
+                aligned(kVerticalStrip * vertical.frequencies * kUnitChannels * 4);
+    }
+  } else {
+    const int64_t share = std::max<int64_t>(c.base_height / thread_count_, 1);
+    c.unit_rows = is_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
+  }
+  c.last += (c.unit_rows - 1) * c.stride;
+  if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
+  return scratch;
+}
+
+// How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
+// threads have as much to do.
+void Plan::set_chunks(Convolution& c, int64_t phases, int64_t frequencies, int64_t pixel_bytes) const {
+  const int64_t row_bytes = phases * frequencies * c.tile_columns * pixel_bytes;
+  const int64_t enough = std::max(kChunkBytes / row_bytes, divided_up(kChunkTiles, c.tile_columns));
+  const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
+  const int64_t chunks = divided_up(c.tile_rows, rows);
+  c.chunk_rows = divided_up(c.tile_rows, chunks);
+  const int64_t tiles = c.chunk_rows * c.tile_columns, units = divided_up(c.out_channels, kUnitChannels) * phases;
+  c.tile_room = tiles + kMaxTilePixels;
+  c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
+  while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
+}
+
+int64_t Plan::units(const Convolution& c) const {
+  if (c.method == Method::kSmall) return divided_up(c.out_channels, kUnitChannels);
+  if (is_winograd(c)) return divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread * c.parts;
+  return divided_up(c.base_height, c.unit_rows);
+}
+
+int64_t Plan::statistic_slots(const Convolution& c) const {
+  if (c.method == Method::kSmall) return c.up * c.up;
+  if (c.segment > 0) return c.tile_rows * segments_of_row(c) * c.spread * c.spread;
+  if (is_winograd(c)) return divided_up(c.tile_rows, c.chunk_rows) * c.parts * c.spread * c.spread;
+  return units(c) * c.up * c.up;
+}
+
+int64_t Plan::workspace_bytes() const {
+  return aligned(statistics_bytes_) + aligned(transformed_bytes_) + aligned(kernel_bytes_) +
+         thread_count_ * aligned(scratch_bytes_) + value_bytes_;
+}
+
+Plan::Memory Plan::laid_out(char* workspace) const {
+  Memory memory;
+  memory.statistics = reinterpret_cast<float*>(workspace);
+  memory.transformed = workspace + aligned(statistics_bytes_);
+  memory.kernels = memory.transformed + aligned(transformed_bytes_);
+  memory.scratch = memory.kernels + aligned(kernel_bytes_);
+  memory.values = memory.scratch + thread_count_ * aligned(scratch_bytes_);
+  return memory;
+}
+
+void Plan::run(const Image& image, float* picture, char* workspace, double* seconds) const {
+  using Clock = std::chrono::steady_clock;
+  const Memory memory = laid_out(workspace);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Clock::time_point begin = Clock::now();
+    run_step(steps_[i], image, picture, memory);
+    if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+}
+
+float* Plan::data_of(int64_t value, const Memory& memory) const {
+  return reinterpret_cast<float*>(memory.values + values_[value].offset);
+}
+
+// Scale of a normalised value, followed by its shift at a multiple of 64 bytes.
+float* Plan::scale_of(int64_t value, const Memory& memory) const {
+  const Value& of = values_[value];
+  return reinterpret_cast<float*>(memory.values + of.offset + aligned(of.height * of.width * of.channels * 4));
+}
+
+Source Plan::source_of(int64_t value, int64_t channels, const Memory& memory) const {
+  if (value == kNone) return {};
+  const float* data = data_of(value, memory);
+  if (!values_[value].is_normalised) return {data, channels, nullptr, nullptr};
+  const float* scale = scale_of(value, memory);
+  return {data, channels, scale, scale + aligned(values_[value].channels * 4) / 4};
+}
+
+void Plan::run_step(const PlannedStep& planned, const Image& image, float* picture, const Memory& memory) const {
+  const Step& step = planned.step;
+  Convolution c = planned.convolution;
+  if (step.source == kNone) {
+    c.image = image;
+    c.image.scale = float_of_bits(step.image_scale_bits), c.image.offset = float_of_bits(step.image_offset_bits);
+  } else {
+    c.sources[0] = source_of(planned.source, c.sources[0].channels, memory);
+    c.sources[1] = source_of(planned.second_source, c.sources[1].channels, memory);
+    c.residual = source_of(planned.residual, c.in_channels, memory);
+  }
+  if (planned.save != kNone) c.save = data_of(planned.save, memory);
+  if (makes_picture(c)) {
+    c.picture = picture;
+  } else {
+    c.output = data_of(planned.output, memory);
+  }
+  if (step.has_norm) c.statistics = memory.statistics;
+
+  const MethodKernels& kernels = fused_convolution_kernels().methods[static_cast<int>(c.method)];
+  const int type = element_type(step);
+  c.transformed = memory.transformed, c.kernels = memory.kernels;
+  if (kernels.kernels[type] && (c.segment > 0 || !is_winograd(c))) {
+    in_parallel(kernels.kernels[type], c, divided_up(c.out_channels, kUnitChannels), memory);
+  }
+  if (c.segment > 0) {
+    in_parallel(kernels.segments[type], c, c.tile_rows * segments_of_row(c), memory);
+  } else if (is_winograd(c)) {
+    const int64_t all = c.tile_rows, rows = c.chunk_rows;
+    for (c.chunk_row = 0; c.chunk_row < all; c.chunk_row += rows) {
+      c.chunk_rows = std::min(rows, all - c.chunk_row);
+      in_parallel(kernels.inputs[type], c, c.chunk_rows, memory);
+      in_parallel(kernels.units[type], c, units(c), memory);
+      if (c.statistics) c.statistics += c.parts * c.spread * c.spread * 2 * c.out_channels;
+    }
+    c.chunk_rows = rows;
+  } else {
+    in_parallel(kernels.units[type], c, units(c), memory);
+  }
+  if (planned.output != kNone && step.has_norm) finish_norm(planned, memory);
+}
+
+void Plan::in_parallel(ConvolutionUnits work, const Convolution& c, int64_t count, const Memory& memory) const {
+  threads_.run(count, [&](int64_t begin, int64_t end, int64_t worker) {
+    work(c, begin, end, memory.scratch + worker * aligned(scratch_bytes_));
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // what went past the caches is not in order without it
+  });
+}
+
+// Scale and shift of InstanceNorm, or of GroupNorm of one group, from the sums over all places:
+// (x - mean) / sqrt(var + eps) * weight + bias.
+void Plan::finish_norm(const PlannedStep& planned, const Memory& memory) const {
+  const Step& step = planned.step;
+  const Convolution& c = planned.convolution;
+  const auto* weight_values =
+      step.norm_weight == kNone ? nullptr : static_cast<const float*>(weight(step.norm_weight, c.out_channels * 4));
+  const auto* bias_values =
+      step.norm_bias == kNone ? nullptr : static_cast<const float*>(weight(step.norm_bias, c.out_channels * 4));
+  const int64_t channels = c.out_channels, count = statistic_slots(c);
+  const double places = static_cast<double>(c.up * c.up * c.base_height * c.base_width);
+  const double epsilon = float_of_bits(step.epsilon_bits);
+  std::vector<double> sums(2 * channels, 0.0);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < 2 * channels; ++k) sums[k] += memory.statistics[i * 2 * channels + k];
+  }
+  double all = places;
+  if (step.norm_channels > 0) {
+    // Channels that are only stored hold zeros.
+    double total = 0.0, squares = 0.0;
+    for (int64_t k = 0; k < channels; ++k) total += sums[k], squares += sums[channels + k];
+    std::fill(sums.begin(), sums.begin() + channels, total);
+    std::fill(sums.begin() + channels, sums.end(), squares);
+    all *= static_cast<double>(step.norm_channels);
+  }
+  float* const scales = scale_of(planned.output, memory);
+  float* const shifts = scales + aligned(channels * 4) / 4;
+  for (int64_t k = 0; k < channels; ++k) {
+    const double mean = sums[k] / all;
+    const double variance = std::max(sums[channels + k] / all - mean * mean, 0.0);
+    const double scale = (weight_values ? weight_values[k] : 1.0) / std::sqrt(variance + epsilon);
+    scales[k] = static_cast<float>(scale);
+    shifts[k] = static_cast<float>((bias_values ? bias_values[k] : 0.0) - mean * scale);
+  }
+}
+
+}  // namespace streamgan

@@ -1,0 +1,36 @@
+// What a generator's program consists of. engine/fuse_program.py writes it; change both together.
+#pragma once
+
+#include <cstdint>
+
+namespace streamgan {
+
+constexpr int64_t kProgramVersion = 4, kNone = -1;
+
+// The program: these numbers, then one Step after the other.
+struct Header {
+  int64_t version, dtype, slots, steps;
+};
+
+struct StepPhase {
+  int64_t dy, rows, dx, columns, weights;
+};
+
+// Slots hold activations; kNone stands for the image as a source, for nothing elsewhere. Offsets are bytes in
+// `weights`.
+struct Step {
+  int64_t method, multiplies_float32, source, second_source, residual, save, output;
+  int64_t activation, slope_bits;                  // of the input
+  int64_t padding, pad_before, pad_after, kernel;  // what the base grid's size follows from
+  int64_t stride, up;
+  int64_t in_channels, out_channels;
+  int64_t bias;                                            // float32 [out_channels]
+  int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
+  int64_t norm_channels;                                   // that are normalised together; 0: each by itself
+  int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
+  int64_t picture_channels, kernel_width, tanh;            // of the last step
+  int64_t aligns_corners;                                  // of linear interpolation
+  StepPhase phases[4];
+};
+
+}  // namespace streamgan

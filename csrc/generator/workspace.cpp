@@ -1,0 +1,88 @@
+#include "csrc/generator/workspace.h"
+
+#include <cstddef>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+
+#include "csrc/check.h"
+
+namespace streamgan {
+namespace {
+
+using Block = Workspace::Block;
+
+constexpr int64_t kHugePage = 2 << 20;
+constexpr size_t kKept = 4;  // blocks that no call is using
+
+// Never destroyed: a thread may end its call while the process ends.
+std::mutex& mutex() {
+  static auto* const made = new std::mutex;
+  return *made;
+}
+std::vector<Block>& free_blocks() {
+  static auto* const made = new std::vector<Block>;
+  return *made;
+}
+
+#if defined(MADV_HUGEPAGE)
+char* allocate(int64_t bytes) {
+  void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  // What is before and after the whole huge pages goes back.
+  auto* const begin = static_cast<char*>(mapped);
+  const int64_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + bytes, kHugePage - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
+}
+void release(const Block& block) { munmap(block.data, block.bytes); }
+#else
+char* allocate(int64_t bytes) {
+  return static_cast<char*>(::operator new(bytes, std::align_val_t(kHugePage), std::nothrow));
+}
+void release(const Block& block) { ::operator delete(block.data, std::align_val_t(kHugePage)); }
+#endif
+
+// A kept block that is large enough and not wastefully so, or a new one.
+Block take(int64_t bytes) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex());
+    std::vector<Block>& blocks = free_blocks();
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (blocks[i].bytes >= bytes && blocks[i].bytes <= 4 * bytes) {
+        const Block block = blocks[i];
+        blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(i));
+        return block;
+      }
+    }
+  }
+  const int64_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  char* const data = allocate(whole);
+  check(data != nullptr, "fused_generator: can't allocate memory of ", whole, " bytes");
+  return {data, whole};
+}
+
+// The oldest of too many goes.
+void give(const Block& block) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  std::vector<Block>& blocks = free_blocks();
+  blocks.push_back(block);
+  if (blocks.size() > kKept) {
+    release(blocks.front());
+    blocks.erase(blocks.begin());
+  }
+}
+
+}  // namespace
+
+Workspace::Workspace(int64_t bytes) : block_(take(bytes)) {}
+
+Workspace::~Workspace() { give(block_); }
+
+}  // namespace streamgan

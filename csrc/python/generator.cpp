@@ -1,0 +1,180 @@
+// engine._native.Generator: a fused generator that runs on numpy arrays, with threads of its own, where there is no
+// torch.
+#include "csrc/python/generator.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "csrc/check.h"
+#include "csrc/cpu/tensor_to_frames.h"
+#include "csrc/generator/frames.h"
+#include "csrc/generator/plan.h"
+#include "csrc/generator/workspace.h"
+#include "csrc/kernels.h"
+#include "csrc/thread_pool.h"
+
+namespace py = pybind11;
+
+namespace streamgan {
+namespace {
+
+constexpr char kName[] = "Generator";
+constexpr int64_t kMaxSide = 1 << 20;
+constexpr int64_t kChannels = 3;
+
+template <typename Value>
+using Array = py::array_t<Value, py::array::c_style>;
+
+using Size = std::pair<int64_t, int64_t>;  // height, width
+using Range = std::pair<double, double>;
+
+ValueRange checked(const Range& range) {
+  const auto [low, high] = range;
+  check(low >= -1e6 && high <= 1e6 && high - low >= 1e-6, kName, ": ", low, " to ", high, " is no range of values");
+  return {low, high};
+}
+
+class Generator {
+ public:
+  Generator(Array<uint8_t> weights, Array<int64_t> program, int64_t threads)
+      : weights_(std::move(weights)), program_(std::move(program)), threads_(threads) {
+    check(weights_.ndim() == 1 && program_.ndim() == 1, kName, ": weights and program must have one axis");
+    check(reinterpret_cast<uintptr_t>(weights_.data()) % 64 == 0, kName, ": weights must begin at a multiple of 64");
+  }
+
+  // float32 [H, W, 3] -> float32 [H, W, channels].
+  Array<float> run(const Array<float>& image) {
+    check(image.ndim() == 3 && image.shape(2) == kChannels, kName, ": image must be [H, W, 3]");
+    const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
+    make_ready({image.shape(0), image.shape(1)});
+    Array<float> picture({image.shape(0), image.shape(1), plan_->picture_channels()});
+    const float* from = image.data();
+    float* to = picture.mutable_data();
+    {
+      const py::gil_scoped_release release;
+      plan_->run(image_of(from), to, workspace_->data(), nullptr);
+    }
+    return picture;
+  }
+
+  // uint8 [H, W, 3] -> the same, by way of an image of `padded` size.
+  Array<uint8_t> translate(const Array<uint8_t>& frame, const Size& padded, const Range& input, const Range& output) {
+    check(frame.ndim() == 3 && frame.shape(2) == kChannels, kName, ": frame must be [H, W, 3]");
+    const int64_t height = frame.shape(0), width = frame.shape(1);
+    check(height >= 1 && width >= 1 && padded.first >= height && padded.second >= width, kName, ": a frame of ", width,
+          "x", height, " is not to be padded to ", padded.second, "x", padded.first);
+    const ValueRange in = checked(input), out = checked(output);
+    const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
+    make_ready(padded);
+    check(plan_->picture_channels() == kChannels, kName, ": makes ", plan_->picture_channels(), " channels, no frame");
+    Array<uint8_t> translated({height, width, kChannels});
+    const Frame from = {frame.data(), width * kChannels, height, width};
+    uint8_t* to = translated.mutable_data();
+    {
+      const py::gil_scoped_release release;
+      run_on(from, in, to, out);
+    }
+    return translated;
+  }
+
+  int64_t workspace_bytes(const Size& size) const {
+    return Plan(program(), size.first, size.second, threads_).workspace_bytes();
+  }
+  int64_t threads() const { return threads_.count(); }
+
+ private:
+  // Frame to image, image to picture, picture to frame.
+  void run_on(const Frame& frame, const ValueRange& in, uint8_t* translated, const ValueRange& out) {
+    const auto [padded_height, padded_width] = size_;
+    const int64_t row = padded_width * kChannels, width = frame.width;
+    threads_.run(padded_height, [&, padded = padded_width](int64_t begin, int64_t end, int64_t) {
+      for (int64_t y = begin; y < end; ++y) {
+        write_image_row(frame, in, kFloat32, y, padded, reinterpret_cast<char*>(image_ + y * row));
+      }
+    });
+    plan_->run(image_of(image_), picture_, workspace_->data(), nullptr);
+    const TensorToFramesInterleavedRow to_bytes = tensor_to_frames_kernels().interleaved[kFloat32];
+    threads_.run(frame.height, [&](int64_t begin, int64_t end, int64_t) {
+      for (int64_t y = begin; y < end; ++y) {
+        to_bytes(picture_ + y * row, translated + y * width * kChannels, width, static_cast<float>(out.low),
+                 out.scale());
+      }
+    });
+  }
+
+  // A lock that is waited for without holding Python's.
+  static std::mutex& released(std::mutex& mutex) {
+    const py::gil_scoped_release release;
+    mutex.lock();
+    return mutex;
+  }
+
+  Program program() const {
+    return {reinterpret_cast<const char*>(weights_.data()), weights_.size(), program_.data(), program_.size()};
+  }
+
+  // Plan and memory for images of this size; those of the last size are kept.
+  void make_ready(const Size& size) {
+    if (plan_ && size == size_) return;
+    const auto [height, width] = size;
+    check(height >= 1 && width >= 1 && height <= kMaxSide && width <= kMaxSide, kName, ": an image of ", width, "x",
+          height);
+    auto plan = std::make_unique<Plan>(program(), height, width, threads_);
+    plan_.reset();
+    workspace_.reset();
+    const int64_t image_bytes = (height * width * kChannels * 4 + 63) / 64 * 64;
+    const int64_t picture_bytes = height * width * plan->picture_channels() * 4;
+    const int64_t plan_bytes = (plan->workspace_bytes() + 63) / 64 * 64;
+    workspace_ = std::make_unique<Workspace>(plan_bytes + image_bytes + picture_bytes);
+    image_ = reinterpret_cast<float*>(workspace_->data() + plan_bytes);
+    picture_ = reinterpret_cast<float*>(workspace_->data() + plan_bytes + image_bytes);
+    plan_ = std::move(plan);
+    size_ = size;
+  }
+
+  Image image_of(const float* data) const {
+    return {reinterpret_cast<const char*>(data),
+            4,
+            size_.second * kChannels * 4,
+            kChannels * 4,
+            kChannels,
+            kFloat32,
+            1.0f,
+            0.0f};
+  }
+
+  const Array<uint8_t> weights_;
+  const Array<int64_t> program_;
+  const ThreadPool threads_;
+  std::mutex turn_;
+  Size size_;
+  std::unique_ptr<Plan> plan_;
+  std::unique_ptr<Workspace> workspace_;
+  float *image_ = nullptr, *picture_ = nullptr;
+};
+
+}  // namespace
+}  // namespace streamgan
+
+void define_generator(py::module_& module) {
+  using streamgan::Array;
+  using streamgan::Generator;
+  py::class_<Generator>(module, "Generator", "A fused generator: packed weights and a program (engine/packed.py).")
+      .def(py::init<Array<uint8_t>, Array<int64_t>, int64_t>(), py::arg("weights").noconvert(),
+           py::arg("program").noconvert(), py::arg("threads"))
+      .def("run", &Generator::run, py::arg("image").noconvert(),
+           "float32 [H, W, 3], RGB, in the generator's range -> float32 [H, W, channels].")
+      .def("translate", &Generator::translate, py::arg("frame").noconvert(), py::arg("padded"), py::arg("input_range"),
+           py::arg("output_range"),
+           "uint8 [H, W, 3], BGR -> the same, translated. `padded` is the (height, width) that the generator sees.")
+      .def("workspace_bytes", &Generator::workspace_bytes, py::arg("size"),
+           "What an image of (height, width) needs beside weights, image and picture, in bytes.")
+      .def_property_readonly("threads", &Generator::threads);
+}

@@ -1,0 +1,165 @@
+"""Fused generators that run on numpy arrays, without torch: packed weights in a file, and what else is to be known.
+
+What `engine.fuse` makes of a generator is weights and a program. With the ranges and sizes of the generator they are
+all that translating takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.errors import BackendError
+
+if TYPE_CHECKING:
+    from engine.fuse_program import FusedGenerator
+    from engine.generators import Generator
+
+_CHANNELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedFacts:
+    """What a packed generator is, beside its weights.
+
+    Attributes:
+        program: `FusedGenerator.program`.
+        input_range, output_range: (low, high), what 0 and 255 stand for.
+        multiple: both sides of its input are multiples of it.
+        minimum_size: neither side is smaller, in pixels.
+    """
+
+    program: tuple[int, ...]
+    input_range: tuple[float, float]
+    output_range: tuple[float, float]
+    multiple: int
+    minimum_size: int
+
+    @classmethod
+    def of(cls, fused: FusedGenerator, generator: Generator) -> PackedFacts:
+        """Of what `fuse` has made of a generator."""
+        return cls(
+            program=tuple(fused.program.tolist()),
+            input_range=generator.input_range,
+            output_range=generator.output_range,
+            multiple=generator.multiple,
+            minimum_size=generator.minimum_size,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PackedFacts:
+        """From what `to_dict` gave; raises BackendError where it is something else."""
+        try:
+            facts = cls(
+                program=tuple(int(number) for number in values["program"]),
+                input_range=_pair(values["input_range"]),
+                output_range=_pair(values["output_range"]),
+                multiple=int(values["multiple"]),
+                minimum_size=int(values["minimum_size"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackendError("the packed generator's description is damaged") from error
+        if facts.multiple < 1 or facts.minimum_size < 1:
+            raise BackendError("the packed generator's description is damaged")
+        return facts
+
+
+class PackedGenerator:
+    """A fused generator ready to run; from any thread, one call after the other.
+
+    Args:
+        weights: uint8 [bytes], `FusedGenerator.weights`, at a multiple of 64 bytes.
+        threads: that share the work.
+
+    Raises:
+        BackendError: the weights lie elsewhere.
+    """
+
+    def __init__(self, weights: np.ndarray, facts: PackedFacts, *, threads: int) -> None:
+        try:
+            from engine import _native
+        except ImportError as error:
+            raise BackendError(f"the kernels can't be loaded ({error}): run `pip install -e .` again") from error
+        self.facts = facts
+        try:
+            self._native = _native.Generator(weights, np.array(facts.program, dtype=np.int64), threads)
+        except (RuntimeError, TypeError) as error:
+            raise BackendError(f"the packed generator can't be taken: {error}") from error
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Runs the generator alone.
+
+        Args:
+            image: float32 [H, W, 3], RGB, in the input range; sides as the generator takes them.
+
+        Returns:
+            float32 [H, W, channels], in the output range.
+
+        Raises:
+            BackendError: program and weights don't belong together, or it can't take that image.
+        """
+        try:
+            return self._native.run(np.ascontiguousarray(image, dtype=np.float32))
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
+
+    def translate(self, frame: np.ndarray) -> np.ndarray:
+        """Translates a frame, uint8 [H, W, 3], BGR, of any size: pads, normalises, runs, rounds and crops.
+
+        Raises:
+            BackendError: program and weights don't belong together, or there is no memory for it.
+        """
+        facts = self.facts
+        try:
+            return self._native.translate(
+                np.ascontiguousarray(frame),
+                self.padded_size(frame.shape[0], frame.shape[1]),
+                facts.input_range,
+                facts.output_range,
+            )
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the image that the generator gets for a frame of this height and width."""
+        multiple, smallest = self.facts.multiple, self.facts.minimum_size
+        padded_height, padded_width = (-(-max(side, smallest) // multiple) * multiple for side in (height, width))
+        return padded_height, padded_width
+
+    def needed_bytes(self, height: int, width: int) -> int:
+        """Memory that a frame of this height and width takes beside the weights."""
+        padded = self.padded_size(height, width)
+        return self._native.workspace_bytes(padded) + 2 * 4 * _CHANNELS * padded[0] * padded[1]
+
+
+def write_weights(fused: FusedGenerator, path: Path) -> None:
+    """Writes the weights of a fused generator, as `numpy.save` does."""
+    with path.open("wb") as file:
+        np.save(file, fused.weights.numpy(), allow_pickle=False)
+
+
+def read_weights(path: Path) -> np.ndarray:
+    """The weights in a file, mapped into memory.
+
+    Raises:
+        BackendError: it holds none.
+    """
+    try:
+        weights: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BackendError(f"{path} holds no packed weights: {error}") from error
+    if weights.dtype != np.uint8 or weights.ndim != 1:
+        raise BackendError(f"{path} holds no packed weights: {weights.dtype} {list(weights.shape)}")
+    return weights
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)

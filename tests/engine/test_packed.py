@@ -1,0 +1,201 @@
+"""Packed generators, which need no torch, against the fused operator and the translator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine import Translator
+from engine.errors import BackendError
+from engine.fuse import fuse
+from engine.fuse_program import FusedGenerator
+from engine.generators import Generator
+from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
+from engine.samples import SAMPLE
+from tests.engine.small_generators import CONFIGS, small_generator
+from tests.ops.cases import ISAS, forced_isa, threads
+from tests.tolerances import FUSED_THREADS_RTOL
+
+FUSABLE = [name for name in CONFIGS if not name.startswith(("srresnet", "rrdbnet", "srvgg"))]
+
+
+def packed(generator: Generator, fused: FusedGenerator, folder: Path, *, count: int = 2) -> PackedGenerator:
+    """By way of the disk, as it is used."""
+    write_weights(fused, folder / "weights.npy")
+    facts = json.loads(json.dumps(PackedFacts.of(fused, generator).to_dict()))
+    return PackedGenerator(read_weights(folder / "weights.npy"), PackedFacts.from_dict(facts), threads=count)
+
+
+def frame_of(width: int, height: int) -> np.ndarray:
+    read, frame = cv2.VideoCapture(str(SAMPLE)).read()
+    assert read
+    return cv2.resize(frame, (width, height))
+
+
+def image_for(generator: Generator, height: int = 64, width: int = 96) -> Tensor:
+    low, high = generator.input_range
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0)) * (high - low) + low
+
+
+def as_array(image: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fast"])
+@pytest.mark.parametrize("name", FUSABLE)
+def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp_path: Path) -> None:
+    """With as many threads, since sums are split by them."""
+    generator = small_generator(name)
+    fused, image = fuse(generator, precision), image_for(generator)
+    with forced_isa(isa), threads(2):
+        expected = as_array(fused(image))
+        actual = packed(generator, fused, tmp_path)(as_array(image))
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "animegan"])
+def test_translates_as_the_translator(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Padding and cropping included: byte for byte."""
+    generator, frame = small_generator(name), frame_of(*size)
+    translator = Translator(generator, backend="fused", precision="fp32", device="cpu")
+    with threads(2):
+        expected = translator(frame)
+        translated = packed(generator, fuse(generator, "fp32"), tmp_path).translate(frame)
+    if translator.engine is not None and translator.engine.backend == "fused":
+        np.testing.assert_array_equal(translated, expected)
+    assert translated.shape == frame.shape
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_any_number_of_threads(count: int, tmp_path: Path) -> None:
+    """More than there is work for among them; the result depends on it by rounding only."""
+    generator = small_generator("resnet")
+    fused, image = fuse(generator, "fp32"), image_for(generator, 20, 12)
+    expected = as_array(fused(image))
+    run = packed(generator, fused, tmp_path, count=count)
+    for _ in range(20):
+        actual = run(as_array(image))
+        assert np.abs(actual - expected).max() <= FUSED_THREADS_RTOL * np.abs(expected).max()
+
+
+def test_from_several_threads_at_once(tmp_path: Path) -> None:
+    """Calls take turns, whatever sizes they have."""
+    generator = small_generator("resnet")
+    fused = fuse(generator, "fp32")
+    run = packed(generator, fused, tmp_path)
+    images = [as_array(image_for(generator, *size)) for size in ((64, 96), (32, 32), (48, 20))]
+    expected = [run(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for number, actual in enumerate(pool.map(run, images * 20)):
+            np.testing.assert_array_equal(actual, expected[number % len(images)])
+
+
+def test_many_may_live_at_once_and_end(tmp_path: Path) -> None:
+    generator = small_generator("resnet")
+    fused, image = fuse(generator, "fp32"), as_array(image_for(generator, 16, 16))
+    alive = [packed(generator, fused, tmp_path, count=4) for _ in range(20)]
+    results = [run(image) for run in alive]
+    del alive
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_needs_no_torch(tmp_path: Path) -> None:
+    generator = small_generator("resnet")
+    fused, frame = fuse(generator, "fp32"), frame_of(64, 48)
+    expected = packed(generator, fused, tmp_path).translate(frame)
+    (tmp_path / "facts.json").write_text(json.dumps(PackedFacts.of(fused, generator).to_dict()))
+    np.save(tmp_path / "frame.npy", frame)
+    program = "\n".join(
+        [
+            "import json, sys, numpy as np",
+            "from pathlib import Path",
+            "from engine.packed import PackedFacts, PackedGenerator, read_weights",
+            "folder = Path(sys.argv[1])",
+            "facts = PackedFacts.from_dict(json.loads((folder / 'facts.json').read_text()))",
+            "run = PackedGenerator(read_weights(folder / 'weights.npy'), facts, threads=2)",
+            "np.save(folder / 'translated.npy', run.translate(np.load(folder / 'frame.npy')))",
+            "assert 'torch' not in sys.modules",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "translated.npy"), expected)
+
+
+def test_activations_share_memory() -> None:
+    """What is not needed at the same time lies in one place: two layers' outputs of all."""
+    from engine import _native
+
+    generator = small_generator("resnet")
+    fused = fuse(generator, "fp32")
+    native = _native.Generator(fused.weights.numpy(), fused.program.numpy(), 1)
+    small, large = (native.workspace_bytes((side, side)) for side in (512, 1024))
+    wide = 16 * 4  # bytes of a pixel: 8 channels are stored as 16
+    per_pixel = (large - small) / (1024**2 - 512**2)
+    assert wide * 1.25 <= per_pixel <= wide * 1.26  # the second layer has twice the channels, a quarter of the pixels
+
+
+class TestBadInput:
+    def test_no_such_weights(self, tmp_path: Path) -> None:
+        with pytest.raises(BackendError, match=r"weights\.npy holds no packed weights"):
+            read_weights(tmp_path / "weights.npy")
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x93NUMPY\x01\x00"])
+    def test_damaged_weights(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "weights.npy").write_bytes(content)
+        with pytest.raises(BackendError, match="holds no packed weights"):
+            read_weights(tmp_path / "weights.npy")
+
+    def test_pickled_weights_are_not_loaded(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "weights.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        with pytest.raises(BackendError, match="holds no packed weights"):
+            read_weights(tmp_path / "weights.npy")
+
+    def test_other_arrays(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "weights.npy", np.zeros(4))
+        with pytest.raises(BackendError, match=r"float64 \[4\]"):
+            read_weights(tmp_path / "weights.npy")
+
+    def test_weights_of_another_generator(self, tmp_path: Path) -> None:
+        generator = small_generator("resnet")
+        facts = PackedFacts.of(fuse(generator, "fp32"), generator)
+        write_weights(fuse(small_generator("animegan"), "fp32"), tmp_path / "weights.npy")
+        run = PackedGenerator(read_weights(tmp_path / "weights.npy")[:1024], facts, threads=1)
+        with pytest.raises(BackendError, match="outside of the 1024 bytes"):
+            run.translate(frame_of(64, 48))
+
+    def test_weights_that_begin_elsewhere(self) -> None:
+        generator = small_generator("resnet")
+        fused = fuse(generator, "fp32")
+        room = np.zeros(len(fused.weights) + 128, dtype=np.uint8)
+        begin = -room.ctypes.data % 64 + 4
+        with pytest.raises(BackendError, match="multiple of 64"):
+            PackedGenerator(room[begin:][: len(fused.weights)], PackedFacts.of(fused, generator), threads=1)
+
+    @pytest.mark.parametrize(
+        "change", [{"program": "x"}, {"multiple": 0}, {"input_range": [1]}, {"minimum_size": None}]
+    )
+    def test_damaged_facts(self, change: dict[str, object]) -> None:
+        generator = small_generator("resnet")
+        values = PackedFacts.of(fuse(generator, "fp32"), generator).to_dict()
+        with pytest.raises(BackendError, match="description is damaged"):
+            PackedFacts.from_dict({**values, **change})
+
+    def test_an_image_that_the_generator_cant_take(self, tmp_path: Path) -> None:
+        generator = small_generator("resnet")
+        run = packed(generator, fuse(generator, "fp32"), tmp_path)
+        with pytest.raises(BackendError, match="too small for this generator"):
+            run(np.zeros((2, 2, 3), dtype=np.float32))
+        with pytest.raises(BackendError, match=r"must be \[H, W, 3\]"):
+            run(np.zeros((64, 64, 1), dtype=np.float32))

@@ -1,0 +1,274 @@
+"""The second run: it starts from what the first has proven, without torch, and makes the same frames."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engine import Translator, quick_start, save_generator
+from engine.cache import EngineCache
+from engine.errors import CheckpointError, EngineError, FrameSizeError
+from engine.generators import build
+from engine.generators.resnet import ResNetConfig
+from engine.quick_start import QuickTranslator, Request
+from engine.run import main
+from engine.samples import SAMPLE
+
+SIZE = (90, 160)
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> Path:
+    return saved(tmp_path / "tiny.safetensors", seed=0)
+
+
+def saved(path: Path, *, seed: int) -> Path:
+    torch.manual_seed(seed)
+    save_generator(build(ResNetConfig(width=8, blocks=1)), path, metadata={})
+    return path
+
+
+def frame(number: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
+    capture = cv2.VideoCapture(str(SAMPLE))
+    capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+    read, image = capture.read()
+    assert read
+    return cv2.resize(image, (size[1], size[0]))
+
+
+class Run:
+    """A run of the command line, as far as translating goes; `loads` counts the translators with torch."""
+
+    def __init__(self, style: Path, *, size: tuple[int, int] = SIZE, **asked: object) -> None:
+        self.loads = 0
+        options: dict[str, object] = {"precision": "fp32", **asked}
+
+        def make() -> Translator:
+            self.loads += 1
+            return Translator(
+                style, device="cpu", backend=str(options.get("backend", "auto")), precision=str(options["precision"])
+            )
+
+        self.translator = QuickTranslator(Request(style, **options), make, size=size)  # type: ignore[arg-type]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.translator.engine_for(image)
+        return self.translator(image)
+
+
+def test_the_second_run_needs_no_translator(style: Path) -> None:
+    first, second = Run(style), None
+    expected = [first(frame(number)) for number in (0, 60)]
+    second = Run(style)
+    actual = [second(frame(number)) for number in (0, 60)]
+    np.testing.assert_array_equal(actual, expected)
+    assert (first.loads, second.loads) == (1, 0)
+    engine = second.translator.engine
+    assert engine is not None
+    assert str(engine) == "fused fp32"
+    assert engine.proven_before
+    assert engine.parity_db == pytest.approx(first.translator.engine.parity_db)  # type: ignore[union-attr]
+
+
+def test_a_batch(style: Path) -> None:
+    Run(style)(frame())
+    second = Run(style)
+    batch = np.stack([frame(0), frame(60)])
+    np.testing.assert_array_equal(second.translator(batch), np.stack([second(image) for image in batch]))
+    assert second.translator.choose_batch(frame()) == 1
+
+
+def test_a_nearly_uniform_frame_runs_in_eager_float32(style: Path) -> None:
+    Run(style)(frame())
+    second, black = Run(style), np.full((*SIZE, 3), 7, dtype=np.uint8)
+    second(frame())
+    assert second.loads == 0
+    expected = Translator(style, backend="eager", precision="fp32")(black)
+    assert second.translator.engine_for(black).is_stand_in
+    np.testing.assert_array_equal(second.translator(black), expected)
+    assert (second.loads, second.translator.uniform_frames) == (1, 1)
+    engine = second.translator.engine_for(frame())
+    assert engine.proven_before
+
+
+def test_a_first_frame_that_is_nearly_uniform_proves_nothing(style: Path) -> None:
+    black = np.zeros((*SIZE, 3), dtype=np.uint8)
+    Run(style)(black)
+    assert Run(style).loads == 1
+
+
+def test_another_frame_size_is_proven_by_itself(style: Path) -> None:
+    Run(style)(frame())
+    second = Run(style)
+    other = frame(size=(64, 64))
+    second(other)
+    assert second.loads == 1
+    third = Run(style, size=(64, 64))
+    np.testing.assert_array_equal(third(other), second(other))
+    third(frame())
+    assert third.loads == 0
+    assert len(EngineCache().entries()) == 1  # the weights are the same
+
+
+@pytest.mark.parametrize("asked", [{"precision": "fast"}, {"norm_mode": "batch"}, {"backend": "fused"}])
+def test_whatever_else_is_asked_for_is_proven_by_itself(style: Path, asked: dict[str, str]) -> None:
+    Run(style)(frame())
+    assert Run(style, **asked).loads == 1
+
+
+def test_another_checkpoint_under_the_same_name(style: Path) -> None:
+    expected = Run(style)(frame())
+    saved(style, seed=1)
+    second = Run(style)
+    assert second.loads == 1
+    assert not np.array_equal(second(frame()), expected)
+
+
+def test_a_checkpoint_that_changes_while_it_is_loaded_is_not_kept(style: Path) -> None:
+    first = Run(style)
+    saved(style, seed=1)
+    first(frame())
+    assert EngineCache().entries() == []
+
+
+def test_a_parity_with_little_to_spare_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_start, "_MARGIN_DB", 1000.0)
+    Run(style)(frame())
+    assert Run(style).loads == 1
+
+
+def test_other_kernels_prove_anew(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(style)(frame())
+    monkeypatch.setattr(quick_start, "_build", lambda: {"kernels": "others", "isa": "scalar"})
+    assert Run(style).loads == 1
+
+
+def test_a_runtime_that_was_not_there_is_measured(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_start, "_RIVALS", ())
+    Run(style)(frame())
+    monkeypatch.setattr(quick_start, "_RIVALS", ("json",))
+    assert Run(style).loads == 1
+
+
+@pytest.mark.parametrize("asked", [{"expected_frames": 10**9}, {"live": True}])
+def test_a_long_job_measures_first(style: Path, asked: dict[str, object]) -> None:
+    """What a short one took without measuring may not be the fastest."""
+    Run(style)(frame())
+    assert Run(style, **asked).loads == 1
+    assert Run(style).loads == 0
+
+
+def test_damaged_weights_are_made_anew(style: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = Run(style)(frame())
+    (entry,) = EngineCache().entries()
+    content = bytearray((entry.folder / entry.main).read_bytes())
+    content[-1] ^= 1
+    (entry.folder / entry.main).write_bytes(content)
+    second = Run(style)
+    assert second.loads == 1
+    assert "the cached fused engine is made anew" in caplog.text
+    np.testing.assert_array_equal(second(frame()), expected)
+    assert Run(style).loads == 0
+
+
+@pytest.mark.parametrize("damage", [{"packed": {}}, {"precision": None, "threads": "x"}, {"ms": "x"}])
+def test_a_damaged_note(style: Path, damage: dict[str, object]) -> None:
+    Run(style)(frame())
+    (note,) = EngineCache().folder.glob("*.json")
+    note.write_text(json.dumps({**json.loads(note.read_text()), **damage}))
+    assert Run(style).loads == 1
+
+
+def test_a_cache_that_cant_be_written_to(style: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STREAMGAN_CACHE", str(tmp_path / "file" / "cache"))
+    Run(style)(frame())
+    assert Run(style)(frame()).shape == (*SIZE, 3)
+
+
+def test_no_memory_is_told(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(style)(frame())
+    monkeypatch.setattr(quick_start.memory, "available_bytes", lambda device: 1000)
+    with pytest.raises(FrameSizeError, match="use smaller frames"):
+        Run(style)
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        Run(tmp_path / "none.pth")
+
+
+def test_what_is_no_frame(style: Path) -> None:
+    Run(style)(frame())
+    with pytest.raises(EngineError, match="uint8"):
+        Run(style).translator(np.zeros((4, 4, 3)))
+
+
+def test_threads_that_were_asked_for(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(style)(frame())
+    asked: list[int] = []
+    made = quick_start.PackedGenerator
+    monkeypatch.setattr(
+        quick_start, "PackedGenerator", lambda *a, threads: asked.append(threads) or made(*a, threads=threads)
+    )
+    Run(style, threads=3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    Run(style)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    Run(style)
+    assert asked == [3, 5, min(torch.get_num_threads(), len(os.sched_getaffinity(0)))]
+
+
+PROGRAM = """
+import sys
+from engine.run import main
+status = main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(status)
+"""
+
+
+def command_line(*arguments: str) -> tuple[list[str], str]:
+    """What it prints to both."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_the_command_line_starts_without_torch(style: Path, tmp_path: Path) -> None:
+    """The first run imports it, the second doesn't; both write the same file."""
+    outputs = [tmp_path / "first.mp4", tmp_path / "second.mp4"]
+    arguments = (str(SAMPLE), "--style", str(style), "--frames", "12")
+    said = [command_line(*arguments, "-o", str(output)) for output in outputs]
+    assert [lines[-1] for lines, _ in said] == ["True", "False"]
+    assert "in an earlier run" in said[1][1]
+    assert "in an earlier run" not in said[0][1]
+    frames = [list(decoded(output)) for output in outputs]
+    assert len(frames[0]) == len(frames[1]) == 12
+    np.testing.assert_array_equal(frames[0], frames[1])
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (result := capture.read())[0]:
+        frames.append(result[1])
+    return frames
+
+
+def test_explain_measures_again(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(SAMPLE), "--style", str(style), "--frames", "2", "--backend", "fused", "--benchmark"]
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    assert "in an earlier run" in capsys.readouterr().err
+    assert main([*arguments, "--explain"]) == 0
+    assert "in an earlier run" not in capsys.readouterr().err
+    logging.getLogger("streamgan").handlers = []
