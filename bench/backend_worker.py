@@ -1,11 +1,17 @@
 """The process of `bench backends`: one backend, from the start of the process to the first frame, then frames."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.allocator import import_engine, keep_freed_memory
+
+if TYPE_CHECKING:
+    from engine.translator import Translator
 
 
 def started_seconds_ago() -> float:
@@ -23,18 +29,30 @@ def main() -> None:
     folder, backend, precision, device, threads, seconds = sys.argv[1:]
     os.environ["STREAMGAN_CACHE"] = str(Path(folder) / backend / "engines")
     keep_freed_memory()  # as engine.run begins
-    import_engine()
 
     import numpy as np
-    import torch
 
     from engine import memory
-    from engine.translator import Translator
+    from engine.quick_start import QuickTranslator, Request
 
-    torch.set_num_threads(int(threads))
     frame = np.load(Path(folder) / "frame.npy")
     weights = Path(folder) / "generator.safetensors"
-    translator = Translator(weights, backend=backend, precision=precision, device=device)
+
+    def make() -> Translator:
+        import_engine()
+        import torch
+
+        from engine.translator import Translator
+
+        torch.set_num_threads(int(threads))
+        return Translator(weights, backend=backend, precision=precision, device=device)
+
+    if (backend, device) == ("fused", "cpu"):
+        request = Request(weights, backend=backend, precision=precision, threads=int(threads))
+        translator: QuickTranslator | Translator = QuickTranslator(request, make, size=frame.shape[:2])
+    else:
+        translator = make()
+    translator.engine_for(frame)
     translator(frame)
     first_frame_seconds = time.perf_counter() - started
 

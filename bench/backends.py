@@ -79,14 +79,14 @@ def _measure_group(
             row.failure = reason
             continue
         (folder / row.contender).mkdir()
-        cold = _one_process(row, folder, arguments)
+        cold = _one_process(row, folder, arguments, device)
         if cold is not None:
             row.facts["cold_first_frame_seconds"] = cold["first_frame_seconds"]
     for number in range(arguments.rounds):
         for row in random.Random(number).sample(rows, len(rows)):
             if row.failure is not None:
                 continue
-            told = _one_process(row, folder, arguments)
+            told = _one_process(row, folder, arguments, device)
             if told is None:
                 continue
             row.seconds.append(told["frame_seconds"])
@@ -98,9 +98,9 @@ def _measure_group(
     report.rows += rows
 
 
-def _one_process(row: Row, folder: Path, arguments: argparse.Namespace) -> dict[str, Any] | None:
+def _one_process(row: Row, folder: Path, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any] | None:
     command = [sys.executable, "-m", "bench.backend_worker", str(folder), row.contender, arguments.precision]
-    command += [str(arguments.device), str(arguments.threads), str(arguments.seconds)]
+    command += [device.type, str(arguments.threads), str(arguments.seconds)]
     ended = run_process(command, folder / row.contender)
     if ended.status:
         row.failure = ended.last_line or f"ended with {ended.status}"

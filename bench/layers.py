@@ -59,7 +59,7 @@ class Tiling:
     outputs: tuple[int, int]
 
     def cost(self, height: int, width: int) -> int:
-        """Products for a grid of outputs, as fused_generator.cpp counts them: kernels take as much as five tiles."""
+        """Products for a grid of outputs, as Plan counts them: kernels take as much as five tiles."""
         return (-(-height // self.outputs[0]) * -(-width // self.outputs[1]) + 5) * self.products
 
 
@@ -73,7 +73,7 @@ _TILINGS = {
     WINOGRAD_STRIDED: (Tiling("F(2x2) strided", 25, 36, (2, 2)), Tiling("F(4x4) strided", 81, 144, (4, 4))),
     WINOGRAD_TRANSPOSED: (Tiling("F(4x4) transposed", 25, 36, (4, 4)), Tiling("F(8x8) transposed", 81, 144, (8, 8))),
 }
-# Of fewer pixels a direct convolution is only that, as in fused_generator.cpp.
+# Of fewer pixels a direct convolution is only that, as in csrc/generator/plan.cpp.
 _FEW_PIXELS = 256
 _TILES = {f"{rows}x{columns}": (rows, columns) for rows, columns in TILES}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}

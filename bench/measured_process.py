@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -37,12 +37,17 @@ class Ended:
     last_line: str
 
 
-def run_process(command: list[str], folder: Path) -> Ended:
-    """Runs a command to its end, with its scratch files in `folder`; leaves no process behind, whatever happens."""
+def run_process(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> Ended:
+    """Runs a command to its end, with its scratch files in `folder`; leaves no process behind, whatever happens.
+
+    Args:
+        variables: of its environment, beside those of this process.
+    """
     # `python -m bench` sets THP_MEM_ALLOC_ENABLE for itself; contenders have their own settings.
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")  # every run compiles anew, as a first one does
     environment["TMPDIR"] = str(folder)
+    environment |= variables or {}
     printed, complaints = folder / "stdout", folder / "stderr"
     with printed.open("wb") as out, complaints.open("wb") as err:
         start = time.perf_counter()

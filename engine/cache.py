@@ -334,7 +334,10 @@ def _list(cache: EngineCache) -> None:
     entries = cache.entries()
     for entry in entries:
         used = datetime.datetime.fromtimestamp(entry.used).isoformat(sep=" ", timespec="minutes")
-        what = "  ".join(entry.of.get(name, "") for name in ("backend", "precision", "size", "architecture"))
+        what = "  ".join(
+            entry.of.get(name) or str(entry.facts.get(name, ""))
+            for name in ("backend", "precision", "size", "architecture")
+        )
         print(f"{what}  weights {entry.of.get('generator', '')[:12]}  {entry.size_bytes / 2**20:.1f} MiB  used {used}")
     total = sum(entry.size_bytes for entry in entries)
     limit = cache.limit_bytes / 2**30

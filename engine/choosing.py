@@ -157,6 +157,9 @@ class Chooser:
         self._preparing: dict[tuple[int, int], _Preparation] = {}
         # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
         self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
+        self._proven_on: tuple[np.ndarray, np.ndarray] | None = (
+            None  # the last choice's batch, and what eager makes of it
+        )
 
     @property
     def runs_float32(self) -> bool:
@@ -167,6 +170,7 @@ class Chooser:
         """The engine for frames like these real ones, uint8 [N, H, W, 3]; eager float32 can always run."""
         self._proofs.clear()
         expected = self._run(self.stand_in, batch)
+        self._proven_on = batch.copy(), expected
         remembered = self._remembered(batch) if self._auto and not self._explain else None
         first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
         if not self._auto:
@@ -175,6 +179,10 @@ class Chooser:
         if remembered is not None and str(remembered) == str(first):
             return first
         return self._fastest(first, batch, expected)
+
+    def prove(self, backend: str, precision: str) -> Engine | None:
+        """Another engine, proven on the frame of the last choice; None: it does not run, or is not close enough."""
+        return self._try(Candidate(backend, precision), *self._proven_on) if self._proven_on else None
 
     def proven_frames(self, engine: Engine, batch: np.ndarray) -> np.ndarray | None:
         """What `engine` has made of `batch`, if that is what it was just proven on: uint8, to be had once."""

@@ -1,6 +1,6 @@
 """The program of `torch.ops.streamgan.fused_generator`: its steps as numbers, and the module that runs it.
 
-csrc/ops/fused_generator.cpp explains each number of a step.
+csrc/generator/program.h explains each number of a step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class FusedGenerator(nn.Module):
 
 @dataclasses.dataclass
 class Step:
-    """Numbers of a step, in the order of `Step` in csrc/ops/fused_generator.cpp."""
+    """Numbers of a step, in the order of `Step` in csrc/generator/program.h."""
 
     method: int = DIRECT
     multiplies_float32: int = 0

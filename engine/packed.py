@@ -6,13 +6,15 @@ all that translating takes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import BackendError
+from engine.errors import BackendError, FrameSizeError
 
 if TYPE_CHECKING:
     from engine.fuse_program import FusedGenerator
@@ -90,7 +92,7 @@ class PackedGenerator:
         self.facts = facts
         try:
             self._native = _native.Generator(weights, np.array(facts.program, dtype=np.int64), threads)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, OverflowError) as error:
             raise BackendError(f"the packed generator can't be taken: {error}") from error
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -104,28 +106,23 @@ class PackedGenerator:
 
         Raises:
             BackendError: program and weights don't belong together, or it can't take that image.
+            FrameSizeError: there is no memory for it.
         """
-        try:
+        with _told(image):
             return self._native.run(np.ascontiguousarray(image, dtype=np.float32))
-        except RuntimeError as error:
-            raise BackendError(str(error)) from error
 
     def translate(self, frame: np.ndarray) -> np.ndarray:
         """Translates a frame, uint8 [H, W, 3], BGR, of any size: pads, normalises, runs, rounds and crops.
 
         Raises:
-            BackendError: program and weights don't belong together, or there is no memory for it.
+            BackendError: program and weights don't belong together.
+            FrameSizeError: there is no memory for it.
         """
-        facts = self.facts
-        try:
+        padded = self.padded_size(frame.shape[0], frame.shape[1])
+        with _told(frame):
             return self._native.translate(
-                np.ascontiguousarray(frame),
-                self.padded_size(frame.shape[0], frame.shape[1]),
-                facts.input_range,
-                facts.output_range,
+                np.ascontiguousarray(frame), padded, self.facts.input_range, self.facts.output_range
             )
-        except RuntimeError as error:
-            raise BackendError(str(error)) from error
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) of the image that the generator gets for a frame of this height and width."""
@@ -134,9 +131,16 @@ class PackedGenerator:
         return padded_height, padded_width
 
     def needed_bytes(self, height: int, width: int) -> int:
-        """Memory that a frame of this height and width takes beside the weights."""
+        """Memory that a frame of this height and width takes beside the weights.
+
+        Raises:
+            BackendError: program and weights don't belong together.
+        """
         padded = self.padded_size(height, width)
-        return self._native.workspace_bytes(padded) + 2 * 4 * _CHANNELS * padded[0] * padded[1]
+        try:
+            return self._native.workspace_bytes(padded) + 2 * 4 * _CHANNELS * padded[0] * padded[1]
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
 
 
 def write_weights(fused: FusedGenerator, path: Path) -> None:
@@ -158,6 +162,20 @@ def read_weights(path: Path) -> np.ndarray:
     if weights.dtype != np.uint8 or weights.ndim != 1:
         raise BackendError(f"{path} holds no packed weights: {weights.dtype} {list(weights.shape)}")
     return weights
+
+
+@contextlib.contextmanager
+def _told(image: np.ndarray) -> Iterator[None]:
+    """What goes wrong inside, as the errors of this package."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise BackendError(str(error)) from error
+        height, width = image.shape[:2]
+        raise FrameSizeError(
+            f"no memory for a frame of {width}x{height} in this generator: use smaller frames"
+        ) from error
 
 
 def _pair(values: Any) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,12 +51,14 @@ def choose_device(device: str) -> torch.device:
 
 def is_surely_cpu(device: str) -> bool:
     """Whether `choose_device` would take the CPU, as far as can be told without importing torch."""
-    if device == "cpu" or sys.platform == "darwin":
+    if device != "auto" or sys.platform == "darwin":
         return device in ("cpu", "auto")
+    if any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd")):
+        return False
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:  # without NVIDIA's driver torch finds no device
-        return device == "auto"
+        return True
     return False
 
 

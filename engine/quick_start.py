@@ -1,18 +1,24 @@
 """Starting in a fraction of a second: what an earlier run has proven is run at once, and torch isn't imported.
 
-Importing torch, eager float32 on the first frame and packing take two seconds, and half a gigabyte of memory. They
-serve to choose a fused engine and to prove it. When that has been done for a generator and a frame size, the engine
-cache keeps the packed weights and a note of the choice, of its parity and of all that it depended on; the next run
-starts from there. A frame that needs torch, be it of another size or nearly uniform, makes it be imported then.
+Importing torch, loading the generator, eager float32 on the first frame and packing take two seconds, and half a
+gigabyte of memory. When that has been done for a generator and a frame size, and a fused engine was chosen, the engine
+cache keeps its packed weights, those of the fused engine in float32, and a note of the choice and of all that it
+depended on. The next run starts from there: half precision is proven against our own float32 on the first frame, which
+an earlier run has proven against eager float32. A frame that needs torch, be it of another size or nearly uniform,
+makes it be imported then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import importlib.util
+import hashlib
+import importlib.metadata
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +31,7 @@ from engine.cache import EngineCache, sha256
 from engine.engines import Row, RunningEngine, measuring_seconds
 from engine.errors import BackendError, EngineError, FrameSizeError
 from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
-from engine.precision import PARITY_DB, is_nearly_uniform
+from engine.precision import PARITY_DB, fastest_precision, is_nearly_uniform, psnr_db
 
 if TYPE_CHECKING:
     from engine.choosing import Engine
@@ -33,8 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamgan")
 
-# An engine is proven on a frame; frames of other videos may be less exact by so much.
-_MARGIN_DB = 1.5
+# By how much an engine has to be better than its limit to be relied on: frames other than the one that it is proven on
+# may be less exact. Float32 is proven in the first run alone, half precision on the first frame of each video.
+_MARGIN_DB = {"fp32": 6.0, "bf16": 1.5, "fast": 0.0}
+
+# Frame sizes whose generators are kept ready; each holds a frame's activations.
+_MOST_READY = 3
 
 # What `--backend auto` would measure beside the fused engine, if it is installed.
 _RIVALS = ("onnxruntime", "openvino")
@@ -70,10 +80,17 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A packed generator that was proven for frames of one size."""
+    """A packed generator that was proven for frames of one size.
+
+    Attributes:
+        engine: what is known of it from that run.
+        packed: to run it.
+        reference: the same in float32, which it is proven against; None if it is in float32 itself.
+    """
 
     engine: RunningEngine
     packed: PackedGenerator
+    reference: PackedGenerator | None
 
 
 class QuickTranslator:
@@ -96,8 +113,13 @@ class QuickTranslator:
         self._make = make
         self._cache = EngineCache()
         self._found: dict[tuple[int, int], Found | None] = {}  # by frame size (H, W)
+        self._settled: set[tuple[int, int]] = set()  # sizes of which nothing is to be kept any more
         self._translator: Translator | None = None
+        self._making = threading.Lock()
         self._engine: RunningEngine | None = None
+        self._runs_full = False  # whether the last frame that was not nearly uniform went to the translator
+        # The frame that an engine was proven on, and what it has made of it, until that is asked for.
+        self._proof: tuple[np.ndarray, np.ndarray] | None = None
         self.scale = 1  # of all generators that can be fused
         if self._find(size) is None:
             self._full()
@@ -105,7 +127,8 @@ class QuickTranslator:
     @property
     def engine(self) -> RunningEngine | None:
         """As `Translator.engine`."""
-        return self._engine
+        full = self._translator.engine if self._translator and self._runs_full else None
+        return full or self._engine
 
     @property
     def choice(self) -> list[Row]:
@@ -131,39 +154,91 @@ class QuickTranslator:
         if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
             return self._full().submit(frames)  # which says what is wrong
         batch = frames if frames.ndim == 4 else frames[None]
-        found = self._find((batch.shape[1], batch.shape[2]))
-        if found is None:
+        self._runs_full = self._find((batch.shape[1], batch.shape[2])) is None
+        if self._runs_full:
             return self._full().submit(frames)
-        parts = [self._full()(frame) if is_nearly_uniform(frame) else found.packed.translate(frame) for frame in batch]
+        parts = [self._translate(frame) for frame in batch]
         translated = parts[0] if frames.ndim == 3 else np.stack(parts)
         return lambda: translated
+
+    def _translate(self, frame: np.ndarray) -> np.ndarray:
+        size = (frame.shape[0], frame.shape[1])
+        if is_nearly_uniform(frame):
+            return self._full()(frame)
+        self._runs_full = self._proven(size, frame) is None
+        if self._runs_full:
+            return self._full()(frame)
+        proof, self._proof = self._proof, None
+        if proof is not None and np.array_equal(proof[0], frame):
+            return proof[1]
+        found = self._found[size]
+        assert found is not None
+        return found.packed.translate(frame)
 
     def engine_for(self, frame: np.ndarray) -> RunningEngine:
         """As `Translator.engine_for`."""
         size = (frame.shape[0], frame.shape[1])
-        found = self._find(size)
-        if found is not None and not is_nearly_uniform(frame):
-            self._engine = found.engine
-            return found.engine
+        if self._find(size) is not None and not is_nearly_uniform(frame):
+            engine = self._proven(size, frame)
+            if engine is not None:
+                self._engine = engine
+                if self._request.live and self._translator is None:
+                    # For the first frame that is nearly uniform: a stream does not wait.
+                    threading.Thread(target=self._prepare_full, name="prepare translator", daemon=True).start()
+                return engine
         chosen = self._full().engine_for(frame)
         if not chosen.is_stand_in:
             self._engine = chosen
-            if found is None:
+            if size not in self._settled:
+                self._settled.add(size)
                 keep(self._cache, self._request, size, chosen, self._full())
         return chosen
+
+    def _proven(self, size: tuple[int, int], frame: np.ndarray) -> RunningEngine | None:
+        """The packed engine of frames of this size, proven on this one if it is the first; None: there is none."""
+        found = self._found[size]
+        if found is None or found.reference is None:
+            return found.engine if found else None  # float32, or proven already
+        expected = found.reference.translate(frame)
+        found = self._found[size] = Found(found.engine, found.packed, None)  # its memory is the other's now
+        start = time.perf_counter()
+        translated = found.packed.translate(frame)
+        frame_ms = 1e3 * (time.perf_counter() - start)
+        parity_db = psnr_db(translated, expected)
+        least_db = PARITY_DB[found.engine.precision] + _MARGIN_DB[found.engine.precision]
+        if parity_db < least_db:
+            logger.warning(
+                "the engine is chosen anew: this video's first frame in %s is at %.1f dB of float32, not %.1f",
+                *(found.engine, parity_db, least_db),
+            )
+            self._found[size] = None
+            self._settled.add(size)  # other videos may be less demanding
+            return None
+        engine = dataclasses.replace(found.engine, parity_db=parity_db, frame_ms=frame_ms, proven_before=False)
+        self._found[size] = Found(engine, found.packed, None)
+        self._proof = frame.copy(), translated
+        return engine
 
     def choose_batch(self, frame: np.ndarray) -> int:
         """As `Translator.choose_batch`."""
         return 1 if self._find((frame.shape[0], frame.shape[1])) else self._full().choose_batch(frame)
 
     def _full(self) -> Translator:
-        if self._translator is None:
-            self._translator = self._make()
-            self.scale = self._translator.scale
-        return self._translator
+        with self._making:
+            if self._translator is None:
+                self._translator = self._make()
+                self.scale = self._translator.scale
+            return self._translator
+
+    def _prepare_full(self) -> None:
+        with contextlib.suppress(EngineError):  # which is told when it is needed
+            self._full()
 
     def _find(self, size: tuple[int, int]) -> Found | None:
         if size not in self._found:
+            ready = [other for other, found in self._found.items() if found is not None]
+            for other in ready[: len(ready) - _MOST_READY + 1]:
+                del self._found[other]
             self._found[size] = find(self._cache, self._request, size)
         return self._found[size]
 
@@ -174,10 +249,9 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
         note = cache.note(*_note_key(request, size))
     except (OSError, ValueError, ImportError, EngineError):  # whoever loads the checkpoint, or the kernels, says why
         return None
-    if note is None:
+    if not note:
         return None
     try:
-        facts = PackedFacts.from_dict(note["packed"])
         ran = RunningEngine(
             "fused",
             str(note["precision"]),
@@ -185,15 +259,13 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
             frame_ms=float(note["ms"]),
             proven_before=True,
         )
-        proven_threads = int(note["threads"])
         if request.backend == "auto" and not note["measured"] and _is_worth_measuring(request, ran):
             return None
-        weights_key = _weights_key(request, ran.precision)
-        entry = cache.find(*weights_key) if cache.has(*weights_key) else None
-        if entry is None:
+        threads = int(note["threads"])
+        packed = _packed(cache, request, ran.precision, note["packed"], threads)
+        reference = _packed(cache, request, "fp32", note["reference"], threads) if note["reference"] else packed
+        if packed is None or reference is None:
             return None
-        threads = request.threads or _thread_count(proven_threads)
-        packed = PackedGenerator(read_weights(entry.folder / entry.main), facts, threads=threads)
         needed = packed.needed_bytes(*size)
     except (EngineError, KeyError, TypeError, ValueError) as error:
         logger.warning("the fused engine is made anew: %s", error)
@@ -204,38 +276,34 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
             f"a frame of {size[1]}x{size[0]} needs about {needed / 2**30:.1f} GiB in this generator and "
             f"{available / 2**30:.1f} GiB are free: use smaller frames"
         )
-    return Found(ran, packed)
+    return Found(ran, packed, reference if reference is not packed else None)
 
 
 def keep(cache: EngineCache, request: Request, size: tuple[int, int], chosen: Engine, translator: Translator) -> None:
     """Keeps a fused engine that was chosen and proven on a frame of this (H, W), for `find`.
 
-    One whose parity has little to spare is not kept: it is proven anew on each video. That something can't be kept is
-    no error.
+    That something can't be kept is no error. What this video made necessary (another precision than the one that is
+    tried first) and what has little to spare is not kept: the next video is another proof.
     """
     import torch
 
-    from engine.fuse_program import FusedGenerator
-
-    fused = chosen.run
-    if chosen.backend != "fused" or not isinstance(fused, FusedGenerator):
+    if chosen.backend != "fused":  # something else was measured to be faster
+        with contextlib.suppress(OSError):
+            cache.keep_note(*_note_key(request, size), {})
         return
-    if chosen.parity_db < PARITY_DB[chosen.precision] + _MARGIN_DB:
+    wanted = fastest_precision(translator.device) if request.precision == "auto" else request.precision
+    if translator.device.type != "cpu" or chosen.precision != wanted or not _has_to_spare(chosen):
+        return
+    reference = chosen if chosen.precision == "fp32" else translator.prove("fused", "fp32")
+    if reference is None or not _has_to_spare(reference):
         return
     measured = sum(row.frame_ms is not None for row in translator.choice)
-
-    def write(path: Path) -> dict[str, Any]:
-        write_weights(fused, path)
-        return {"architecture": translator.generator.config.describe()}
-
     try:
         if sha256(request.checkpoint) != request.generator["generator"]:
             return  # it has been written anew meanwhile
-        weights_key = _weights_key(request, chosen.precision)
-        if not cache.has(*weights_key):
-            cache.add(*weights_key, _WEIGHTS, write)
         note = {
-            "packed": PackedFacts.of(fused, translator.generator).to_dict(),
+            "packed": _kept(cache, request, chosen, translator),
+            "reference": None if reference is chosen else _kept(cache, request, reference, translator),
             "precision": chosen.precision,
             "parity_db": min(chosen.parity_db, 200.0),  # JSON has no infinity
             "ms": chosen.frame_ms,
@@ -245,6 +313,34 @@ def keep(cache: EngineCache, request: Request, size: tuple[int, int], chosen: En
         cache.keep_note(*_note_key(request, size), note)
     except (OSError, BackendError) as error:
         logger.info("the fused engine is not kept: %s", error)
+
+
+def _kept(cache: EngineCache, request: Request, engine: Engine, translator: Translator) -> dict[str, Any]:
+    """Keeps the weights of a fused engine; returns their hash and the facts that belong to them, as JSON values."""
+    from engine.fuse_program import FusedGenerator
+
+    fused = engine.run
+    assert isinstance(fused, FusedGenerator)
+
+    def write(path: Path) -> dict[str, Any]:
+        write_weights(fused, path)
+        return {"architecture": translator.generator.config.describe()}
+
+    sha = hashlib.sha256(fused.weights.numpy().data).hexdigest()
+    key = _weights_key(request, engine.precision, sha)
+    if not cache.has(*key):
+        cache.add(*key, _WEIGHTS, write)
+    return {"weights": sha, **PackedFacts.of(fused, translator.generator).to_dict()}
+
+
+def _packed(
+    cache: EngineCache, request: Request, precision: str, facts: dict[str, Any], threads: int
+) -> PackedGenerator | None:
+    key = _weights_key(request, precision, str(facts["weights"]))
+    entry = cache.find(*key) if cache.has(*key) else None
+    if entry is None:
+        return None
+    return PackedGenerator(read_weights(entry.folder / entry.main), PackedFacts.from_dict(facts), threads=threads)
 
 
 def _is_worth_measuring(request: Request, ran: RunningEngine) -> bool:
@@ -259,12 +355,22 @@ def _note_key(request: Request, size: tuple[int, int]) -> tuple[dict[str, str], 
         "backend": request.backend,
         "precision": request.precision,
     }
-    rivals = [name for name in _RIVALS if importlib.util.find_spec(name)] if request.backend == "auto" else []
-    return of, {**_made_by(), "rivals": " ".join(rivals)}
+    rivals = _versions(_RIVALS) if request.backend == "auto" else ""
+    return of, {**_made_by(), "rivals": rivals, "threads": _threads_asked(request)}
 
 
-def _weights_key(request: Request, precision: str) -> tuple[dict[str, str], dict[str, str]]:
-    return {"backend": "fused", "precision": precision, "size": "any", **request.generator}, _made_by()
+def _weights_key(request: Request, precision: str, sha: str) -> tuple[dict[str, str], dict[str, str]]:
+    of = {"backend": "fused", "precision": precision, "size": "any", **request.generator, "weights": sha}
+    return of, _made_by()
+
+
+def _versions(distributions: tuple[str, ...]) -> str:
+    """Of those that are installed."""
+    found = []
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 def _made_by() -> dict[str, str]:
@@ -281,10 +387,14 @@ def _build() -> dict[str, str]:
     return {"kernels": " ".join(sha256(library)[:16] for library in libraries), "isa": _native.active_isa()}
 
 
-def _thread_count(proven: int) -> int:
-    """As many as torch would take: OMP_NUM_THREADS, else what it took then, but no more than there are cores."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen.isdecimal() and int(chosen) > 0:
-        return int(chosen)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(proven, cores))
+def _threads_asked(request: Request) -> str:
+    """What the number of threads depends on: the option, torch's variable, or the cores that this process may use."""
+    if request.threads:
+        return str(request.threads)
+    if chosen := os.environ.get("OMP_NUM_THREADS"):
+        return f"OMP_NUM_THREADS={chosen}"
+    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def _has_to_spare(engine: RunningEngine) -> bool:
+    return engine.parity_db >= PARITY_DB[engine.precision] + _MARGIN_DB[engine.precision]

@@ -63,7 +63,10 @@ class ProgressBar:
 
 
 def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[str]) -> dict[str, Any]:
-    """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference)."""
+    """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference).
+
+    `proven_before`: the parity is of an earlier run's frame.
+    """
     ran = result.engine
     return {
         "source": info.name,
@@ -80,6 +83,7 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
         "backend": ran.backend if ran else None,
         "precision": ran.precision if ran else None,
         "parity_db": round(ran.parity_db, 2) if ran and math.isfinite(ran.parity_db) else None,
+        "proven_before": ran.proven_before if ran else None,
         "batch": result.batch,
         "video_hardware": hardware,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -255,6 +255,13 @@ class Translator:
             return trial.engine
         return self._set_engine((height, width), rival)
 
+    def prove(self, backend: str, precision: str) -> Engine | None:
+        """Another engine than the chosen one, proven on the same frame; None: it does not run, or is not close enough.
+
+        For those who want to run it elsewhere: this translator does not take it.
+        """
+        return self._chooser.prove(backend, precision)
+
     def _set_engine(self, size: tuple[int, int], engine: Engine) -> Engine:
         self._engines[size] = self._engine = engine
         return engine

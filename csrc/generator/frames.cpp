@@ -2,9 +2,6 @@
 
 #include <cstring>
 
-#include "csrc/cpu/frames_to_tensor.h"
-#include "csrc/kernels.h"
-
 namespace streamgan {
 namespace {
 
@@ -19,10 +16,11 @@ int64_t reflected(int64_t index, int64_t size) {
 
 }  // namespace
 
-void write_image_row(const Frame& frame, const ValueRange& range, Dtype dtype, int64_t y, int64_t width, char* pixels) {
+void write_image_row(FramesToTensorRow kernel, Dtype dtype, const Frame& frame, const ValueRange& range, int64_t y,
+                     int64_t width, char* pixels) {
   const int64_t pixel_bytes = dtype == kFloat32 ? 12 : 6;
-  frames_to_tensor_kernels().row[dtype](frame.data + reflected(y, frame.height) * frame.row_bytes, pixels, frame.width,
-                                        range.divisor(), static_cast<float>(range.low));
+  kernel(frame.data + reflected(y, frame.height) * frame.row_bytes, pixels, frame.width, range.divisor(),
+         static_cast<float>(range.low));
   for (int64_t x = frame.width; x < width; ++x) {
     std::memcpy(pixels + x * pixel_bytes, pixels + reflected(x, frame.width) * pixel_bytes,
                 static_cast<size_t>(pixel_bytes));

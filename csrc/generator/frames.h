@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "csrc/cpu/tier.h"
+#include "csrc/cpu/frames_to_tensor.h"
 
 namespace streamgan {
 
@@ -22,8 +22,10 @@ struct Frame {
   int64_t row_bytes, height, width;
 };
 
-// Writes row y of `width` pixels of the frame, normalised, in RGB order, padded by reflection on the right, and, where
-// y is not below its height, on the bottom; the padding may be wider than the picture.
-void write_image_row(const Frame& frame, const ValueRange& range, Dtype dtype, int64_t y, int64_t width, char* pixels);
+// Writes row y of `width` pixels of the frame in RGB order, with a kernel of frames_to_tensor for `dtype`, padded by
+// reflection on the right, and, where y is not below its height, on the bottom; the padding may be wider than the
+// picture.
+void write_image_row(FramesToTensorRow kernel, Dtype dtype, const Frame& frame, const ValueRange& range, int64_t y,
+                     int64_t width, char* pixels);
 
 }  // namespace streamgan

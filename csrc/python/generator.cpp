@@ -54,7 +54,7 @@ class Generator {
     check(image.ndim() == 3 && image.shape(2) == kChannels, kName, ": image must be [H, W, 3]");
     const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
     make_ready({image.shape(0), image.shape(1)});
-    Array<float> picture({image.shape(0), image.shape(1), plan_->picture_channels()});
+    Array<float> picture({image.shape(0), image.shape(1), static_cast<py::ssize_t>(plan_->picture_channels())});
     const float* from = image.data();
     float* to = picture.mutable_data();
     {
@@ -94,9 +94,10 @@ class Generator {
   void run_on(const Frame& frame, const ValueRange& in, uint8_t* translated, const ValueRange& out) {
     const auto [padded_height, padded_width] = size_;
     const int64_t row = padded_width * kChannels, width = frame.width;
+    const FramesToTensorRow to_image = frames_to_tensor_kernels().row[kFloat32];
     threads_.run(padded_height, [&, padded = padded_width](int64_t begin, int64_t end, int64_t) {
       for (int64_t y = begin; y < end; ++y) {
-        write_image_row(frame, in, kFloat32, y, padded, reinterpret_cast<char*>(image_ + y * row));
+        write_image_row(to_image, kFloat32, frame, in, y, padded, reinterpret_cast<char*>(image_ + y * row));
       }
     });
     plan_->run(image_of(image_), picture_, workspace_->data(), nullptr);

@@ -21,7 +21,8 @@ from torch import Tensor
 from engine import background, choosing
 from engine.backends import BACKENDS, aoti, inductor, torchscript
 from engine.cache import EngineCache
-from engine.choosing import Row, Trial, describe_rows
+from engine.choosing import Trial
+from engine.engines import Row, describe_rows
 from engine.errors import BackendError
 from engine.export import export
 from engine.generators import Generator, ResNetConfig, SRVGGConfig, build

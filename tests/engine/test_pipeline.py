@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,7 +106,7 @@ class Inverter:
         return result
 
     def engine_for(self, frame: np.ndarray) -> Engine:
-        return Engine("eager", "fp32", torch.float32, lambda image: image, math.inf, 1.0)
+        return Engine("eager", "fp32", torch.float32, lambda image: image, frame_ms=1.0)
 
     def choose_batch(self, frame: np.ndarray) -> int:
         return self._best_batch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -16,12 +16,15 @@ import torch
 
 from engine import Translator, quick_start, save_generator
 from engine.cache import EngineCache
+from engine.choosing import Engine
 from engine.errors import CheckpointError, EngineError, FrameSizeError
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
+from engine.precision import PARITY_DB, psnr_db
 from engine.quick_start import QuickTranslator, Request
 from engine.run import main
 from engine.samples import SAMPLE
+from tests.ops.cases import threads
 
 SIZE = (90, 160)
 
@@ -77,6 +80,41 @@ def test_the_second_run_needs_no_translator(style: Path) -> None:
     assert str(engine) == "fused fp32"
     assert engine.proven_before
     assert engine.parity_db == pytest.approx(first.translator.engine.parity_db)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fast"])
+def test_half_precision_is_proven_on_each_video(style: Path, precision: str) -> None:
+    """Against float32 of our own, which an earlier run has proven."""
+    first = Run(style, precision=precision)
+    first(frame(0))
+    second = Run(style, precision=precision)
+    other = frame(60)
+    translated = second(other)
+    engine = second.translator.engine
+    assert engine is not None
+    assert (second.loads, str(engine), engine.proven_before) == (0, f"fused {precision}", False)
+    exact = Translator(style, backend="eager", precision="fp32")(other)
+    assert engine.parity_db == pytest.approx(psnr_db(translated, exact), abs=0.5)
+    np.testing.assert_array_equal(translated, first(other))
+    assert len(EngineCache().entries()) == 2  # of that precision, and of float32
+
+
+def test_a_video_that_half_precision_is_not_enough_for(
+    style: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is chosen anew; what was kept stays for others."""
+    Run(style, precision="bf16")(frame(0))
+    monkeypatch.setitem(PARITY_DB, "bf16", 150.0)
+    second = Run(style, precision="bf16")
+    expected = Translator(style, backend="eager", precision="fp32")(frame(60))
+    assert psnr_db(second(frame(60)), expected) > PARITY_DB["fp32"]
+    assert second.loads == 1
+    assert "the engine is chosen anew: this video's first frame in fused bf16 is at " in caplog.text
+    assert second.translator.engine.precision == "fp32"  # type: ignore[union-attr]
+    monkeypatch.setitem(PARITY_DB, "bf16", 45.0)
+    third = Run(style, precision="bf16")
+    third(frame(60))
+    assert (third.loads, str(third.translator.engine)) == (0, "fused bf16")
 
 
 def test_a_batch(style: Path) -> None:
@@ -140,8 +178,8 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_not_kept(style: Path) -
     assert EngineCache().entries() == []
 
 
-def test_a_parity_with_little_to_spare_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick_start, "_MARGIN_DB", 1000.0)
+def test_float32_with_little_to_spare_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(quick_start._MARGIN_DB, "fp32", 1000.0)
     Run(style)(frame())
     assert Run(style).loads == 1
 
@@ -155,7 +193,7 @@ def test_other_kernels_prove_anew(style: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_runtime_that_was_not_there_is_measured(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quick_start, "_RIVALS", ())
     Run(style)(frame())
-    monkeypatch.setattr(quick_start, "_RIVALS", ("json",))
+    monkeypatch.setattr(quick_start, "_RIVALS", ("numpy",))
     assert Run(style).loads == 1
 
 
@@ -180,7 +218,17 @@ def test_damaged_weights_are_made_anew(style: Path, caplog: pytest.LogCaptureFix
     assert Run(style).loads == 0
 
 
-@pytest.mark.parametrize("damage", [{"packed": {}}, {"precision": None, "threads": "x"}, {"ms": "x"}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"packed": {}},
+        {"packed": {"weights": "x"}},
+        {"reference": 1},
+        {"precision": None},
+        {"threads": "x"},
+        {"ms": "x"},
+    ],
+)
 def test_a_damaged_note(style: Path, damage: dict[str, object]) -> None:
     Run(style)(frame())
     (note,) = EngineCache().folder.glob("*.json")
@@ -213,19 +261,89 @@ def test_what_is_no_frame(style: Path) -> None:
         Run(style).translator(np.zeros((4, 4, 3)))
 
 
-def test_threads_that_were_asked_for(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Run(style)(frame())
+def test_threads_are_those_of_the_proof(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of them, asked for or there, is another proof."""
     asked: list[int] = []
     made = quick_start.PackedGenerator
     monkeypatch.setattr(
         quick_start, "PackedGenerator", lambda *a, threads: asked.append(threads) or made(*a, threads=threads)
     )
-    Run(style, threads=3)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    Run(style)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    Run(style)
-    assert asked == [3, 5, min(torch.get_num_threads(), len(os.sched_getaffinity(0)))]
+    with threads(2):
+        Run(style)(frame())
+    with threads(1):
+        Run(style, threads=1)(frame())
+    assert [Run(style).loads, Run(style, threads=1).loads, Run(style, threads=2).loads] == [0, 0, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert Run(style).loads == 1
+    assert asked == [2, 1]
+
+
+def test_a_precision_that_this_video_made_necessary_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(PARITY_DB, "bf16", 150.0)
+        first = Run(style, precision="bf16")
+        first(frame())
+        assert first.translator.engine.precision == "fp32"  # type: ignore[union-attr]
+    second = Run(style, precision="bf16")
+    second(frame())
+    assert (second.loads, second.translator.engine.precision) == (1, "bf16")  # type: ignore[union-attr]
+    assert Run(style, precision="bf16").loads == 0
+
+
+def test_another_engine_that_was_measured_to_be_faster_replaces_it(style: Path) -> None:
+    Run(style)(frame())
+    request, cache = Request(style, precision="fp32"), EngineCache()
+    assert quick_start.find(cache, request, SIZE) is not None
+    faster = Engine("openvino", "fp32", torch.float32, lambda image: image, parity_db=90.0)
+    quick_start.keep(cache, request, SIZE, faster, Translator(style))
+    assert quick_start.find(cache, request, SIZE) is None
+
+
+def test_weights_that_were_packed_otherwise_are_kept_apart(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by another version of the packing: no program runs on weights that it was not written for."""
+    Run(style)(frame())
+    (note,) = EngineCache().folder.glob("*.json")
+    values = json.loads(note.read_text())
+    values["packed"]["weights"] = "0" * 64
+    note.write_text(json.dumps(values))
+    second = Run(style)
+    second(frame())
+    assert second.loads == 1
+    assert Run(style).loads == 0
+
+
+def test_few_sizes_are_kept_ready(style: Path) -> None:
+    sizes = [(32, 32), (32, 48), (48, 32), (48, 48), (64, 32)]
+    first = Run(style, size=sizes[0])
+    expected = [first(frame(size=size)) for size in sizes]
+    second = Run(style, size=sizes[0])
+    for _ in range(2):
+        for size, translated in zip(sizes, expected, strict=True):
+            np.testing.assert_array_equal(second(frame(size=size)), translated)
+    assert second.loads == 0
+    assert len(second.translator._found) == quick_start._MOST_READY
+
+
+def test_the_engine_of_the_last_frame_is_named(style: Path) -> None:
+    Run(style)(frame())
+    second = Run(style)
+    second(frame())
+    assert second.translator.engine.proven_before  # type: ignore[union-attr]
+    second.translator(frame(size=(64, 64)))
+    assert not second.translator.engine.proven_before  # type: ignore[union-attr]
+
+
+def test_a_live_stream_has_the_translator_ready_for_a_nearly_uniform_frame(style: Path) -> None:
+    Run(style, backend="fused")(frame())
+    second = Run(style, backend="fused", live=True)
+    assert second.loads == 0
+    second(frame())
+    for thread in threading.enumerate():
+        if thread.name == "prepare translator":
+            thread.join()
+    assert second.loads == 1
+    second(np.zeros((*SIZE, 3), dtype=np.uint8))
+    assert second.loads == 1
 
 
 PROGRAM = """
@@ -250,8 +368,7 @@ def test_the_command_line_starts_without_torch(style: Path, tmp_path: Path) -> N
     arguments = (str(SAMPLE), "--style", str(style), "--frames", "12")
     said = [command_line(*arguments, "-o", str(output)) for output in outputs]
     assert [lines[-1] for lines, _ in said] == ["True", "False"]
-    assert "in an earlier run" in said[1][1]
-    assert "in an earlier run" not in said[0][1]
+    assert all("dB of float32" in text for _, text in said)
     frames = [list(decoded(output)) for output in outputs]
     assert len(frames[0]) == len(frames[1]) == 12
     np.testing.assert_array_equal(frames[0], frames[1])
@@ -265,7 +382,7 @@ def decoded(path: Path) -> list[np.ndarray]:
 
 
 def test_explain_measures_again(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(SAMPLE), "--style", str(style), "--frames", "2", "--backend", "fused", "--benchmark"]
+    arguments = [str(SAMPLE), "--style", str(style), "--frames", "2", "--precision", "fp32", "--benchmark"]
     assert main(arguments) == 0
     assert main(arguments) == 0
     assert "in an earlier run" in capsys.readouterr().err

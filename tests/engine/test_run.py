@@ -361,7 +361,7 @@ def test_the_summary_names_the_hardware(
     monkeypatch.setattr(file_sink, "nvenc_options", lambda hardware, crf: {})
     output, report = tmp_path / "out.mp4", tmp_path / "report.json"
     arguments = [str(clip), "-o", str(output), "--style", str(tiny_style), "--frames", "3", "--json", str(report)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--hwaccel", "cuda"]) == 0
     assert ", video on NVDEC and mpeg4\n" in capsys.readouterr().err
     assert json.loads(report.read_text())["results"][0]["video_hardware"] == ["NVDEC", "mpeg4"]
     assert frame_times(output) == frame_times(clip)[:3]
