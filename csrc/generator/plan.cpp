@@ -20,7 +20,7 @@ namespace {
 constexpr char kOp[] = "fused_generator";
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
-constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16;
+constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 22;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
@@ -193,6 +193,7 @@ int64_t Plan::read(int64_t slot) {
 // A new value in a slot, written in the step that is being added.
 int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, bool is_normalised) {
   check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
+  check(height <= kMaxSide && width <= kMaxSide, kOp, ": an activation of ", width, "x", height, " is too large");
   const int64_t bytes = aligned(height * width * channels * 4) + (is_normalised ? 2 * aligned(channels * 4) : 0);
   current_[slot] = static_cast<int64_t>(values_.size());
   values_.push_back({height, width, channels, is_normalised, steps_.size(), steps_.size(), bytes, 0});
@@ -439,7 +440,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, float* pictu
   } else {
     c.output = data_of(planned.output, memory);
   }
-  if (step.has_norm) c.statistics = memory.statistics;
+  if (step.has_norm && !makes_picture(c)) c.statistics = memory.statistics;
 
   const MethodKernels& kernels = fused_convolution_kernels().methods[static_cast<int>(c.method)];
   const int type = element_type(step);
@@ -461,7 +462,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, float* pictu
   } else {
     in_parallel(kernels.units[type], c, units(c), memory);
   }
-  if (planned.output != kNone && step.has_norm) finish_norm(planned, memory);
+  if (c.statistics) finish_norm(planned, memory);
 }
 
 void Plan::in_parallel(ConvolutionUnits work, const Convolution& c, int64_t count, const Memory& memory) const {
