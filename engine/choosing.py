@@ -466,7 +466,7 @@ class Chooser:
         }
         by = {"device": artifacts.describe_device(self._device), "threads": str(torch.get_num_threads())}
         for name, backend in BACKENDS.items():
-            if backend.unavailable(self._device) is None and artifacts.is_file_backend(backend):
+            if artifacts.is_file_backend(backend) and backend.unavailable(self._device) is None:
                 by[name] = backend.version(self._device)
         return of, by
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import background, choosing
+from engine import background, choosing, save_generator
 from engine.backends import BACKENDS, aoti, inductor, torchscript
 from engine.cache import EngineCache
 from engine.choosing import Trial
@@ -597,3 +597,22 @@ def _is_zombie(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def test_no_compiler_is_imported_to_choose_among_engines(tmp_path: Path) -> None:
+    """torch's takes more than a second of each first run."""
+    np.save(tmp_path / "frame.npy", random_frame(48, 64))
+    torch.manual_seed(0)
+    save_generator(build(ResNetConfig(width=4, blocks=1)), tmp_path / "style.safetensors")
+    program = "\n".join(
+        [
+            "import sys, numpy as np",
+            "from engine import Translator",
+            "translator = Translator(sys.argv[1] + '/style.safetensors', device='cpu')",
+            "translator(np.load(sys.argv[1] + '/frame.npy'))",
+            "assert translator.engine.backend == 'fused'",
+            "print('torch._inductor' in sys.modules)",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr
