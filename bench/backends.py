@@ -1,9 +1,9 @@
 """Every backend of this project: start-up with an empty cache and with a filled one, time of a frame, parity, memory.
 
-Each is run as a user does, `Translator(..., backend=NAME)` in a process of its own, with a cache folder of its own that
-is empty in the first process and filled in the later ones. Start-up is from the start of the process, Python's imports
-included, to the first translated frame, the comparison with eager float32 included. In each round every backend takes
-its turn.
+Each is run as `engine.run --backend NAME` does, in a process of its own, with a cache folder of its own that is empty
+in the first process and filled in the later ones. Start-up is from the start of the process, Python's imports included,
+to the first translated frame, the comparison with float32 included: eager, or, of the fused backend on the CPU, our own
+once that was compared with eager. In each round every backend takes its turn.
 """
 
 from __future__ import annotations

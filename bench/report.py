@@ -492,8 +492,9 @@ def backends_table(results: Results) -> str:
             ]
         )
     note = (
-        "First frame: from the start of the process, imports and the comparison with eager float32 included; cold: "
-        "with an empty cache. Medians over rounds; smallest to largest in brackets. PSNR against eager float32."
+        "First frame: from the start of the process, imports and the comparison with float32 included; cold: with an "
+        "empty cache. Medians over rounds; smallest to largest in brackets. PSNR against eager float32, of fused when "
+        "cached against fused float32, which the cold run has compared with eager."
     )
     return f"{table(header, rows)}\n\n{note}"
 
