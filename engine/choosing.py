@@ -157,9 +157,8 @@ class Chooser:
         self._preparing: dict[tuple[int, int], _Preparation] = {}
         # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
         self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
-        self._proven_on: tuple[np.ndarray, np.ndarray] | None = (
-            None  # the last choice's batch, and what eager makes of it
-        )
+        # The batch of the last choice, and what eager float32 has made of it.
+        self._proven_on: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def runs_float32(self) -> bool:

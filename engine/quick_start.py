@@ -29,7 +29,7 @@ import engine
 from engine import memory
 from engine.cache import EngineCache, sha256
 from engine.engines import Row, RunningEngine, measuring_seconds
-from engine.errors import BackendError, EngineError, FrameSizeError
+from engine.errors import EngineError, FrameSizeError
 from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
 from engine.precision import PARITY_DB, fastest_precision, is_nearly_uniform, psnr_db
 
@@ -50,6 +50,9 @@ _MOST_READY = 3
 _RIVALS = ("onnxruntime", "openvino")
 
 _WEIGHTS = "weights.npy"
+
+# No such checkpoint, kernels that aren't built or an instruction set that can't run, a cache that can't be used.
+_UNUSABLE = (OSError, ValueError, ImportError, EngineError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +250,7 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
     """What was proven for this request and frames of this (H, W); None: nothing, or it is not to be relied on."""
     try:
         note = cache.note(*_note_key(request, size))
-    except (OSError, ValueError, ImportError, EngineError):  # whoever loads the checkpoint, or the kernels, says why
+    except _UNUSABLE:  # whoever loads the checkpoint, or the kernels, says why
         return None
     if not note:
         return None
@@ -285,34 +288,38 @@ def keep(cache: EngineCache, request: Request, size: tuple[int, int], chosen: En
     That something can't be kept is no error. What this video made necessary (another precision than the one that is
     tried first) and what has little to spare is not kept: the next video is another proof.
     """
+    try:
+        if chosen.backend != "fused":  # something else was measured to be faster
+            return cache.keep_note(*_note_key(request, size), {})
+        note = _note_of(cache, request, chosen, translator)
+        if note is not None:
+            cache.keep_note(*_note_key(request, size), note)
+    except _UNUSABLE as error:
+        logger.info("the fused engine is not kept: %s", error)
+
+
+def _note_of(cache: EngineCache, request: Request, chosen: Engine, translator: Translator) -> dict[str, Any] | None:
+    """What `find` reads, with the weights kept that belong to it; None: it is not to be relied on."""
     import torch
 
-    if chosen.backend != "fused":  # something else was measured to be faster
-        with contextlib.suppress(OSError):
-            cache.keep_note(*_note_key(request, size), {})
-        return
     wanted = fastest_precision(translator.device) if request.precision == "auto" else request.precision
     if translator.device.type != "cpu" or chosen.precision != wanted or not _has_to_spare(chosen):
-        return
+        return None
     reference = chosen if chosen.precision == "fp32" else translator.prove("fused", "fp32")
     if reference is None or not _has_to_spare(reference):
-        return
+        return None
+    if sha256(request.checkpoint) != request.generator["generator"]:
+        return None  # it has been written anew meanwhile
     measured = sum(row.frame_ms is not None for row in translator.choice)
-    try:
-        if sha256(request.checkpoint) != request.generator["generator"]:
-            return  # it has been written anew meanwhile
-        note = {
-            "packed": _kept(cache, request, chosen, translator),
-            "reference": None if reference is chosen else _kept(cache, request, reference, translator),
-            "precision": chosen.precision,
-            "parity_db": min(chosen.parity_db, 200.0),  # JSON has no infinity
-            "ms": chosen.frame_ms,
-            "measured": measured != 1,  # none: it was remembered
-            "threads": torch.get_num_threads(),
-        }
-        cache.keep_note(*_note_key(request, size), note)
-    except (OSError, BackendError) as error:
-        logger.info("the fused engine is not kept: %s", error)
+    return {
+        "packed": _kept(cache, request, chosen, translator),
+        "reference": None if reference is chosen else _kept(cache, request, reference, translator),
+        "precision": chosen.precision,
+        "parity_db": min(chosen.parity_db, 200.0),  # JSON has no infinity
+        "ms": chosen.frame_ms,
+        "measured": measured != 1,  # none: it was remembered
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _kept(cache: EngineCache, request: Request, engine: Engine, translator: Translator) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import Translator
+from engine import Translator, ops
 from engine.errors import BackendError
 from engine.fuse import fuse
 from engine.fuse_program import FusedGenerator
@@ -65,16 +65,29 @@ def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp
 
 @pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
 @pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "animegan"])
-def test_translates_as_the_translator(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+def test_translates_as_the_operators(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     """Padding and cropping included: byte for byte."""
     generator, frame = small_generator(name), frame_of(*size)
+    fused = fuse(generator, "fp32")
+    run = packed(generator, fused, tmp_path)
+    with threads(2):
+        image = ops.frames_to_tensor(
+            torch.from_numpy(frame)[None],
+            value_range=generator.input_range,
+            size=run.padded_size(*frame.shape[:2]),
+            dtype=torch.float32,
+        )
+        expected = ops.tensor_to_frames(fused(image), value_range=generator.output_range, size=frame.shape[:2])
+    np.testing.assert_array_equal(run.translate(frame), expected[0].numpy())
+
+
+def test_translates_as_the_translator(tmp_path: Path) -> None:
+    generator, frame = small_generator("unet"), frame_of(61, 47)
     translator = Translator(generator, backend="fused", precision="fp32", device="cpu")
     with threads(2):
         expected = translator(frame)
-        translated = packed(generator, fuse(generator, "fp32"), tmp_path).translate(frame)
-    if translator.engine is not None and translator.engine.backend == "fused":
-        np.testing.assert_array_equal(translated, expected)
-    assert translated.shape == frame.shape
+    assert str(translator.engine) == "fused fp32"
+    np.testing.assert_array_equal(packed(generator, fuse(generator, "fp32"), tmp_path).translate(frame), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

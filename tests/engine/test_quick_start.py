@@ -243,6 +243,23 @@ def test_a_cache_that_cant_be_written_to(style: Path, monkeypatch: pytest.Monkey
     assert Run(style)(frame()).shape == (*SIZE, 3)
 
 
+@pytest.mark.parametrize("error", [ImportError("not built"), ValueError("STREAMGAN_ISA is 'mmx'")])
+def test_kernels_that_cant_be_used_are_no_error_here(
+    style: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As where nothing has been built, and eager runs."""
+
+    def build() -> dict[str, str]:
+        raise error
+
+    monkeypatch.setattr(quick_start, "_build", build)
+    for backend in ("fused", "eager"):
+        first = Run(style, backend=backend)
+        assert first(frame()).shape == (*SIZE, 3)
+        assert first.loads == 1
+    assert EngineCache().entries() == []
+
+
 def test_no_memory_is_told(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Run(style)(frame())
     monkeypatch.setattr(quick_start.memory, "available_bytes", lambda device: 1000)
