@@ -78,7 +78,7 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     Args:
         generator: in eval mode, on the CPU, float32.
         precision: "fp32", "bf16", or "fast", which is bfloat16 with fewer and less exact multiplications. It is of
-            what is multiplied; activations and sums are float32 in all.
+            what is multiplied; sums are float32 in all, and what lies between layers is in all but "fast".
         tile: one of TILES, else the precision's own.
 
     Raises:
@@ -93,9 +93,19 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     value = builder.walk(_layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
     if value.sources != (NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
+    if precision == "fast":
+        _write_bfloat16(builder.steps)
     return FusedGenerator(
         builder.weights.tensor(), program_of(builder.steps, builder.dtype), generator.config.out_channels
     )
+
+
+def _write_bfloat16(steps: list[Step]) -> None:
+    """Has convolutions write bfloat16, but for what is added to something later: that error would add up."""
+    added = {step.residual for step in steps}
+    for step in steps:
+        if step.method not in (DEPTHWISE, BILINEAR, COLUMNS) and step.output not in added:
+            step.writes_bfloat16 = 1
 
 
 def _layers_of(generator: Generator) -> Iterable[nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine import ops
 
-_VERSION = 4
+_VERSION = 5
 _HEADER = 4  # numbers before the steps: version, dtype, slots, steps
 NONE = -1
 BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
@@ -77,6 +77,7 @@ class Step:
     in_channels: int = 0
     out_channels: int = 0
     bias: int = NONE
+    writes_bfloat16: int = 0
     has_norm: int = 0
     norm_weight: int = NONE
     norm_bias: int = NONE

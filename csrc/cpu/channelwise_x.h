@@ -41,7 +41,7 @@ inline void depthwise_rows(const Convolution& c, const RowRing<Float32>& ring, i
     for (int64_t y = begin; y < end; ++y) {
       const float* rows[kMaxKernel];
       for (int64_t r = 0; r < phase.rows; ++r) rows[r] = ring.at(y * c.stride + phase.dy + r, phase.dx) + channel;
-      float* to = output_at(c, c.up * y + a, b) + channel;
+      float* to = reinterpret_cast<float*>(output_at(c, c.up * y + a, b, channel));
       int64_t x = 0;
       for (; x + kPixels <= c.base_width; x += kPixels) {
         depthwise_pixels<kPixels>(c, phase, rows, weights, x, bias, to, to_step, total[0], squares[0]);
@@ -97,7 +97,7 @@ inline void bilinear_units(const Convolution& c, int64_t begin, int64_t end, cha
         for (int64_t i = 0; i < elements; i += kLanes) {
           Float32::store(row + i, between(Float32::load(first + i), Float32::load(second + i), down));
         }
-        float* to = output_at(c, 2 * y + a, 0);
+        float* to = reinterpret_cast<float*>(output_at(c, 2 * y + a, 0, 0));
         for (int64_t x = 0; x < 2 * c.base_width; ++x, to += channels) {
           const float* left = row + (x / 2 + x % 2) * channels;  // column x / 2 - 1 + x % 2
           const V across = splat(share_of_second(x / 2, x % 2, c.in_width, c.aligns_corners));

@@ -1,10 +1,10 @@
 // One convolution of a generator, with everything that happens to its input and output on the way.
 //
-// Activations are NHWC of one image, float32, channels a multiple of kChannelBlock (what is more than the layer has is
-// zero). A convolution reads the raw output of earlier ones and brings it to what the layer sees, row by row, into a
-// scratch ring: normalisation (value * scale + shift), activation, residual, padding. Only there, or in Winograd's
-// transformed tiles, do they become what is multiplied, float32 or bfloat16; sums are float32. On write it adds the
-// bias and sums what the next normalisation needs.
+// Activations are NHWC of one image, float32 or, where a program says so, bfloat16, channels a multiple of
+// kChannelBlock (what is more than the layer has is zero). A convolution reads the raw output of earlier ones and
+// brings it to what the layer sees, row by row, into a scratch ring: normalisation (value * scale + shift), activation,
+// residual, padding. Only there, or in Winograd's transformed tiles, do they become what is multiplied, float32 or
+// bfloat16; sums are float32. On write it adds the bias and sums what the next normalisation needs.
 //
 // An output row y of the base grid takes input rows y * stride + dy ... for each phase; with up = 2 the four phases
 // (a, b) make output rows 2 y + a and columns 2 x + b, which is what a transposed convolution of stride 2, or a
@@ -25,6 +25,9 @@ constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kern
 
 enum class Activation : int64_t { kNone, kRelu, kLeakyRelu };
 enum class Padding : int64_t { kZeros, kReflect, kReplicate };
+// What becomes of an output: float32 or bfloat16, past the caches where it is too large for them. Whole lines go there,
+// so 32 channels, or a multiple, of bfloat16.
+enum class Writing : int64_t { kFloats, kFloatsPastCaches, kHalves, kHalvesPastCaches };
 // kColumns: the last layer, whose few output channels would leave most of a vector empty. Its product has a channel for
 // each picture channel of each kernel column, and these are added up, shifted, afterwards; with up = 2 its phases are
 // the two rows a, and phases[a].dx is minus the padding of the transposed convolution.
@@ -125,7 +128,8 @@ inline TileSide vertical_side(int64_t rows) {
 }
 
 struct Source {
-  const float* data;  // null: none
+  const void* data;  // null: none
+  Dtype dtype;
   int64_t channels;
   const float* scale;  // [channels]; null: taken as it is
   const float* shift;
@@ -153,6 +157,7 @@ struct Convolution {
   Source sources[2];  // one after the other along the channels
   Source residual;    // added after the activation
   float* save;        // null, or where the input is kept as the layer sees it, [in_height][in_width][in_channels]
+  Writing saving;     // as float32
   Activation activation;
   float slope;
   int64_t in_height, in_width, in_channels;
@@ -167,8 +172,8 @@ struct Convolution {
   int64_t out_channels;
   const float* bias;  // [out_channels]
   // Output.
-  float* output;      // [up * base_height][up * base_width][out_channels]
-  bool streams;       // whether the output is too large for the caches
+  void* output;  // [up * base_height][up * base_width][out_channels]
+  Writing writing;
   float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
   // Of kColumns: [up * base_height][up * base_width][picture_channels] float32, and how many columns the kernel has.
   float* picture;

@@ -61,42 +61,63 @@ void read_image_row(const Image& image, int64_t row, int64_t first, int64_t widt
   }
 }
 
+inline __attribute__((always_inline)) void write_output(char* to, V value, Writing writing) {
+  if (writing == Writing::kFloats) {
+    Float32::store(reinterpret_cast<float*>(to), value);
+  } else if (writing == Writing::kFloatsPastCaches) {
+    stream(reinterpret_cast<float*>(to), value);
+  } else if (writing == Writing::kHalves) {
+    BFloat16::store(reinterpret_cast<uint16_t*>(to), value);
+  } else {
+    uint16_t rounded[kLanes];
+    BFloat16::store(rounded, value);
+    Halves halves;
+    __builtin_memcpy(&halves, rounded, sizeof halves);
+    stream(reinterpret_cast<uint16_t*>(to), halves);
+  }
+}
+
+inline int64_t bytes_of(Writing writing) {
+  return writing == Writing::kFloats || writing == Writing::kFloatsPastCaches ? 4 : 2;
+}
+
 // `kept`, unless null, gets the same values in float32, [width][to_step].
-template <typename R, bool kNormalised, Activation kActivation>
+template <typename R, typename S, bool kNormalised, Activation kActivation>
 void read_source_pixels(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step,
-                        typename R::Storage* to, float* kept, float slope) {
-  const float* from = source.data + first_pixel * source.channels;
+                        typename R::Storage* to, float* kept, Writing keeping, float slope) {
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.channels;
   for (int64_t x = 0; x < width; ++x, from += source.channels, to += to_step) {
     for (int64_t c = 0; c < source.channels; c += kLanes) {
-      V value = Float32::load(from + c);
+      V value = S::load(from + c);
       if (kNormalised) value = multiply_add(value, Float32::load(source.scale + c), Float32::load(source.shift + c));
       if (kActivation == Activation::kRelu) value = maximum(value, V{});
       if (kActivation == Activation::kLeakyRelu) value = maximum(value, value * slope);
       R::store(to + c, value);
-      if (kept) Float32::store(kept + x * to_step + c, value);
+      if (kept) write_output(reinterpret_cast<char*>(kept + x * to_step + c), value, keeping);
     }
   }
 }
 
-template <typename R, bool kNormalised>
+template <typename R, typename S, bool kNormalised>
 void read_source_row(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step, typename R::Storage* to,
-                     float* kept, Activation activation, float slope) {
-  const auto read = activation == Activation::kNone   ? read_source_pixels<R, kNormalised, Activation::kNone>
-                    : activation == Activation::kRelu ? read_source_pixels<R, kNormalised, Activation::kRelu>
-                                                      : read_source_pixels<R, kNormalised, Activation::kLeakyRelu>;
-  read(source, first_pixel, width, to_step, to, kept, slope);
+                     float* kept, Writing keeping, Activation activation, float slope) {
+  const auto read = activation == Activation::kNone   ? read_source_pixels<R, S, kNormalised, Activation::kNone>
+                    : activation == Activation::kRelu ? read_source_pixels<R, S, kNormalised, Activation::kRelu>
+                                                      : read_source_pixels<R, S, kNormalised, Activation::kLeakyRelu>;
+  read(source, first_pixel, width, to_step, to, kept, keeping, slope);
 }
 
 // A residual block's end and the next one's beginning: normalise, then add what went around.
-template <typename R>
+template <typename R, typename S>
 void read_with_residual(const Convolution& c, int64_t first_pixel, int64_t width, typename R::Storage* to,
                         float* kept) {
   const Source &source = c.sources[0], &residual = c.residual;
   const int64_t channels = source.channels, offset = first_pixel * channels;
-  const float *from = source.data + offset, *around = residual.data + offset;
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + offset;
+  const auto* around = static_cast<const float*>(residual.data) + offset;
   for (int64_t x = 0; x < width; ++x, from += channels, around += channels, to += channels) {
     for (int64_t k = 0; k < channels; k += kLanes) {
-      V value = Float32::load(from + k);
+      V value = S::load(from + k);
       if (source.scale) value = multiply_add(value, Float32::load(source.scale + k), Float32::load(source.shift + k));
       if (c.activation == Activation::kRelu) value = maximum(value, V{});
       if (c.activation == Activation::kLeakyRelu) value = maximum(value, value * c.slope);
@@ -106,7 +127,7 @@ void read_with_residual(const Convolution& c, int64_t first_pixel, int64_t width
       }
       value = value + other;
       R::store(to + k, value);
-      if (kept) Float32::store(kept + x * channels + k, value);
+      if (kept) write_output(reinterpret_cast<char*>(kept + x * channels + k), value, c.saving);
     }
   }
 }
@@ -117,11 +138,18 @@ void read_inside(const Convolution& c, int64_t row, int64_t first, int64_t width
                  float* kept) {
   if (c.image.data) return read_image_row<R>(c.image, row, first, width, to);
   const int64_t first_pixel = row * c.in_width + first;
-  if (c.residual.data) return read_with_residual<R>(c, first_pixel, width, to, kept);
+  if (c.residual.data) {
+    const auto read = c.sources[0].dtype == kFloat32 ? read_with_residual<R, Float32> : read_with_residual<R, BFloat16>;
+    return read(c, first_pixel, width, to, kept);
+  }
   for (const Source& source : c.sources) {
     if (!source.data) continue;
-    const auto read = source.scale ? read_source_row<R, true> : read_source_row<R, false>;
-    read(source, first_pixel, width, c.in_channels, to, kept, c.activation, c.slope);
+    const bool is_float32 = source.dtype == kFloat32;
+    const auto read = source.scale
+                          ? (is_float32 ? read_source_row<R, Float32, true> : read_source_row<R, BFloat16, true>)
+                      : is_float32 ? read_source_row<R, Float32, false>
+                                   : read_source_row<R, BFloat16, false>;
+    read(source, first_pixel, width, c.in_channels, to, kept, c.saving, c.activation, c.slope);
     to += source.channels;
     if (kept) kept += source.channels;
   }
@@ -297,26 +325,18 @@ void each_block(int64_t first, int64_t last, const Use& use) {
   for (; channel < last; channel += kChannelBlock) use(channel, Constant<1>{});
 }
 
-inline __attribute__((always_inline)) void write_output(float* to, V value, bool streams) {
-  if (streams) {
-    stream(to, value);
-  } else {
-    Float32::store(to, value);
-  }
-}
-
 // --- direct convolution
 
 // Bias, statistics and storing of one pixel's sums.
 template <int kVectors>
-inline __attribute__((always_inline)) void store_pixel(const float* sums, float* to, const V (&bias)[kVectors],
-                                                       V (&total)[kVectors], V (&squares)[kVectors], bool streams) {
+inline __attribute__((always_inline)) void store_pixel(const float* sums, char* to, const V (&bias)[kVectors],
+                                                       V (&total)[kVectors], V (&squares)[kVectors], Writing writing) {
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     const V value = Float32::load(sums + v * kLanes) + bias[v];
     total[v] = total[v] + value;
     squares[v] = multiply_add(value, value, squares[v]);
-    write_output(to + v * kLanes, value, streams);
+    write_output(to + v * kLanes * bytes_of(writing), value, writing);
   }
 }
 
@@ -341,8 +361,9 @@ Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel)
   return product;
 }
 
-inline float* output_at(const Convolution& c, int64_t y, int64_t x) {
-  return c.output + (y * c.up * c.base_width + x) * c.out_channels;
+inline char* output_at(const Convolution& c, int64_t y, int64_t x, int64_t channel) {
+  return static_cast<char*>(c.output) +
+         ((y * c.up * c.base_width + x) * c.out_channels + channel) * bytes_of(c.writing);
 }
 
 inline void load_biases(const Convolution& c, int64_t channel, V* biases, int count) {
@@ -359,13 +380,13 @@ void direct_blocks(const Convolution& c, const RowRing<E>& ring, int64_t begin, 
   V bias[kVectors], total[kVectors] = {}, squares[kVectors] = {};
   load_biases(c, channel, bias, kVectors);
   alignas(64) float tile[kTilePixels * kBlocks * kChannelBlock];
-  const int64_t pixel_step = c.up * c.out_channels;
+  const int64_t pixel_step = c.up * c.out_channels * bytes_of(c.writing);
   for (int64_t y = begin; y < end; ++y) {
     for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y * c.stride + phase.dy + r, phase.dx);
-    float* to = output_at(c, c.up * y + a, b) + channel;
+    char* to = output_at(c, c.up * y + a, b, channel);
     multiply_and_use<E, kBlocks>(product, c.base_width, tile, [&](int64_t pixel, int count) {
       for (int p = 0; p < count; ++p) {
-        store_pixel(tile + p * kBlocks * kChannelBlock, to + (pixel + p) * pixel_step, bias, total, squares, c.streams);
+        store_pixel(tile + p * kBlocks * kChannelBlock, to + (pixel + p) * pixel_step, bias, total, squares, c.writing);
       }
     });
   }
@@ -405,8 +426,8 @@ void small_blocks(const Convolution& c, const typename E::Storage* input, int64_
       V total[kVectors] = {}, squares[kVectors] = {};
       multiply_and_use<E, kBlocks>(product, c.base_height * c.base_width, tile, [&](int64_t first, int count) {
         for (int64_t pixel = first; pixel < first + count; ++pixel) {
-          float* to = output_at(c, c.up * (pixel / c.base_width) + a, c.up * (pixel % c.base_width) + b) + channel;
-          store_pixel(tile + (pixel - first) * kBlocks * kChannelBlock, to, bias, total, squares, c.streams);
+          char* to = output_at(c, c.up * (pixel / c.base_width) + a, c.up * (pixel % c.base_width) + b, channel);
+          store_pixel(tile + (pixel - first) * kBlocks * kChannelBlock, to, bias, total, squares, c.writing);
         }
       });
       if (c.statistics) {

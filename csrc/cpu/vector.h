@@ -43,6 +43,17 @@ inline V maximum(V a, V b) { return a > b ? a : b; }
 inline V minimum(V a, V b) { return a < b ? a : b; }
 #endif
 
+// The value, loaded once: the compiler would load it again as an operand of each instruction that uses it, at twice the
+// cost where it lies across two lines of the cache.
+inline __attribute__((always_inline)) V loaded(V value) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(value));
+#elif defined(__AVX2__)
+  __asm__("" : "+x"(value));
+#endif
+  return value;
+}
+
 // To the nearest integer, halves to the even one, for |x| < 2^22: what is below one is lost beside 1.5 * 2^23.
 inline V round_to_integer(V x) {
   const V large = splat(12582912.0f);
@@ -55,10 +66,15 @@ inline V power_of_two(V n) { return (V)((__builtin_convertvector(n, Integers) + 
 // Writes what nobody reads soon, past the caches, which would have to fetch the line first. `to` is aligned.
 #if defined(__AVX512F__)
 inline void stream(float* to, V value) { _mm512_stream_ps(to, value); }
+inline void stream(uint16_t* to, Halves values) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)values);
+}
 #elif defined(__AVX2__)
 inline void stream(float* to, V value) { _mm256_stream_ps(to, value); }
+inline void stream(uint16_t* to, Halves values) { _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)values); }
 #else
 inline void stream(float* to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+inline void stream(uint16_t* to, Halves values) { __builtin_memcpy(to, &values, sizeof values); }
 #endif
 
 struct Float32 {

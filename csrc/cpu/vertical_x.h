@@ -106,8 +106,8 @@ void vertical_channels(const Convolution& c, int64_t y, int64_t rows, int64_t x,
   V bias[kVectors];
   Sums sums[kVectors];
   load_biases(c, channel, bias, kVectors);
-  float* const to = output_at(c, y, x) + channel;
-  const int64_t row_step = c.base_width * c.out_channels;
+  char* const to = output_at(c, y, x, channel);
+  const int64_t bytes = bytes_of(c.writing), pixel_step = c.out_channels * bytes, row_step = c.base_width * pixel_step;
   transform_products<S, kBlocks>(pixels, scratch.products, [&](int64_t pixel, int v, const V(&values)[S::kOut]) {
     V total = sums[v].total, squares = sums[v].squares;
 #pragma GCC unroll 16
@@ -116,7 +116,7 @@ void vertical_channels(const Convolution& c, int64_t y, int64_t rows, int64_t x,
       const V value = values[r] + bias[v];
       total = total + value;
       squares = multiply_add(value, value, squares);
-      write_output(to + r * row_step + pixel * c.out_channels + v * kLanes, value, c.streams);
+      write_output(to + r * row_step + pixel * pixel_step + v * kLanes * bytes, value, c.writing);
     }
     sums[v].total = total, sums[v].squares = squares;
   });
@@ -222,7 +222,7 @@ __attribute__((noinline)) void multiply_planes(const float* planes, int64_t plan
       for (int p = 0; p < kPictures; ++p) factors[p] = splat(kernel[p]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        const V value = Float32::load(planes + k + v * kLanes);
+        const V value = loaded(Float32::load(planes + k + v * kLanes));
 #pragma GCC unroll 4
         for (int p = 0; p < kPictures; ++p) sums[p][v] = multiply_add(value, factors[p], sums[p][v]);
       }

@@ -315,9 +315,9 @@ struct Sums {
 
 // Up to `rows` rows and `columns` columns of the output of a tile, all of them if kWhole.
 template <typename Rows, typename Columns, bool kWhole>
-__attribute__((noinline)) void transform_output(const float* from, int64_t frequency_step, V bias, float* to,
+__attribute__((noinline)) void transform_output(const float* from, int64_t frequency_step, V bias, char* to,
                                                 int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
-                                                bool streams, Sums& sums) {
+                                                Writing writing, Sums& sums) {
   V half[Rows::kOut][Columns::kFrequencies], total = sums.total, squares = sums.squares;
   for (int g = 0; g < Columns::kFrequencies; ++g) {
     V column[Rows::kFrequencies];
@@ -336,10 +336,21 @@ __attribute__((noinline)) void transform_output(const float* from, int64_t frequ
       const V value = values[x] + bias;
       total = total + value;
       squares = multiply_add(value, value, squares);
-      write_output(to + y * row_step + x * pixel_step, value, streams);
+      write_output(to + y * row_step + x * pixel_step, value, writing);
     }
   }
   sums.total = total, sums.squares = squares;
+}
+
+template <int64_t kWidth>
+void stream_pixels(const uint16_t* from, int64_t count, uint16_t* to, int64_t to_step) {
+  for (int64_t i = 0; i < count; ++i, from += kWidth, to += to_step) {
+    for (int64_t k = 0; k < kWidth; k += kLanes) {
+      Halves halves;
+      __builtin_memcpy(&halves, from + k, sizeof halves);
+      stream(to + k, halves);
+    }
+  }
 }
 
 // A chunk's tiles in the order of their rows.
@@ -532,16 +543,27 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
     }
   }
   const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
-  const int64_t pixel_step = spread * c.out_channels, row_step = spread * c.up * c.base_width * c.out_channels;
+  const int64_t bytes = bytes_of(c.writing), pixel_step = spread * c.out_channels * bytes,
+                row_step = c.up * c.base_width * pixel_step;
   Sums sums[kBlocks * kBlockVectors];
   for (int64_t t = 0; t < count; ++t) {
     const int64_t y = (first + t) / c.tile_columns * Rows::kOut, x = (first + t) % c.tile_columns * Columns::kOut;
-    float* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread) + channel;
+    char* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread, channel);
     const bool is_whole = height - y >= Rows::kOut && width - x >= Columns::kOut;
     const auto transform = is_whole ? transform_output<Rows, Columns, true> : transform_output<Rows, Columns, false>;
+    // Halves of lines of the caches, which vectors are then, can't be written past these.
+    alignas(64) uint16_t lines[Rows::kOut * Columns::kOut * kWidth];
+    const bool in_lines = c.writing == Writing::kHalvesPastCaches;
+    const int64_t step = in_lines ? kWidth * bytes : pixel_step;
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
       transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
-                to + v * kLanes, row_step, pixel_step, height - y, width - x, c.streams, sums[v]);
+                (in_lines ? reinterpret_cast<char*>(lines) : to) + v * kLanes * bytes,
+                in_lines ? Columns::kOut * step : row_step, step, height - y, width - x,
+                in_lines ? Writing::kHalves : c.writing, sums[v]);
+    }
+    for (int64_t r = 0; in_lines && r < smaller(Rows::kOut, height - y); ++r) {
+      stream_pixels<kWidth>(lines + r * Columns::kOut * kWidth, smaller(Columns::kOut, width - x),
+                            reinterpret_cast<uint16_t*>(to + r * row_step), pixel_step / bytes);
     }
   }
   for (int v = 0; v < kBlocks * kBlockVectors && statistics; ++v)

@@ -24,8 +24,8 @@ constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 22;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
-// An output of more bytes is written past the caches: it would be gone from a core's own before it is read.
-constexpr int64_t kStreamBytes = 3 << 20;
+// What has more values is written past the caches: it would be gone from a core's own before it is read.
+constexpr int64_t kStreamValues = 3 << 18;
 constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
@@ -66,6 +66,12 @@ int64_t products(const Convolution& c, Method method) {
   const int64_t tiles =
       tiles_beside(c.up * c.base_height / c.spread, rows) * tiles_beside(c.up * c.base_width / c.spread, columns);
   return (tiles + 5) * rows.frequencies * columns.frequencies;
+}
+
+Writing writing_of(int64_t pixels, int64_t channels, Dtype dtype) {
+  const bool is_large = pixels * channels > kStreamValues;
+  if (dtype == kFloat32) return is_large ? Writing::kFloatsPastCaches : Writing::kFloats;
+  return is_large && channels % kUnitChannels == 0 ? Writing::kHalvesPastCaches : Writing::kHalves;
 }
 
 // How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
@@ -141,6 +147,7 @@ void Plan::add(const Step& step) {
     check(
         step.residual == kNone || (values_[planned.residual].channels == c.in_channels && step.second_source == kNone),
         kOp, ": a residual of other channels");
+    check(step.residual == kNone || values_[planned.residual].dtype == kFloat32, kOp, ": a residual in bfloat16");
   }
   check(c.in_channels == step.in_channels, kOp, ": a step reads other channels than there are");
   check((step.stride == 1 || step.stride == 2) && (step.up == 1 || step.up == 2) && step.out_channels > 0 &&
@@ -167,14 +174,18 @@ void Plan::add(const Step& step) {
     check(read == kNone || (read != step.save && read != step.output), kOp, ": a step writes what it reads");
   }
   check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
-  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, false);
+  c.saving = writing_of(c.in_height * c.in_width, c.in_channels, kFloat32);
+  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, kFloat32, false);
   if (makes_picture(c)) {
     check(step.output == kNone && c.up * c.base_height == height_ && c.up * c.base_width == width_, kOp,
           ": the picture has another size than the image");
   } else {
     const int64_t height = c.up * c.base_height, width = c.up * c.base_width;
-    planned.output = write(step.output, height, width, c.out_channels, step.has_norm != 0);
-    c.streams = height * width * c.out_channels * 4 > kStreamBytes;
+    const Dtype dtype = step.writes_bfloat16 ? kBFloat16 : kFloat32;
+    check(dtype == kFloat32 || (c.method != Method::kDepthwise && c.method != Method::kBilinear), kOp,
+          ": a step on single channels writes float32 only");
+    planned.output = write(step.output, height, width, c.out_channels, dtype, step.has_norm != 0);
+    c.writing = writing_of(height * width, c.out_channels, dtype);
     if (step.has_norm) statistics_bytes_ = std::max(statistics_bytes_, statistic_slots(c) * 2 * c.out_channels * 4);
   }
   steps_.push_back(planned);
@@ -191,12 +202,13 @@ int64_t Plan::read(int64_t slot) {
 }
 
 // A new value in a slot, written in the step that is being added.
-int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, bool is_normalised) {
+int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised) {
   check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
   check(height <= kMaxSide && width <= kMaxSide, kOp, ": an activation of ", width, "x", height, " is too large");
-  const int64_t bytes = aligned(height * width * channels * 4) + (is_normalised ? 2 * aligned(channels * 4) : 0);
+  Value value = {height, width, channels, dtype, is_normalised, steps_.size(), steps_.size(), 0, 0};
+  value.bytes = value.data_bytes() + (is_normalised ? 2 * aligned(channels * 4) : 0);
   current_[slot] = static_cast<int64_t>(values_.size());
-  values_.push_back({height, width, channels, is_normalised, steps_.size(), steps_.size(), bytes, 0});
+  values_.push_back(value);
   return current_[slot];
 }
 
@@ -405,22 +417,23 @@ void Plan::run(const Image& image, float* picture, char* workspace, double* seco
   }
 }
 
-float* Plan::data_of(int64_t value, const Memory& memory) const {
-  return reinterpret_cast<float*>(memory.values + values_[value].offset);
-}
+int64_t Plan::Value::data_bytes() const { return aligned(height * width * channels * (dtype == kFloat32 ? 4 : 2)); }
+
+char* Plan::data_of(int64_t value, const Memory& memory) const { return memory.values + values_[value].offset; }
 
 // Scale of a normalised value, followed by its shift at a multiple of 64 bytes.
 float* Plan::scale_of(int64_t value, const Memory& memory) const {
   const Value& of = values_[value];
-  return reinterpret_cast<float*>(memory.values + of.offset + aligned(of.height * of.width * of.channels * 4));
+  return reinterpret_cast<float*>(memory.values + of.offset + of.data_bytes());
 }
 
 Source Plan::source_of(int64_t value, int64_t channels, const Memory& memory) const {
   if (value == kNone) return {};
-  const float* data = data_of(value, memory);
-  if (!values_[value].is_normalised) return {data, channels, nullptr, nullptr};
+  const char* data = data_of(value, memory);
+  const Dtype dtype = values_[value].dtype;
+  if (!values_[value].is_normalised) return {data, dtype, channels, nullptr, nullptr};
   const float* scale = scale_of(value, memory);
-  return {data, channels, scale, scale + aligned(values_[value].channels * 4) / 4};
+  return {data, dtype, channels, scale, scale + aligned(values_[value].channels * 4) / 4};
 }
 
 void Plan::run_step(const PlannedStep& planned, const Image& image, float* picture, const Memory& memory) const {
@@ -434,7 +447,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, float* pictu
     c.sources[1] = source_of(planned.second_source, c.sources[1].channels, memory);
     c.residual = source_of(planned.residual, c.in_channels, memory);
   }
-  if (planned.save != kNone) c.save = data_of(planned.save, memory);
+  if (planned.save != kNone) c.save = reinterpret_cast<float*>(data_of(planned.save, memory));
   if (makes_picture(c)) {
     c.picture = picture;
   } else {

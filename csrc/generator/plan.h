@@ -37,9 +37,12 @@ class Plan {
   // What a step writes and later ones read: an activation, and how it is normalised.
   struct Value {
     int64_t height, width, channels;
+    Dtype dtype;
     bool is_normalised;
     size_t first, last;     // steps that it is needed in
     int64_t bytes, offset;  // from the beginning of all values
+
+    int64_t data_bytes() const;  // of the activation alone, a multiple of 64
   };
 
   // Values by their number, or kNone.
@@ -68,7 +71,7 @@ class Plan {
 
   void add(const Step& step);
   int64_t read(int64_t slot);
-  int64_t write(int64_t slot, int64_t height, int64_t width, int64_t channels, bool is_normalised);
+  int64_t write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised);
   void place_values();
   const void* weight(int64_t offset, int64_t bytes) const;
   int element_type(const Step& step) const;
@@ -80,7 +83,7 @@ class Plan {
   int64_t statistic_slots(const Convolution& c) const;
 
   Memory laid_out(char* workspace) const;
-  float* data_of(int64_t value, const Memory& memory) const;
+  char* data_of(int64_t value, const Memory& memory) const;
   float* scale_of(int64_t value, const Memory& memory) const;
   Source source_of(int64_t value, int64_t channels, const Memory& memory) const;
   void run_step(const PlannedStep& planned, const Image& image, float* picture, const Memory& memory) const;

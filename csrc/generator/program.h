@@ -5,7 +5,7 @@
 
 namespace streamgan {
 
-constexpr int64_t kProgramVersion = 4, kNone = -1;
+constexpr int64_t kProgramVersion = 5, kNone = -1;
 
 // The program: these numbers, then one Step after the other.
 struct Header {
@@ -25,6 +25,7 @@ struct Step {
   int64_t stride, up;
   int64_t in_channels, out_channels;
   int64_t bias;                                            // float32 [out_channels]
+  int64_t writes_bfloat16;                                 // float32 otherwise
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
   int64_t norm_channels;                                   // that are normalised together; 0: each by itself
   int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
