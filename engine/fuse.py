@@ -69,6 +69,9 @@ _USUAL_SIDE = 256
 # others multiply bfloat16.
 _WIDE_CHANNELS = 64
 
+# With so few channels memory is a part of the time, and `fast` keeps bfloat16 between the layers.
+_NARROW_CHANNELS = 16
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fast": torch.bfloat16}
 
 
@@ -78,7 +81,8 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     Args:
         generator: in eval mode, on the CPU, float32.
         precision: "fp32", "bf16", or "fast", which is bfloat16 with fewer and less exact multiplications. It is of
-            what is multiplied; sums are float32 in all, and what lies between layers is in all but "fast".
+            what is multiplied; sums are float32 in all, and so is what lies between layers, but for "fast" on few
+            channels.
         tile: one of TILES, else the precision's own.
 
     Raises:
@@ -93,7 +97,7 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     value = builder.walk(_layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
     if value.sources != (NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
-    if precision == "fast":
+    if precision == "fast" and builder.steps[0].out_channels <= _NARROW_CHANNELS:
         _write_bfloat16(builder.steps)
     return FusedGenerator(
         builder.weights.tensor(), program_of(builder.steps, builder.dtype), generator.config.out_channels

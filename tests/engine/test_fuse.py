@@ -18,12 +18,15 @@ from engine.backends import fused as backend
 from engine.errors import BackendError
 from engine.fuse import fuse
 from engine.fuse_program import (
+    BILINEAR,
+    DEPTHWISE,
     TILES,
     WINOGRAD2,
     WINOGRAD_PAIRS,
     WINOGRAD_STRIDED,
     WINOGRAD_TRANSPOSED,
     FusedGenerator,
+    Step,
     retiled,
     steps_of,
 )
@@ -39,7 +42,14 @@ from engine.generators import (
     build,
 )
 from tests.ops.cases import ISAS, forced_isa, threads
-from tests.tolerances import FUSED_BF16_DB, FUSED_FAST_DB, FUSED_FP32_DB, FUSED_THREADS_RTOL, FUSED_TILES8_DB
+from tests.tolerances import (
+    FUSED_BF16_DB,
+    FUSED_FAST_DB,
+    FUSED_FP32_DB,
+    FUSED_HALVES_DB,
+    FUSED_THREADS_RTOL,
+    FUSED_TILES8_DB,
+)
 
 # All of the families, small; widths that are no multiple of a channel block among them.
 CONFIGS: dict[str, GeneratorConfig] = {
@@ -109,6 +119,20 @@ def error_db(actual: Tensor, expected: Tensor) -> float:
     return float(10 * torch.log10(expected.var() / noise))
 
 
+def writing_bfloat16(fused: FusedGenerator) -> FusedGenerator:
+    """The same, with bfloat16 between its layers, as far as may be."""
+    steps = steps_of(fused)
+    added = {step.residual for step in steps}
+    for step in steps[:-1]:
+        step.writes_bfloat16 = int(step.method not in (DEPTHWISE, BILINEAR) and step.output not in added)
+    return with_steps(fused, steps)
+
+
+def with_steps(fused: FusedGenerator, steps: list[Step]) -> FusedGenerator:
+    numbers = fused.program[:4].tolist() + [number for step in steps for number in step.numbers()]
+    return FusedGenerator(fused.weights, torch.tensor(numbers), fused.out_channels)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", CONFIGS)
 class TestEveryTier:
@@ -131,6 +155,14 @@ class TestEveryTier:
         expected = expected_of(generator, image)
         eager = copy.deepcopy(generator).bfloat16()(image)
         assert error_db(actual, expected) > error_db(eager, expected) - 4
+
+    def test_bfloat16_between_layers(self, name: str, isa: str) -> None:
+        """Multiplied in float32, so that nothing else is rounded."""
+        generator = made(CONFIGS[name])
+        image = picture_for(generator)
+        fused = writing_bfloat16(fuse(generator, "fp32"))
+        with forced_isa(isa):
+            assert FUSED_HALVES_DB < error_db(fused(image), expected_of(generator, image)) < FUSED_FP32_DB
 
 
 PAIRS: dict[str, GeneratorConfig] = {
@@ -229,6 +261,26 @@ def test_outputs_too_large_for_the_caches(precision: str, isa: str) -> None:
     with forced_isa(isa), threads(3):
         error = error_db(fuse(generator, precision)(image), expected_of(generator, image))
     assert error > (FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(width=16, blocks=1, downsamplings=1),
+        ResNetConfig(width=32, blocks=1, downsamplings=0),
+        ResNetConfig(width=48, blocks=1, downsamplings=0),
+        TransformerNetConfig(width=32, blocks=1),
+    ],
+    ids=["direct", "whole lines", "halves of lines", "pairs"],
+)
+def test_bfloat16_too_large_for_the_caches(config: GeneratorConfig, isa: str) -> None:
+    """As float32 is, and with the last tiles of rows and columns only partly there."""
+    generator = made(config)
+    image = picture_for(generator, height=164, width=184)
+    exact = fuse(generator, "fp32")
+    with forced_isa(isa), threads(3):
+        assert error_db(writing_bfloat16(exact)(image), exact(image).double()) > FUSED_HALVES_DB
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -434,9 +486,22 @@ def test_tiles_of_the_image_are_refused() -> None:
     fused = fuse(made(ResNetConfig(width=32, blocks=1, downsamplings=0)), "fp32")
     first, *others = steps_of(fused)
     first.method, first.kernel, first.pad_before, first.pad_after = WINOGRAD2, 3, 1, 1
-    numbers = fused.program[:4].tolist() + [number for step in (first, *others) for number in step.numbers()]
     with pytest.raises(RuntimeError, match="Winograd step of an unknown shape"):
-        FusedGenerator(fused.weights, torch.tensor(numbers), 3)(torch.zeros(1, 3, 32, 32))
+        with_steps(fused, [first, *others])(torch.zeros(1, 3, 32, 32))
+
+
+def test_bfloat16_is_refused_where_nothing_writes_or_adds_it() -> None:
+    animegan = fuse(made(CONFIGS["animegan"]), "fp32")
+    steps = steps_of(animegan)
+    next(step for step in steps if step.method == DEPTHWISE).writes_bfloat16 = 1
+    with pytest.raises(RuntimeError, match="on single channels writes float32 only"):
+        with_steps(animegan, steps)(torch.zeros(1, 3, 32, 32))
+    resnet = writing_bfloat16(fuse(made(CONFIGS["resnet"]), "fp32"))
+    steps = steps_of(resnet)
+    adding = next(step for step in steps if step.residual >= 0)
+    adding.residual = adding.source
+    with pytest.raises(RuntimeError, match="a residual in bfloat16"):
+        with_steps(resnet, steps)(torch.zeros(1, 3, 32, 32))
 
 
 def test_the_kernels_of_all_tiers_are_there() -> None:
