@@ -47,14 +47,14 @@ class PackedWeights:
         return self.append(F.pad(values.detach().float(), (0, count - len(values))))
 
     def append_kernel(self, kernel: Tensor, dtype: torch.dtype) -> int:
-        """Appends a kernel, [frequencies, out channels, K], as [out / 16][frequencies][K / group][16][group].
+        """Appends a kernel, [rows, out channels, K], as [rows][out / 16][K / group][16][group].
 
         A group is what is multiplied and added at once: a value of float32, two of bfloat16.
         """
-        frequencies, out_channels, k = kernel.shape
+        rows, out_channels, k = kernel.shape
         group = group_of(dtype)
-        blocks = kernel.to(dtype).reshape(frequencies, out_channels // BLOCK, BLOCK, k // group, group)
-        return self.append(blocks.permute(1, 0, 3, 2, 4))
+        blocks = kernel.to(dtype).reshape(rows, out_channels // BLOCK, BLOCK, k // group, group)
+        return self.append(blocks.permute(0, 1, 3, 2, 4))
 
     def tensor(self) -> Tensor:
         """All that was packed, uint8; given once, for each part is freed as soon as it is in its place."""
@@ -94,9 +94,9 @@ def as_columns(kernel: Tensor) -> Tensor:
 
 
 def direct_kernel(kernel: Tensor, group: int) -> Tensor:
-    """[out, in, rows, columns] -> [1, out, rows * columns * in], each row filled up with zeros to whole groups."""
-    runs = kernel.permute(0, 2, 3, 1).flatten(2)
-    return F.pad(runs, (0, -runs.shape[2] % group)).flatten(1)[None]
+    """[out, in, rows, columns] -> [rows, out, columns * in], filled up with zeros to whole groups."""
+    runs = kernel.permute(2, 0, 3, 1).flatten(2)
+    return F.pad(runs, (0, -runs.shape[2] % group))
 
 
 def transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[Phase]:

@@ -145,7 +145,7 @@ struct Image {
 
 struct Phase {
   int64_t dy, rows, dx, columns;  // the taps, relative to the pixel y * stride, x * stride
-  // [channel block][row][column][input channel / group][16][group]; of Winograd float32, not transformed yet,
+  // [row][channel block][column][input channel / group][16][group]; of Winograd float32, not transformed yet,
   // [channel block][planes][input channel][row][column][16]; of kVertical as of kDirect.
   const void* weights;
 };
@@ -189,7 +189,7 @@ struct Convolution {
   int64_t chunk_row, chunk_rows;
   int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
   void* transformed;  // the chunk's input, [phase][frequency][tile_room][planes^2 in_channels], and a line a frequency
-  int64_t tile_room;  // kMaxTilePixels more than a chunk has, for what is multiplied beyond its end
+  int64_t tile_room;  // of a chunk, and what is multiplied beyond its end
   // Transformed kernels, of all output channels: of kVertical, and of Winograd unless `segment`, the tiles that a
   // thread works on at a time, is 0.
   void* kernels;

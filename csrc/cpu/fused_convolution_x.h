@@ -236,7 +236,7 @@ struct Product {
   int64_t length, pixel_step;
   int64_t row_pixels, row_step;  // where a tile may go on in the next row: pixels of a row, and the step to the next
   const typename E::Storage* weights;  // of the first channel block
-  int64_t block_step;                  // to the next block
+  int64_t run_step, block_step;        // to the next run, and to the next block
 };
 
 template <typename E, int kPixels>
@@ -264,12 +264,12 @@ __attribute__((noinline)) void multiply_tile(const Product<E>& product, int64_t 
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) sums[p][v] = V{};
   }
-  const Storage* weights = product.weights;
   const int64_t block_step = product.block_step, length = product.length;
   int64_t offsets[kPixels];
   pixel_offsets(product, first_pixel, offsets);
   for (int run = 0; run < product.count; ++run) {
     const Storage* from = product.runs[run];
+    const Storage* weights = product.weights + run * product.run_step;
     for (int64_t k = 0; k < length; k += E::kGroup) {
       typename E::Weights w[kVectors];
 #pragma GCC unroll 8
@@ -355,7 +355,8 @@ Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel)
   product.count = static_cast<int>(phase.rows);
   product.length = round_up(phase.columns * c.in_channels, E::kGroup);
   product.pixel_step = c.stride * c.in_channels;
-  product.block_step = phase.rows * product.length * kChannelBlock;
+  product.block_step = product.length * kChannelBlock;
+  product.run_step = product.length * c.out_channels;
   product.weights =
       static_cast<const typename E::Storage*>(phase.weights) + channel / kChannelBlock * product.block_step;
   return product;
@@ -408,6 +409,19 @@ void direct_unit(const Convolution& c, const RowRing<E>& ring, int64_t unit) {
 
 // --- direct convolution of few pixels
 
+// Taps [first, last) of a kernel's side, of those that see the picture at one of the output's places; the others see
+// zeros alone. In the middle of a U-Net that is half of a side, and the weights are most of what such a layer reads.
+struct Taps {
+  int64_t first, last;
+
+  Taps(int64_t taps, int64_t offset, int64_t stride, int64_t places, int64_t size, Padding padding)
+      : first(0), last(taps) {
+    if (padding != Padding::kZeros) return;
+    first = larger(0, -(offset + (places - 1) * stride));
+    last = larger(first, smaller(taps, size - offset));
+  }
+};
+
 template <typename E, int kBlocks>
 void small_blocks(const Convolution& c, const typename E::Storage* input, int64_t row_step, int64_t channel) {
   constexpr int kVectors = kBlocks * kBlockVectors;
@@ -420,8 +434,15 @@ void small_blocks(const Convolution& c, const typename E::Storage* input, int64_
       Product<E> product = product_of<E>(c, phase, channel);
       product.row_pixels = c.base_width;
       product.row_step = c.stride * row_step;
-      for (int64_t r = 0; r < phase.rows; ++r) {
-        product.runs[r] = input + (phase.dy + r - c.first) * row_step + (c.before + phase.dx) * c.in_channels;
+      const Taps rows(phase.rows, phase.dy, c.stride, c.base_height, c.in_height, c.padding);
+      const Taps columns(phase.columns, phase.dx, c.stride, c.base_width, c.in_width,
+                         c.in_channels % E::kGroup == 0 ? c.padding : Padding::kReflect);
+      product.count = static_cast<int>(rows.last - rows.first);
+      product.length -= (phase.columns - (columns.last - columns.first)) * c.in_channels;
+      product.weights += rows.first * product.run_step + columns.first * c.in_channels * kChannelBlock;
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        product.runs[r - rows.first] =
+            input + (phase.dy + r - c.first) * row_step + (c.before + phase.dx + columns.first) * c.in_channels;
       }
       V total[kVectors] = {}, squares[kVectors] = {};
       multiply_and_use<E, kBlocks>(product, c.base_height * c.base_width, tile, [&](int64_t first, int count) {
@@ -475,7 +496,8 @@ void multiply_columns(const Convolution& c, const Phase& phase, const RowRing<E>
   product.count = static_cast<int>(phase.rows);
   for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y + phase.dy + r, first_column);
   product.length = product.pixel_step = c.in_channels;
-  product.block_step = phase.rows * product.length * kChannelBlock;
+  product.block_step = product.length * kChannelBlock;
+  product.run_step = product.length * c.out_channels;
   each_block(0, c.out_channels, [&](int64_t channel, auto blocks) {
     product.weights =
         static_cast<const typename E::Storage*>(phase.weights) + channel / kChannelBlock * product.block_step;

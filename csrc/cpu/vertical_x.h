@@ -15,18 +15,18 @@ using SideVertical9 = ToomCookSide<kSideVertical9, kToomCookVertical9>;
 inline int64_t vertical_run(const Convolution& c) { return c.phases[0].columns * c.in_channels; }
 
 // Transforms the kernels of output channels [begin, end) times 16 kMaxTileBlocks: c.kernels becomes [channel
-// block][frequency][run][16], of [row][run][16].
+// block][frequency][run][16], of [row][channel block][run][16].
 template <typename S>
 void vertical_kernels_of(const Convolution& c, int64_t begin, int64_t end) {
   const int64_t row = vertical_run(c) * kChannelBlock;
   for (int64_t block = begin * kMaxTileBlocks; block < smaller(end * kMaxTileBlocks, c.out_channels / kChannelBlock);
        ++block) {
-    const float* from = static_cast<const float*>(c.phases[0].weights) + block * S::kTaps * row;
+    const float* from = static_cast<const float*>(c.phases[0].weights) + block * row;
     float* to = static_cast<float*>(c.kernels) + block * S::kFrequencies * row;
     for (int64_t i = 0; i < row; i += kLanes) {
       V taps[S::kTaps], values[S::kFrequencies];
 #pragma GCC unroll 16
-      for (int r = 0; r < S::kTaps; ++r) taps[r] = Float32::load(from + r * row + i);
+      for (int r = 0; r < S::kTaps; ++r) taps[r] = Float32::load(from + r * vertical_run(c) * c.out_channels + i);
       apply_matrix<S::kFrequencies, S::kTaps, S::kKernel>(taps, 1, values, 1);
 #pragma GCC unroll 16
       for (int f = 0; f < S::kFrequencies; ++f) Float32::store(to + f * row + i, values[f]);
@@ -235,18 +235,17 @@ __attribute__((noinline)) void multiply_planes(const float* planes, int64_t plan
   }
 }
 
-// The kernel becomes [frequency][input channel][column][picture channel], of [row][input channel][column and picture
-// channel] in blocks of 16.
+// The kernel becomes [frequency][input channel][column][picture channel], of [row][block of columns and picture
+// channels][input channel][16].
 template <typename S>
 void picture_kernels_of(const Convolution& c) {
   const int64_t pictures = c.picture_channels, run = c.kernel_width * pictures;
   for (int64_t block = 0; block * kChannelBlock < run; ++block) {
-    const float* from =
-        static_cast<const float*>(c.phases[0].weights) + block * S::kTaps * c.in_channels * kChannelBlock;
+    const float* from = static_cast<const float*>(c.phases[0].weights) + block * c.in_channels * kChannelBlock;
     for (int64_t i = 0; i < c.in_channels * kChannelBlock; i += kLanes) {
       V taps[S::kTaps], values[S::kFrequencies];
 #pragma GCC unroll 16
-      for (int r = 0; r < S::kTaps; ++r) taps[r] = Float32::load(from + r * c.in_channels * kChannelBlock + i);
+      for (int r = 0; r < S::kTaps; ++r) taps[r] = Float32::load(from + r * c.in_channels * c.out_channels + i);
       apply_matrix<S::kFrequencies, S::kTaps, S::kKernel>(taps, 1, values, 1);
       const int64_t channel = i / kChannelBlock, first = block * kChannelBlock + i % kChannelBlock;
       for (int f = 0; f < S::kFrequencies; ++f) {

@@ -374,7 +374,7 @@ void Plan::set_chunks(Convolution& c, int64_t phases, int64_t frequencies, int64
   const int64_t chunks = divided_up(c.tile_rows, rows);
   c.chunk_rows = divided_up(c.tile_rows, chunks);
   const int64_t tiles = c.chunk_rows * c.tile_columns, units = divided_up(c.out_channels, kUnitChannels) * phases;
-  c.tile_room = tiles + kMaxTilePixels;
+  c.tile_room = divided_up(tiles, kMaxTilePixels) * kMaxTilePixels;
   c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
   while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
 }
