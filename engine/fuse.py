@@ -344,8 +344,8 @@ class _Builder:
         weight, bias = self._weights(layer, following)
         # The channels of each source are stored, and read, in whole blocks.
         stored = [IMAGE_CHANNELS] if value.is_picture else [rounded_up(channels) for channels in value.channels]
-        parts = zip(weight.split(value.channels, dim=1), stored, strict=True)
-        weight = torch.cat([padded(part, count) for part, count in parts], dim=1)
+        parts = [padded(*part) for part in zip(weight.split(value.channels, dim=1), stored, strict=True)]
+        weight = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         step = Step(
             source=value.sources[0],
             second_source=value.sources[1] if len(value.sources) == 2 else NONE,

@@ -80,12 +80,14 @@ def rounded_up(channels: int) -> int:
 
 def padded(kernel: Tensor, in_channels: int) -> Tensor:
     """With zeros for the input channels that are only stored."""
-    return F.pad(kernel, (0, 0, 0, 0, 0, in_channels - kernel.shape[1]))
+    missing = in_channels - kernel.shape[1]
+    return F.pad(kernel, (0, 0, 0, 0, 0, missing)) if missing else kernel
 
 
 def whole_blocks(kernel: Tensor) -> Tensor:
     """With zeros for the output channels that are only stored."""
-    return F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, rounded_up(len(kernel)) - len(kernel)))
+    missing = rounded_up(len(kernel)) - len(kernel)
+    return F.pad(kernel, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else kernel
 
 
 def as_columns(kernel: Tensor) -> Tensor:
@@ -96,7 +98,8 @@ def as_columns(kernel: Tensor) -> Tensor:
 def direct_kernel(kernel: Tensor, group: int) -> Tensor:
     """[out, in, rows, columns] -> [rows, out, columns * in], filled up with zeros to whole groups."""
     runs = kernel.permute(2, 0, 3, 1).flatten(2)
-    return F.pad(runs, (0, -runs.shape[2] % group))
+    missing = -runs.shape[2] % group
+    return F.pad(runs, (0, missing)) if missing else runs
 
 
 def transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[Phase]:
