@@ -186,9 +186,13 @@ struct Convolution {
   // is split into (every other pixel of a strided convolution), `spread` is the step between the outputs of a tile;
   // both are 1 where the tile's own transforms see to the stride.
   int64_t tile_rows, tile_columns, planes, spread;
+  // How many phases have a transformed input of their own: all, or one, whose input is that of the others, a pixel
+  // further on: what they make of it are their outputs less a row, a column, or both.
+  int64_t input_phases;
   int64_t chunk_row, chunk_rows;
   int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
-  void* transformed;  // the chunk's input, [phase][frequency][tile_room][planes^2 in_channels], and a line a frequency
+  void* transformed;  // the chunk's input, [input phase][frequency][tile_room][planes^2 in_channels], and a line a
+                      // frequency
   int64_t tile_room;  // of a chunk, and what is multiplied beyond its end
   // Transformed kernels, of all output channels: of kVertical, and of Winograd unless `segment`, the tiles that a
   // thread works on at a time, is 0.

@@ -313,10 +313,15 @@ struct Sums {
   }
 };
 
-// Up to `rows` rows and `columns` columns of the output of a tile, all of them if kWhole.
+// The part of a tile's outputs that lies in the picture.
+struct TilePart {
+  int64_t first_row, last_row, first_column, last_column;
+};
+
+// A part of the output of a tile, all of it if kWhole.
 template <typename Rows, typename Columns, bool kWhole>
 __attribute__((noinline)) void transform_output(const float* from, int64_t frequency_step, V bias, char* to,
-                                                int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
+                                                int64_t row_step, int64_t pixel_step, const TilePart& part,
                                                 Writing writing, Sums& sums) {
   V half[Rows::kOut][Columns::kFrequencies], total = sums.total, squares = sums.squares;
   for (int g = 0; g < Columns::kFrequencies; ++g) {
@@ -327,12 +332,12 @@ __attribute__((noinline)) void transform_output(const float* from, int64_t frequ
     }
     apply_output<Rows>(column, half[0] + g, Columns::kFrequencies);
   }
-  for (int y = 0; y < (kWhole ? Rows::kOut : smaller(Rows::kOut, rows)); ++y) {
+  for (int64_t y = kWhole ? 0 : part.first_row; y < (kWhole ? Rows::kOut : part.last_row); ++y) {
     V values[Columns::kOut];
     apply_output<Columns>(half[y], values, 1);
 #pragma GCC unroll 16
     for (int x = 0; x < Columns::kOut; ++x) {
-      if (!kWhole && x >= columns) break;
+      if (!kWhole && (x < part.first_column || x >= part.last_column)) continue;
       const V value = values[x] + bias;
       total = total + value;
       squares = multiply_add(value, value, squares);
@@ -408,7 +413,7 @@ void winograd_input(const Convolution& c, int64_t begin, int64_t end, char* memo
   for (int64_t row = begin; row < end; ++row) {
     const int64_t tile_row = c.chunk_row + row;
     ring.advance_to(tile_row * Rows::kStep * c.planes + c.last);
-    for (int64_t i = 0; i < c.spread * c.spread; ++i) {
+    for (int64_t i = 0; i < c.input_phases; ++i) {
       transform_tiles<E, Rows, Columns>(c, ring, tile_row, c.phases[i], 0, c.tile_columns, row * c.tile_columns,
                                         transformed_input<E>(c, i, kFrequencies));
     }
@@ -545,11 +550,18 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
   const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
   const int64_t bytes = bytes_of(c.writing), pixel_step = spread * c.out_channels * bytes,
                 row_step = c.up * c.base_width * pixel_step;
+  const bool is_shifted = c.input_phases == 1;
+  const int64_t up = is_shifted ? c.phases[phase].dy - c.phases[0].dy : 0;
+  const int64_t left = is_shifted ? c.phases[phase].dx - c.phases[0].dx : 0;
   Sums sums[kBlocks * kBlockVectors];
   for (int64_t t = 0; t < count; ++t) {
-    const int64_t y = (first + t) / c.tile_columns * Rows::kOut, x = (first + t) % c.tile_columns * Columns::kOut;
+    const int64_t y = (first + t) / c.tile_columns * Rows::kOut - up;
+    const int64_t x = (first + t) % c.tile_columns * Columns::kOut - left;
     char* to = output_at(c, spread * y + phase / spread, spread * x + phase % spread, channel);
-    const bool is_whole = height - y >= Rows::kOut && width - x >= Columns::kOut;
+    const TilePart part = {larger(-y, 0), smaller(Rows::kOut, height - y), larger(-x, 0),
+                           smaller(Columns::kOut, width - x)};
+    const bool is_whole =
+        part.last_row - part.first_row == Rows::kOut && part.last_column - part.first_column == Columns::kOut;
     const auto transform = is_whole ? transform_output<Rows, Columns, true> : transform_output<Rows, Columns, false>;
     // Halves of lines of the caches, which vectors are then, can't be written past these.
     alignas(64) uint16_t lines[Rows::kOut * Columns::kOut * kWidth];
@@ -558,12 +570,13 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
       transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
                 (in_lines ? reinterpret_cast<char*>(lines) : to) + v * kLanes * bytes,
-                in_lines ? Columns::kOut * step : row_step, step, height - y, width - x,
-                in_lines ? Writing::kHalves : c.writing, sums[v]);
+                in_lines ? Columns::kOut * step : row_step, step, part, in_lines ? Writing::kHalves : c.writing,
+                sums[v]);
     }
-    for (int64_t r = 0; in_lines && r < smaller(Rows::kOut, height - y); ++r) {
-      stream_pixels<kWidth>(lines + r * Columns::kOut * kWidth, smaller(Columns::kOut, width - x),
-                            reinterpret_cast<uint16_t*>(to + r * row_step), pixel_step / bytes);
+    for (int64_t r = part.first_row; in_lines && r < part.last_row; ++r) {
+      stream_pixels<kWidth>(
+          lines + (r * Columns::kOut + part.first_column) * kWidth, part.last_column - part.first_column,
+          reinterpret_cast<uint16_t*>(to + r * row_step + part.first_column * pixel_step), pixel_step / bytes);
     }
   }
   for (int v = 0; v < kBlocks * kBlockVectors && statistics; ++v)
@@ -589,7 +602,7 @@ void winograd_output(const Convolution& c, int64_t begin, int64_t end, char* mem
     const int64_t slot = unit / channel_units, phase = slot % phases, part = slot / phases;
     const int64_t group = part * groups / c.parts, tile = group * kTilePixels;
     const int64_t last_tile = smaller((part + 1) * groups / c.parts * kTilePixels, chunk_tiles(c));
-    const auto* const input = transformed_input<E>(c, phase, kFrequencies) + group * group_step;
+    const auto* const input = transformed_input<E>(c, phase % c.input_phases, kFrequencies) + group * group_step;
     float* const statistics = c.statistics ? c.statistics + slot * 2 * c.out_channels : nullptr;
     const int64_t first = unit % channel_units * kUnitChannels, last = smaller(first + kUnitChannels, c.out_channels);
     if (statistics) clear_statistics(c, statistics, first, last);
@@ -641,7 +654,9 @@ void winograd_segments(const Convolution& c, int64_t begin, int64_t end, char* m
     for (int64_t phase = 0; phase < phases; ++phase) {
       float* const statistics = c.statistics ? c.statistics + (unit * phases + phase) * 2 * c.out_channels : nullptr;
       if (statistics) clear_statistics(c, statistics, 0, c.out_channels);
-      transform_tiles<E, Rows, Columns>(c, ring, row, c.phases[phase], tile, last, 0, input);
+      if (phase < c.input_phases) {
+        transform_tiles<E, Rows, Columns>(c, ring, row, c.phases[phase], tile, last, 0, input);
+      }
       each_block(0, c.out_channels, [&](int64_t channel, auto blocks_at_once) {
         winograd_channels<E, Rows, Columns, decltype(blocks_at_once)::kValue>(
             c, phase, channel, row * c.tile_columns + tile, last - tile, input,

@@ -27,6 +27,8 @@ constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
 // What has more values is written past the caches: it would be gone from a core's own before it is read.
 constexpr int64_t kStreamValues = 3 << 18;
 constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
+// Phases share their transformed input where that adds at most one tile to so many.
+constexpr int64_t kSharedTiles = 7;
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
@@ -263,22 +265,31 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
   const Method other = other_tiles(c.method);
   if (products(c, other) < products(c, c.method)) c.method = other;
   const auto [rows, columns] = tile_shape(c.method);
-  c.tile_rows = tiles_beside(c.up * c.base_height / c.spread, rows);
-  c.tile_columns = tiles_beside(c.up * c.base_width / c.spread, columns);
+  const int64_t phases = c.spread * c.spread, height = c.up * c.base_height / c.spread,
+                width = c.up * c.base_width / c.spread;
+  c.tile_rows = tiles_beside(height, rows), c.tile_columns = tiles_beside(width, columns);
+  c.input_phases = phases;
+  const int64_t more_rows = tiles_beside(height + 1, rows), more_columns = tiles_beside(width + 1, columns);
+  if (more_rows * more_columns * kSharedTiles <= c.tile_rows * c.tile_columns * (kSharedTiles + 1)) {
+    c.input_phases = 1;
+    if (phases > 1) c.tile_rows = more_rows, c.tile_columns = more_columns;
+  }
   const int64_t frequencies = rows.frequencies * columns.frequencies, depth = c.planes * c.planes * c.in_channels;
   const int64_t stride = is_strided || (is_pairs && c.up == 1) ? 2 : 1;
   const int64_t up = is_transposed || (is_pairs && c.stride == 1) ? 2 : 1;
   const int64_t kernel = up == 2 ? 1 : is_pairs ? 4 : 3;
   check(c.stride == stride && c.up == up && step.kernel == kernel, kOp, ": a Winograd step of an unknown shape");
-  const int64_t phases = c.spread * c.spread;
-  int64_t bottom = 0, right = 0;
+  int64_t bottom = step.phases[0].dy, right = step.phases[0].dx;
   for (int64_t i = 0; i < phases; ++i) {
     const StepPhase& phase = step.phases[i];
     check(std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel, kOp, ": a kernel far away");
     c.phases[i] = {phase.dy, 0, phase.dx, 0,
                    weight(phase.weights, rows.taps * columns.taps * depth * c.out_channels * 4)};
-    c.first = std::min(c.first, phase.dy), bottom = std::max(bottom, phase.dy);
-    c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx);
+    c.first = std::min(c.first, phase.dy), c.before = std::max(c.before, -phase.dx);
+    const int64_t down = phase.dy - step.phases[0].dy, aside = phase.dx - step.phases[0].dx;
+    check(down == (phases > 1 ? i / 2 : 0) && aside == (phases > 1 ? i % 2 : 0), kOp,
+          ": a Winograd step of an unknown shape");
+    if (i < c.input_phases) bottom = std::max(bottom, phase.dy), right = std::max(right, phase.dx);
   }
   // The last pixel that so many tiles read, of the last picture of a stride.
   const auto reach = [&](int64_t count, const TileSide& side) {
@@ -298,8 +309,8 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
     kernel_bytes_ = std::max(kernel_bytes_, phases * frequencies * depth * c.out_channels * element_bytes);
     return aligned(input_bytes(c.segment + kMaxTilePixels)) + product_bytes(c.segment);
   }
-  set_chunks(c, phases, frequencies, depth * element_bytes);
-  transformed_bytes_ = std::max(transformed_bytes_, phases * input_bytes(c.tile_room));
+  set_chunks(c, frequencies, depth * element_bytes);
+  transformed_bytes_ = std::max(transformed_bytes_, c.input_phases * input_bytes(c.tile_room));
   return aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
          product_bytes(c.chunk_rows * c.tile_columns / c.parts);
 }
@@ -367,13 +378,14 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
 
 // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
 // threads have as much to do.
-void Plan::set_chunks(Convolution& c, int64_t phases, int64_t frequencies, int64_t pixel_bytes) const {
-  const int64_t row_bytes = phases * frequencies * c.tile_columns * pixel_bytes;
+void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) const {
+  const int64_t row_bytes = c.input_phases * frequencies * c.tile_columns * pixel_bytes;
   const int64_t enough = std::max(kChunkBytes / row_bytes, divided_up(kChunkTiles, c.tile_columns));
   const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
   const int64_t chunks = divided_up(c.tile_rows, rows);
   c.chunk_rows = divided_up(c.tile_rows, chunks);
-  const int64_t tiles = c.chunk_rows * c.tile_columns, units = divided_up(c.out_channels, kUnitChannels) * phases;
+  const int64_t tiles = c.chunk_rows * c.tile_columns,
+                units = divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread;
   c.tile_room = divided_up(tiles, kMaxTilePixels) * kMaxTilePixels;
   c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
   while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
