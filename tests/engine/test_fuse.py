@@ -176,14 +176,17 @@ PAIRS: dict[str, GeneratorConfig] = {
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", PAIRS)
 def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles, which are small ones, and of many."""
+    """Strided 4x4 kernels and phases of 2x2 taps, on pictures of few tiles, which are small ones, and of many.
+
+    The tiles of the last picture are shared by all phases, which takes one more a row and a column.
+    """
     monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
     generator = made(PAIRS[name])
-    for height, width in [(16, 24), (40, 264), (72, 152)]:
+    for height, width in [(16, 24), (40, 264), (72, 152), (136, 264)]:
         image = picture_for(generator, height=height, width=width)
         expected = expected_of(generator, image)
         for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
-            fused = fuse(generator, precision)
+            fused = fuse(generator, precision, tile=(2, 2))
             assert WINOGRAD_PAIRS in [step.method for step in steps_of(fused)]
             with forced_isa(isa):
                 assert error_db(fused(image), expected) > least, (height, width, precision)
