@@ -2,7 +2,8 @@
 
 The peak is measured between the frames. Two shares of it are told: of what a layer multiplies (a Winograd layer
 multiplies 4/9 or 1/4 as often as its definition says), which says how well its code runs, and of its definition, which
-says what it is worth. Channels that are stored but not used are counted as multiplied.
+says what it is worth. Channels that are stored but not used are counted as multiplied, and so are taps that see padding
+alone, which layers of few pixels leave out.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kern
 
 enum class Activation : int64_t { kNone, kRelu, kLeakyRelu };
 enum class Padding : int64_t { kZeros, kReflect, kReplicate };
-// What becomes of an output: float32 or bfloat16, past the caches where it is too large for them. Whole lines go there,
-// so 32 channels, or a multiple, of bfloat16.
+// What becomes of an output: float32 or bfloat16, past the caches where it is too large for them. Only whole lines go
+// there well, so bfloat16 of 32 channels, or a multiple, from kernels that multiply as many at once.
 enum class Writing : int64_t { kFloats, kFloatsPastCaches, kHalves, kHalvesPastCaches };
 // kColumns: the last layer, whose few output channels would leave most of a vector empty. Its product has a channel for
 // each picture channel of each kernel column, and these are added up, shifted, afterwards; with up = 2 its phases are
@@ -193,7 +193,7 @@ struct Convolution {
   int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
   void* transformed;  // the chunk's input, [input phase][frequency][tile_room][planes^2 in_channels], and a line a
                       // frequency
-  int64_t tile_room;  // of a chunk, and what is multiplied beyond its end
+  int64_t tile_room;  // a chunk's tiles, rounded up to the kernels' tile_pixels
   // Transformed kernels, of all output channels: of kVertical, and of Winograd unless `segment`, the tiles that a
   // thread works on at a time, is 0.
   void* kernels;
@@ -241,6 +241,7 @@ struct MethodKernels {
 
 struct FusedConvolutionKernels {
   Isa isa;
+  int64_t tile_pixels, tile_blocks;  // pixels, or Winograd tiles, and channel blocks that are multiplied at once
   MethodKernels methods[kMethods];
 };
 

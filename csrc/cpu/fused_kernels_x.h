@@ -25,6 +25,8 @@ constexpr MethodKernels tile_kernels() {
 
 constexpr FusedConvolutionKernels all_kernels(Isa isa) {
   return {isa,
+          kTilePixels,
+          kTileBlocks,
           {{{direct_units<Float32>, direct_units<BFloat16>}},
            tile_kernels<Side2>(),
            tile_kernels<Side4, Side2, Side4Near, Side2>(),

@@ -70,12 +70,6 @@ int64_t products(const Convolution& c, Method method) {
   return (tiles + 5) * rows.frequencies * columns.frequencies;
 }
 
-Writing writing_of(int64_t pixels, int64_t channels, Dtype dtype) {
-  const bool is_large = pixels * channels > kStreamValues;
-  if (dtype == kFloat32) return is_large ? Writing::kFloatsPastCaches : Writing::kFloats;
-  return is_large && channels % kUnitChannels == 0 ? Writing::kHalvesPastCaches : Writing::kHalves;
-}
-
 // How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
 // the tiles, their products and the kernels together the larger one.
 void set_segment(Convolution& c, int64_t kernel_bytes, int64_t tile_bytes) {
@@ -99,7 +93,8 @@ Plan::Plan(const Program& program, int64_t height, int64_t width, const Threads&
       height_(height),
       width_(width),
       threads_(threads),
-      thread_count_(threads.count()) {
+      thread_count_(threads.count()),
+      kernels_(fused_convolution_kernels()) {
   Header header;
   check(program.count * 8 >= static_cast<int64_t>(sizeof header), kOp, ": the program is empty");
   std::memcpy(&header, program.numbers, sizeof header);
@@ -176,6 +171,7 @@ void Plan::add(const Step& step) {
     check(read == kNone || (read != step.save && read != step.output), kOp, ": a step writes what it reads");
   }
   check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
+  check(step.save == kNone || step.source != kNone, kOp, ": a step keeps the image");
   c.saving = writing_of(c.in_height * c.in_width, c.in_channels, kFloat32);
   if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, kFloat32, false);
   if (makes_picture(c)) {
@@ -241,6 +237,13 @@ const void* Plan::weight(int64_t offset, int64_t bytes) const {
 
 // Of what a step multiplies: 0 is float32, 1 bfloat16.
 int Plan::element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
+
+Writing Plan::writing_of(int64_t pixels, int64_t channels, Dtype dtype) const {
+  const bool is_large = pixels * channels > kStreamValues;
+  if (dtype == kFloat32) return is_large ? Writing::kFloatsPastCaches : Writing::kFloats;
+  const bool has_lines = channels % kUnitChannels == 0 && kernels_.tile_blocks == kMaxTileBlocks;
+  return is_large && has_lines ? Writing::kHalvesPastCaches : Writing::kHalves;
+}
 
 void Plan::set_geometry(const Step& step, Convolution& c) {
   const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
@@ -386,7 +389,7 @@ void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) 
   c.chunk_rows = divided_up(c.tile_rows, chunks);
   const int64_t tiles = c.chunk_rows * c.tile_columns,
                 units = divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread;
-  c.tile_room = divided_up(tiles, kMaxTilePixels) * kMaxTilePixels;
+  c.tile_room = divided_up(tiles, kernels_.tile_pixels) * kernels_.tile_pixels;
   c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
   while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
 }
@@ -467,7 +470,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, float* pictu
   }
   if (step.has_norm && !makes_picture(c)) c.statistics = memory.statistics;
 
-  const MethodKernels& kernels = fused_convolution_kernels().methods[static_cast<int>(c.method)];
+  const MethodKernels& kernels = kernels_.methods[static_cast<int>(c.method)];
   const int type = element_type(step);
   c.transformed = memory.transformed, c.kernels = memory.kernels;
   if (kernels.kernels[type] && (c.segment > 0 || !is_winograd(c))) {

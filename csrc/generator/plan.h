@@ -64,7 +64,8 @@ class Plan {
   int64_t height_, width_;
   const Threads& threads_;
   int64_t thread_count_;
-  std::vector<int64_t> current_;  // value of each slot, after the steps so far
+  const FusedConvolutionKernels& kernels_;  // what the plan is for; others may want more room
+  std::vector<int64_t> current_;            // value of each slot, after the steps so far
   std::vector<Value> values_;
   std::vector<PlannedStep> steps_;
   int64_t statistics_bytes_ = 0, transformed_bytes_ = 0, kernel_bytes_ = 0, scratch_bytes_ = 0, value_bytes_ = 0;
@@ -75,6 +76,7 @@ class Plan {
   void place_values();
   const void* weight(int64_t offset, int64_t bytes) const;
   int element_type(const Step& step) const;
+  Writing writing_of(int64_t pixels, int64_t channels, Dtype dtype) const;
   void set_geometry(const Step& step, Convolution& c);
   int64_t set_winograd_geometry(const Step& step, Convolution& c, int64_t element_bytes);
   int64_t set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes);

@@ -182,7 +182,7 @@ def test_winograd_of_pairs(name: str, isa: str, monkeypatch: pytest.MonkeyPatch)
     """
     monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
     generator = made(PAIRS[name])
-    for height, width in [(16, 24), (40, 264), (72, 152), (136, 264)]:
+    for height, width in [(16, 24), (64, 64), (40, 264), (72, 152), (136, 264)]:
         image = picture_for(generator, height=height, width=width)
         expected = expected_of(generator, image)
         for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
@@ -491,6 +491,15 @@ def test_tiles_of_the_image_are_refused() -> None:
     first.method, first.kernel, first.pad_before, first.pad_after = WINOGRAD2, 3, 1, 1
     with pytest.raises(RuntimeError, match="Winograd step of an unknown shape"):
         with_steps(fused, [first, *others])(torch.zeros(1, 3, 32, 32))
+
+
+def test_keeping_the_image_is_refused() -> None:
+    """Its three channels are not a block of them."""
+    fused = fuse(made(CONFIGS["resnet"]), "fp32")
+    first, *others = steps_of(fused)
+    first.save = int(fused.program[2]) - 1
+    with pytest.raises(RuntimeError, match="keeps the image"):
+        with_steps(fused, [first, *others])(torch.zeros(1, 3, 64, 64))
 
 
 def test_bfloat16_is_refused_where_nothing_writes_or_adds_it() -> None:
