@@ -65,8 +65,8 @@ FULL = (
     ("transformer", SIZES[1]),
 )
 
-# A contender this many times slower than the fastest of its group sits out the larger sizes of that generator; if a
-# frame takes it this long too, it takes part in the first round only.
+# A contender this many times slower than the fastest of its group (in float32: the fastest in float32) sits out the
+# larger sizes of that generator; if a frame takes it this long too, it takes part in the first round only.
 FAR_BEHIND = 4.0
 SLOW_SECONDS = 1.0
 
@@ -318,8 +318,13 @@ def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings)
 
 
 def _times_slower(row: Row, rows: Sequence[Row]) -> float:
-    """How many times slower than the fastest of `rows` it is, by medians of the rounds so far; 0 if it has none."""
-    medians = [statistics.median(other.measured) for other in rows if other.measured]
+    """How many times slower than the fastest of `rows` it is, by medians of the rounds so far; 0 if it has none.
+
+    In float32, than the fastest in float32: the best of these is wanted too.
+    """
+    is_float32 = row.facts["precision"] == "fp32"
+    rivals = [other for other in rows if not is_float32 or other.facts["precision"] == "fp32"]
+    medians = [statistics.median(other.measured) for other in rivals if other.measured]
     return statistics.median(row.measured) / min(medians) if row.measured else 0.0
 
 

@@ -130,6 +130,14 @@ def test_a_contender_that_hangs_is_ended() -> None:
     process.close()
 
 
+def test_float32_is_far_behind_the_fastest_in_float32_only() -> None:
+    rows = [
+        results.Row("group", name, name.startswith("engine"), [seconds], facts={"precision": name.split()[-1]})
+        for name, seconds in (("engine fused fast", 0.1), ("engine fused fp32", 0.2), ("b fp32", 0.6), ("b bf16", 0.5))
+    ]
+    assert [round(model._times_slower(row, rows), 3) for row in rows] == [1.0, 1.0, 3.0, 5.0]
+
+
 def test_a_new_backend_or_peer_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, "newest", ModuleType("newest"))
     monkeypatch.setattr(table, "_PEERS", (*table._PEERS, ("another tool", "another", ("fp32",), ("fp16",))))
