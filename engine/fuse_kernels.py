@@ -12,6 +12,8 @@ from engine.errors import BackendError
 from engine.fuse_program import BLOCK
 
 _ALIGNMENT = 64
+# What the system maps of a file at once.
+_HUGE_PAGE = 2 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +30,30 @@ class Phase:
 
 
 class PackedWeights:
-    """Tensors one after the other in one row of bytes, each at a multiple of 64."""
+    """Tensors in one row of bytes, each at a multiple of 64.
+
+    One of whole huge pages begins at such a page, so that rows of a kernel that no pixel sees are not mapped with
+    their neighbours. What is smaller fills the gap before it.
+    """
 
     def __init__(self) -> None:
-        self._packed: list[Tensor] = []  # uint8, in the order of their offsets
+        self._packed: list[tuple[int, Tensor]] = []  # offset, uint8
         self._size = 0
+        self._gap = range(0)
 
     def append(self, tensor: Tensor) -> int:
-        """Appends it as it is; returns its offset."""
+        """Puts it somewhere as it is; returns its offset."""
         data = tensor.contiguous().view(-1).view(torch.uint8)
-        offset = self._size
-        self._packed.append(data)
-        self._size += len(data) + -len(data) % _ALIGNMENT
+        room = len(data) + -len(data) % _ALIGNMENT
+        if len(data) > 0 and len(data) % _HUGE_PAGE == 0 and self._size % _HUGE_PAGE != 0:
+            begin = self._size + -self._size % _HUGE_PAGE
+            self._gap = max(self._gap, range(self._size, begin), key=len)
+            self._size = begin
+        if room <= len(self._gap):
+            offset, self._gap = self._gap.start, self._gap[room:]
+        else:
+            offset, self._size = self._size, self._size + room
+        self._packed.append((offset, data))
         return offset
 
     def append_floats(self, values: Tensor, count: int) -> int:
@@ -59,13 +73,14 @@ class PackedWeights:
     def tensor(self) -> Tensor:
         """All that was packed, uint8; given once, for each part is freed as soon as it is in its place."""
         memory = torch.empty(self._size, dtype=torch.uint8)
-        offset = 0
+        self._packed.sort(key=lambda part: part[0])
+        end = 0
         while self._packed:
-            data = self._packed.pop(0)
-            end = offset + len(data) + -len(data) % _ALIGNMENT
-            memory[offset : offset + len(data)] = data
-            memory[offset + len(data) : end] = 0
-            offset = end
+            offset, data = self._packed.pop(0)
+            memory[end:offset] = 0
+            end = offset + len(data)
+            memory[offset:end] = data
+        memory[end:] = 0
         return memory
 
 

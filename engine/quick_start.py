@@ -49,7 +49,7 @@ _MOST_READY = 3
 # What `--backend auto` would measure beside the fused engine, if it is installed.
 _RIVALS = ("onnxruntime", "openvino")
 
-_WEIGHTS = "weights.npy"
+_WEIGHTS = "weights.bin"
 
 # No such checkpoint, kernels that aren't built or an instruction set that can't run, a cache that can't be used.
 _UNUSABLE = (OSError, ValueError, ImportError, EngineError)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PER_PRECISION = True
-_WEIGHTS, _FACTS = "packed.npy", "packed.json"
+_WEIGHTS, _FACTS = "packed.bin", "packed.json"
 
 
 def unavailable(device: str, spec: Spec) -> str | None:

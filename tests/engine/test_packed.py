@@ -30,9 +30,9 @@ FUSABLE = [name for name in CONFIGS if not name.startswith(("srresnet", "rrdbnet
 
 def packed(generator: Generator, fused: FusedGenerator, folder: Path, *, count: int = 2) -> PackedGenerator:
     """By way of the disk, as it is used."""
-    write_weights(fused, folder / "weights.npy")
+    write_weights(fused, folder / "weights.bin")
     facts = json.loads(json.dumps(PackedFacts.of(fused, generator).to_dict()))
-    return PackedGenerator(read_weights(folder / "weights.npy"), PackedFacts.from_dict(facts), threads=count)
+    return PackedGenerator(read_weights(folder / "weights.bin"), PackedFacts.from_dict(facts), threads=count)
 
 
 def frame_of(width: int, height: int) -> np.ndarray:
@@ -136,7 +136,7 @@ def test_needs_no_torch(tmp_path: Path) -> None:
             "from engine.packed import PackedFacts, PackedGenerator, read_weights",
             "folder = Path(sys.argv[1])",
             "facts = PackedFacts.from_dict(json.loads((folder / 'facts.json').read_text()))",
-            "run = PackedGenerator(read_weights(folder / 'weights.npy'), facts, threads=2)",
+            "run = PackedGenerator(read_weights(folder / 'weights.bin'), facts, threads=2)",
             "np.save(folder / 'translated.npy', run.translate(np.load(folder / 'frame.npy')))",
             "assert 'torch' not in sys.modules",
         ]
@@ -161,30 +161,30 @@ def test_activations_share_memory() -> None:
 
 class TestBadInput:
     def test_no_such_weights(self, tmp_path: Path) -> None:
-        with pytest.raises(BackendError, match=r"weights\.npy holds no packed weights"):
-            read_weights(tmp_path / "weights.npy")
+        with pytest.raises(BackendError, match=r"weights\.bin holds no packed weights"):
+            read_weights(tmp_path / "weights.bin")
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x93NUMPY\x01\x00"])
     def test_damaged_weights(self, content: bytes, tmp_path: Path) -> None:
-        (tmp_path / "weights.npy").write_bytes(content)
+        (tmp_path / "weights.bin").write_bytes(content)
         with pytest.raises(BackendError, match="holds no packed weights"):
-            read_weights(tmp_path / "weights.npy")
+            read_weights(tmp_path / "weights.bin")
 
     def test_pickled_weights_are_not_loaded(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "weights.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        np.save(tmp_path / "weights.bin", np.array([{"a": 1}], dtype=object), allow_pickle=True)
         with pytest.raises(BackendError, match="holds no packed weights"):
-            read_weights(tmp_path / "weights.npy")
+            read_weights(tmp_path / "weights.bin")
 
     def test_other_arrays(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "weights.npy", np.zeros(4))
+        np.save(tmp_path / "weights.bin", np.zeros(4))
         with pytest.raises(BackendError, match=r"float64 \[4\]"):
-            read_weights(tmp_path / "weights.npy")
+            read_weights(tmp_path / "weights.bin")
 
     def test_weights_of_another_generator(self, tmp_path: Path) -> None:
         generator = small_generator("resnet")
         facts = PackedFacts.of(fuse(generator, "fp32"), generator)
-        write_weights(fuse(small_generator("animegan"), "fp32"), tmp_path / "weights.npy")
-        run = PackedGenerator(read_weights(tmp_path / "weights.npy")[:1024], facts, threads=1)
+        write_weights(fuse(small_generator("animegan"), "fp32"), tmp_path / "weights.bin")
+        run = PackedGenerator(read_weights(tmp_path / "weights.bin")[:1024], facts, threads=1)
         with pytest.raises(BackendError, match="outside of the 1024 bytes"):
             run.translate(frame_of(64, 48))
 
