@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from engine import artifacts, background
-from engine.backends import BACKENDS, get_backend
+from engine.backends import BACKENDS, get_backend, own_precisions
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import EngineCache
 from engine.engines import AUTO_SECONDS, Row, RunningEngine, measuring_seconds, row_of
@@ -42,6 +42,8 @@ BUILDING_PAYS_AFTER_SECONDS = 180.0
 # Built in seconds, and in minutes; in the order that they are worth trying in.
 _QUICK = ("openvino", "onnxruntime", "torchscript")
 _SLOW = {"cpu": ("aoti",), "cuda": ("tensorrt", "tensorrt-rtx", "aoti")}
+# Take up to minutes too, and are not tried unless they are asked for.
+_SLOW_IF_ASKED = ("inductor", "openvino-gpu", "openvino-npu")
 
 # Calls of each engine that are measured, in turn. One whose first call took so many times the best is left out.
 _ROUNDS = 5
@@ -96,6 +98,11 @@ class Trial:
         turn = self._frames % 2
         self._best_ms[turn] = min(self._best_ms[turn], frame_ms)
         self._frames += 1
+
+    @property
+    def rival(self) -> Engine:
+        """The one that did not run before."""
+        return self._engines[1]
 
     @property
     def winner(self) -> Engine | None:
@@ -155,6 +162,8 @@ class Chooser:
         self._ladder = self._candidates(backend, precision, file)
         self._rejected: dict[Candidate, str] = {}
         self._preparing: dict[tuple[int, int], _Preparation] = {}
+        # Engines that take minutes to build and have been measured, by frame size: not to be made ready for it again.
+        self._measured_slow: dict[tuple[int, int], set[str]] = {}
         # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
         self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
         # The batch of the last choice, and what eager float32 has made of it.
@@ -170,12 +179,15 @@ class Chooser:
         self._proofs.clear()
         expected = self._run(self.stand_in, batch)
         self._proven_on = batch.copy(), expected
-        remembered = self._remembered(batch) if self._auto and not self._explain else None
+        note = self._note(batch) if self._auto and not self._explain else None
+        remembered = Candidate(note["backend"], note["precision"]) if note else None
         first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
         if not self._auto:
             self.rows = [row_of(first, chosen=True)]
             return first
-        if remembered is not None and str(remembered) == str(first):
+        if note is not None and str(remembered) == str(first):
+            # Its first frame took longer than others will.
+            self._build_beside(dataclasses.replace(first, frame_ms=note["ms"]), batch, expected)
             return first
         return self._fastest(first, batch, expected)
 
@@ -207,9 +219,11 @@ class Chooser:
         """How to decide between the engine that runs and one that has become ready; None: the new one was asked for."""
         return Trial(current, rival) if self._auto else None
 
-    def decided(self, batch: np.ndarray, winner: Engine) -> None:
+    def decided(self, batch: np.ndarray, trial: Trial) -> None:
         """Remembers who has won a trial."""
-        self._remember(batch, winner)
+        assert trial.winner is not None
+        self._measured_slow.setdefault(_size_of(batch), set()).add(str(trial.rival))
+        self._remember(batch, trial.winner)
 
     # --- what to try ---
 
@@ -225,6 +239,15 @@ class Chooser:
                 raise BackendError(f"{file} is an engine of the backend {exported.backend}, not {backend}")
             if precision not in ("auto", exported.precision):
                 raise BackendError(f"{file} is an engine in {exported.precision}, not {precision}")
+        if own_precisions(backend):
+            ladder = self._ladder_elsewhere(backend, precision)
+        else:
+            ladder = self._ladder_here(backend, precision)
+        if exported is not None:
+            ladder.insert(0, Candidate(exported.backend, exported.precision, exported))
+        return list(dict.fromkeys(ladder)) if exported is None else ladder
+
+    def _ladder_here(self, backend: str, precision: str) -> list[Candidate]:
         fastest = fastest_precision(self._device)
         first = fastest if precision == "auto" else precision
         if is_emulated(first, self._device):
@@ -237,10 +260,18 @@ class Chooser:
         ladder = [Candidate(asked, tried) for tried in (first, *half, "fp32")]
         if asked not in ("eager", best_ready):
             ladder.append(Candidate(best_ready, first))
-        ladder += [Candidate("eager", first), Candidate("eager", "fp32")]
-        if exported is not None:
-            ladder.insert(0, Candidate(exported.backend, exported.precision, exported))
-        return list(dict.fromkeys(ladder)) if exported is None else ladder
+        return [*ladder, Candidate("eager", first), Candidate("eager", "fp32")]
+
+    def _ladder_elsewhere(self, backend: str, precision: str) -> list[Candidate]:
+        """For a backend that computes elsewhere than on the device, which stands in for it in its own precisions."""
+        own = own_precisions(backend)
+        if precision not in ("auto", *own):
+            raise BackendError(f"backend {backend!r} runs in {' and '.join(own)}, not in {precision}")
+        ladder = [Candidate(backend, one) for one in own if precision in ("auto", one)]
+        if BACKENDS["fused"].unavailable(self._device) is None:
+            here = (fastest_precision(self._device), "fp32") if precision == "auto" else ("fp32",)
+            ladder += [Candidate("fused", one) for one in here]
+        return [*ladder, Candidate("eager", "fp32")]
 
     def _first(self, ladder: Iterable[Candidate], batch: np.ndarray, expected: np.ndarray) -> Engine:
         """The first candidate that runs and keeps the parity contract; a live stream does not wait for a build."""
@@ -258,7 +289,7 @@ class Chooser:
 
     def _takes_long(self, candidate: Candidate, batch: np.ndarray) -> bool:
         """Whether it has to be compiled, for up to minutes."""
-        is_slow = candidate.backend == "inductor" or candidate.backend in _SLOW[self._device.type]
+        is_slow = candidate.backend in (*_SLOW_IF_ASKED, *_SLOW[self._device.type])
         return candidate.file is None and is_slow and not self._is_cached(candidate, batch)
 
     def _fastest(self, first: Engine, batch: np.ndarray, expected: np.ndarray) -> Engine:
@@ -286,11 +317,18 @@ class Chooser:
         if len(engines) > 1:
             others = ", ".join(f"{engine} {engine.frame_ms:.0f}" for engine in engines if engine is not fastest)
             logger.warning("%s is the fastest: %.0f ms a frame (%s)", fastest, fastest.frame_ms, others)
+        self._measured_slow[_size_of(batch)] = {
+            str(engine) for engine in engines if engine.backend in _SLOW[self._device.type]
+        }
+        if len(engines) > 1:
             self._remember(batch, fastest)
+        self._build_beside(fastest, batch, expected)
+        return fastest
+
+    def _build_beside(self, fastest: Engine, batch: np.ndarray, expected: np.ndarray) -> None:
         slow = self._slow_candidate(fastest, batch)
         if slow is not None:
             self._prepare_in_background(slow, batch, expected)
-        return fastest
 
     def _budget_seconds(self, first: Engine) -> float:
         if self._explain:
@@ -330,7 +368,7 @@ class Chooser:
             backend, candidate = BACKENDS.get(name), Candidate(name, fastest.precision)
             if backend is None or backend.unavailable(self._device) or backend.unbuildable(self._device):
                 continue
-            if candidate not in self._rejected and not self._is_cached(candidate, batch):
+            if candidate not in self._rejected and str(candidate) not in self._measured_slow[_size_of(batch)]:
                 return candidate
         return None
 
@@ -415,7 +453,7 @@ class Chooser:
         ]
 
     def _prepare_in_background(self, candidate: Candidate, batch: np.ndarray, expected: np.ndarray) -> None:
-        size = (batch.shape[1], batch.shape[2])
+        size = _size_of(batch)
         if size in self._preparing:
             return
         logger.warning("the %s engine is built while another one runs", candidate)
@@ -465,20 +503,36 @@ class Chooser:
         }
         by = {"device": artifacts.describe_device(self._device), "threads": str(torch.get_num_threads())}
         for name, backend in BACKENDS.items():
-            if artifacts.is_file_backend(backend) and backend.unavailable(self._device) is None:
+            if name in _SLOW_IF_ASKED or not artifacts.is_file_backend(backend):
+                continue
+            if backend.unavailable(self._device) is None:
                 by[name] = backend.version(self._device)
         return of, by
 
-    def _remembered(self, batch: np.ndarray) -> Candidate | None:
+    def _note(self, batch: np.ndarray) -> dict[str, Any] | None:
         note = self._cache.note(*self._note_key(batch))
         if not isinstance(note, dict) or note.get("backend") not in BACKENDS or note.get("precision") not in PRECISIONS:
             return None
+        slow = note.get("measured_slow")
+        if not isinstance(note.get("ms"), float) or not isinstance(slow, list):
+            return None
         self.rows = []
-        return Candidate(note["backend"], note["precision"])
+        self._measured_slow[_size_of(batch)] = set(map(str, slow))
+        return note
 
     def _remember(self, batch: np.ndarray, engine: Engine) -> None:
-        value: dict[str, Any] = {"backend": engine.backend, "precision": engine.precision, "ms": engine.frame_ms}
+        value: dict[str, Any] = {
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "ms": engine.frame_ms,
+            "measured_slow": sorted(self._measured_slow[_size_of(batch)]),
+        }
         self._cache.keep_note(*self._note_key(batch), value)
+
+
+def _size_of(batch: np.ndarray) -> tuple[int, int]:
+    """(H, W) of the frames of a batch [N, H, W, 3]."""
+    return batch.shape[1], batch.shape[2]
 
 
 class _Preparation(threading.Thread):

@@ -27,6 +27,10 @@ class ParityError(BackendError):
     """A compiled generator differs from eager float32 by more than its precision allows."""
 
 
+class EngineLostError(BackendError):
+    """An engine that ran can't go on: its device is gone, or refuses."""
+
+
 class SourceError(EngineError):
     """The source can't be opened or holds no picture: missing, empty, damaged, audio only, no such camera."""
 

@@ -20,7 +20,7 @@ from engine import frame_runner, memory, ops, reference
 from engine.checkpoint import NormMode
 from engine.checkpoint import load_generator as load_checkpoint
 from engine.choosing import Chooser, Engine, Row, Trial
-from engine.errors import BackendError, EngineError, FrameSizeError
+from engine.errors import BackendError, EngineError, EngineLostError, FrameSizeError
 from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
 from engine.fuse_norms import NormFused
 from engine.generators import Generator
@@ -185,6 +185,9 @@ class Translator:
             start = time.perf_counter()
             parts = [self._run(engine, batch[first : first + step]) for first in range(0, len(batch), step)]
             self._judge(engine, batch, 1e3 * (time.perf_counter() - start) / len(batch))
+        except (NonFiniteError, EngineLostError) as error:
+            translated = self._without(engine, error, batch)
+            return lambda: translated if frames.ndim == 4 else translated[0]
         except (RuntimeError, MemoryError) as error:
             raise _as_frame_size_error(error, batch) from error
         translated = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -195,12 +198,18 @@ class Translator:
         try:
             translated = waiting()
         except NonFiniteError as error:
-            size = (error.frames.shape[1], error.frames.shape[2])
-            if self._engines.get(size) is engine:
-                self._chooser.reject(engine, error)
-                del self._engines[size]
-            return self(error.frames) if is_batch else self(error.frames[0])
+            translated = self._without(engine, error, error.frames)
         return translated if is_batch else translated[0]
+
+    def _without(self, engine: Engine, error: EngineError, batch: np.ndarray) -> np.ndarray:
+        """What the next best engine makes of a batch that this one could not translate."""
+        size = (batch.shape[1], batch.shape[2])
+        was_on_trial = self._trials.pop(size, None) is not None
+        if was_on_trial or self._engines.get(size) is engine:
+            self._chooser.reject(engine, error)
+        if self._engines.get(size) is engine:
+            del self._engines[size]
+        return self(batch)
 
     def _takes_batches(self, engine: Engine) -> bool:
         return engine.backend == "eager" or isinstance(engine.run, NormFused)
@@ -275,7 +284,8 @@ class Translator:
         trial.add(frame_ms)
         if trial.winner is not None:
             del self._trials[size]
-            self._chooser.decided(batch[:1], self._set_engine(size, trial.winner))
+            self._set_engine(size, trial.winner)
+            self._chooser.decided(batch[:1], trial)
 
     def choose_batch(self, frame: np.ndarray) -> int:
         """Frames per call that run fastest, 1 or `TRIED_BATCH`, measured on `frame`, uint8 [H, W, 3].
@@ -290,7 +300,11 @@ class Translator:
         available = memory.available_bytes(self.device)
         if available is not None and needed > available // 2:
             return 1
-        single_ms = self._measure_ms(single, frame[None])
+        try:
+            single_ms = self._measure_ms(single, frame[None])
+        except NonFiniteError as error:
+            self._without(single, error, frame[None])
+            return 1
         try:
             batch_ms = self._measure_ms(single, batch) / TRIED_BATCH
         except (RuntimeError, MemoryError) as error:
@@ -322,7 +336,15 @@ class Translator:
                 value_range=self.generator.output_range,
                 size=(height * self.scale, width * self.scale),
             )  # uint8 [N, H * scale, W * scale, 3]
-            return translated.cpu().numpy()
+            total = output.sum(dtype=torch.float32) if self._may_overflow(engine) else None
+            result = translated.cpu().numpy()
+        if total is not None and not total.isfinite():
+            raise NonFiniteError("its output holds NaN or infinity: the values are too large for float16", batch)
+        return result
+
+    def _may_overflow(self, engine: Engine) -> bool:
+        """Whether it computes in float16, which ends at 65504: another frame than the proven one may be too much."""
+        return engine.precision == "fp16" or (engine.precision == "fast" and self.device.type == "cuda")
 
     def _padded_size(self, height: int, width: int) -> tuple[int, int]:
         multiple = self.generator.multiple

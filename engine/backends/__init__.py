@@ -8,6 +8,7 @@ module on the device, float32, which the backend may change, `example` is an inp
 dtype to run in, `precision` the name of what was asked for, `parity_db(callable)` the PSNR in dB of such a callable
 against eager float32 on a real frame, and the callable takes inputs of that shape and dtype, or of the dtype that it
 has as an attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
+PRECISIONS are those of a backend that computes elsewhere than on the device, the fastest first (`own_precisions`).
 
 As a file (`engine.artifacts` keeps them in the cache): `SUFFIX`, `version(device)` (what writes the file and has to
 read it), `unbuildable(device)`, `build(generator, example, precision, path, *, dynamic, targets) -> facts` and
@@ -27,6 +28,8 @@ from engine.backends import (
     inductor,
     onnxruntime_backend,
     openvino_backend,
+    openvino_gpu,
+    openvino_npu,
     tensorrt,
     tensorrt_rtx,
     torchscript,
@@ -34,7 +37,7 @@ from engine.backends import (
 from engine.backends.interface import CompiledGenerator, ParityMeasure
 from engine.errors import BackendError
 
-__all__ = ["BACKENDS", "CompiledGenerator", "ParityMeasure", "get_backend"]
+__all__ = ["BACKENDS", "CompiledGenerator", "ParityMeasure", "get_backend", "own_precisions"]
 
 BACKENDS: dict[str, ModuleType] = {
     "eager": eager,
@@ -44,6 +47,8 @@ BACKENDS: dict[str, ModuleType] = {
     "aoti": aoti,
     "onnxruntime": onnxruntime_backend,
     "openvino": openvino_backend,
+    "openvino-gpu": openvino_gpu,
+    "openvino-npu": openvino_npu,
     "tensorrt": tensorrt,
     "tensorrt-rtx": tensorrt_rtx,
 }
@@ -60,3 +65,9 @@ def get_backend(name: str) -> ModuleType:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise BackendError(f"unknown backend {name!r}: {hint}accepted are auto, {', '.join(BACKENDS)}")
     return BACKENDS[name]
+
+
+def own_precisions(name: str) -> tuple[str, ...]:
+    """The precisions, fastest first, of a backend that computes elsewhere than on torch's device; else none."""
+    own: tuple[str, ...] = getattr(BACKENDS.get(name), "PRECISIONS", ())
+    return own

@@ -1,13 +1,10 @@
 """OpenVINO's CPU plugin, in float32 or, on processors that have it, in bfloat16 or float16.
 
-The files are OpenVINO's own (.xml and .bin), always in float32: the precision is chosen when they are loaded. OpenVINO
-has plugins for Intel's GPUs and NPUs too, for which `torch.device`, as this project uses it, has no name.
+The files are OpenVINO's own (.xml and .bin), always in float32: the precision is chosen when they are loaded.
 """
 
 from __future__ import annotations
 
-import functools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +13,13 @@ import torch
 from torch import Tensor
 
 from engine.backends.interface import CompiledGenerator
+from engine.backends.openvino_common import EXTRA, HINTS, converted, core, infer, require_precision
 from engine.backends.runtimes import fits, last_line, missing
 from engine.errors import BackendError
 from engine.generators import Generator
 
 SUFFIX = ".xml"
 SAME_RUNTIME = False
-EXTRA = "openvino"
-
-# OpenVINO's names of precisions that are computed in.
-_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -69,17 +63,12 @@ def build(
     """
     import openvino
 
-    from engine.onnx_model import OPSET, count_nodes, export_onnx
-
-    with tempfile.TemporaryDirectory() as folder:
-        onnx_path = Path(folder) / "generator.onnx"
-        model = export_onnx(generator, example.float(), onnx_path, dynamic=dynamic)
-        try:
-            # What convert_model would do, without its report to the vendor.
-            openvino.save_model(_core().read_model(onnx_path), path, compress_to_fp16=False)
-        except Exception as error:  # its exceptions have no common base
-            raise BackendError(f"OpenVINO can't convert the generator: {last_line(error)}") from error
-    return {"opset": OPSET, "nodes": count_nodes(model)}
+    model, facts = converted(generator, example, dynamic=dynamic)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO can't write the generator: {last_line(error)}") from error
+    return facts
 
 
 def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
@@ -92,9 +81,8 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     Raises:
         BackendError: a damaged or foreign file, one for another shape, or OpenVINO runs in another precision.
     """
-    core = _core()
     try:
-        model = core.read_model(path)
+        model = core().read_model(path)
     except RuntimeError as error:
         raise BackendError(f"OpenVINO can't load {path.name}: {last_line(error)}") from error
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -103,19 +91,7 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     shape = [side.to_string() if side.is_dynamic else side.get_length() for side in model.input().partial_shape]
     if not fits(shape, example.shape):
         raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
-    return _Network(core, model, _HINTS[example.dtype], tuple(example.shape))
-
-
-@functools.cache
-def _core() -> Any:
-    """OpenVINO itself, once per process and kept until its end.
-
-    Its CPU plugin gives the thread that loads it a stack for signals. When the plugin is unloaded by another thread,
-    that stack is gone and still in use: the next signal, a Ctrl-C for example, is a segmentation fault.
-    """
-    import openvino
-
-    return openvino.Core()
+    return _Network(model, HINTS[example.dtype], tuple(example.shape))
 
 
 class _Network:
@@ -127,8 +103,8 @@ class _Network:
 
     input_dtype = torch.float32
 
-    def __init__(self, core: Any, model: Any, hint: str, shape: tuple[int, ...]) -> None:
-        self._core, self._model, self._hint = core, model, hint
+    def __init__(self, model: Any, hint: str, shape: tuple[int, ...]) -> None:
+        self._model, self._hint = model, hint
         self._compile(shape)
 
     def _compile(self, shape: tuple[int, ...]) -> None:
@@ -139,22 +115,14 @@ class _Network:
         }
         try:
             self._model.reshape(list(shape))  # the kernels are chosen for it
-            compiled = self._core.compile_model(self._model, "CPU", options)
+            compiled = core().compile_model(self._model, "CPU", options)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO can't compile the generator for {shape}: {last_line(error)}") from error
-        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if used != self._hint:
-            raise BackendError(f"OpenVINO runs in {used} instead of {self._hint} on this processor")
+        require_precision(compiled, self._hint, "this processor")
         self._request = compiled.create_infer_request()
         self._shape, self._output_shape = shape, tuple(compiled.output().shape)
 
     def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
-        import openvino
-
         if image.shape != self._shape:
             self._compile(tuple(image.shape))
-        image, output = image.contiguous(), torch.empty(self._output_shape)  # OpenVINO does not keep them alive
-        self._request.set_input_tensor(openvino.Tensor(image.numpy(), shared_memory=True))
-        self._request.set_output_tensor(openvino.Tensor(output.numpy(), shared_memory=True))
-        self._request.infer()
-        return output
+        return infer(self._request, image, self._output_shape)

@@ -531,6 +531,36 @@ def test_auto_builds_beside_a_long_job_where_no_fused_engine_runs(
     assert len(quick_aoti) == builds
 
 
+def test_a_choice_that_is_remembered_does_not_keep_a_long_job_from_building(
+    unfused: Generator, quick_aoti: list[str], may_build: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job long enough to measure, but not to build, has left a note of the fastest without it."""
+    monkeypatch.setattr(choosing, "_QUICK", ("torchscript",))
+    with monkeypatch.context() as patched:
+        patched.setattr(choosing, "BUILDING_PAYS_AFTER_SECONDS", 1e12)
+        Translator(unfused, expected_frames=10_000_000)(FRAME)
+    assert not quick_aoti
+    may_build.clear()
+    unfinished = Translator(unfused, expected_frames=10_000_000)
+    unfinished(FRAME)
+    assert not unfinished.choice  # remembered
+    assert unfinished._chooser._preparing
+    may_build.set()  # what was built is in the cache, and this job ends before it has had a frame
+    wait_for(lambda: not unfinished._chooser._preparing[FRAME.shape[:2]].is_alive())
+    assert len(quick_aoti) == 1
+
+    third = Translator(unfused, expected_frames=10_000_000)
+    third(FRAME)
+    wait_for(lambda: bool(third(FRAME).any() and third._trials))
+    while third._trials:
+        third(FRAME)
+    fourth = Translator(unfused, expected_frames=10_000_000)
+    fourth(FRAME)
+    assert str(fourth.engine) == str(third.engine)
+    assert not fourth._chooser._preparing
+    assert len(quick_aoti) == 1
+
+
 def test_a_build_that_fails_leaves_the_engine_that_runs(
     resnet: Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

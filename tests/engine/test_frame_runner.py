@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from engine import frame_runner
 from engine.backends import fused
+from engine.choosing import Trial
 from engine.errors import EngineError
 from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
 from engine.fuse_norms import NormFused, fuse_norms
-from engine.generators import Generator, SRVGGConfig, build
+from engine.generators import Generator, ResNetConfig, SRVGGConfig, build
 from engine.precision import psnr_db
 from engine.translator import Translator
 from tests.engine.small_generators import small_generator
@@ -155,6 +156,58 @@ def test_a_frame_that_overflows_is_translated_by_the_next_best_engine(
         f"fused fp32 is not used any more: its output holds NaN or infinity, first in {name} (Conv2d): "
         "the values are too large for float32"
     ]
+
+
+@pytest.fixture
+def overflows_when_white() -> Generator:
+    """The first layer's sums end beyond 65504 where a frame is white, and far below it where it is grey."""
+    torch.manual_seed(0)
+    generator = build(ResNetConfig(width=8, blocks=1)).eval()
+    first = next(layer for layer in generator.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        first.weight.abs_()
+        first.weight.mul_(1e5 / first.weight.sum(dim=(1, 2, 3), keepdim=True))
+    return generator
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_float16_that_overflows_is_noticed_without_a_runner_too(
+    overflows_when_white: Generator, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """Here PyTorch itself, in real float16."""
+    grey = np.random.default_rng(0).integers(108, 148, (1, 32, 48, 3), dtype=np.uint8)
+    grey[:, :, ::8] = 70
+    white = np.repeat(grey, count, axis=0)
+    white[:, 4:28, 10:38] = 255
+    translator = Translator(overflows_when_white, backend="eager", precision="fp16", device="cpu")
+    translator(grey)
+    assert str(translator.engine) == "eager fp16"
+    caplog.clear()
+    translated = translator(white)
+    assert str(translator.engine) == "eager fp32"
+    np.testing.assert_array_equal(translated, eager(overflows_when_white, white))
+    assert caplog.messages == [
+        "eager fp16 is not used any more: its output holds NaN or infinity: the values are too large for float16"
+    ]
+    translator(grey)
+    assert str(translator.engine) == "eager fp32"
+
+
+def test_float16_that_overflows_ends_a_trial(overflows_when_white: Generator) -> None:
+    grey = np.random.default_rng(0).integers(108, 148, (32, 48, 3), dtype=np.uint8)
+    grey[:, ::8] = 70
+    white = grey.copy()
+    white[4:28, 10:38] = 255
+    translator = Translator(overflows_when_white, backend="fused", precision="fp32", device="cpu")
+    translator(grey)
+    current, rival = translator.engine, translator.prove("eager", "fp16")
+    assert current is not None
+    assert rival is not None
+    translator._trials[32, 48] = Trial(current, rival)
+    for _ in range(4):  # the second is the rival's
+        assert psnr_db(translator(white), eager(overflows_when_white, white[None])[0]) >= PARITY_PSNR_DB["fp32"]
+    assert not translator._trials
+    assert translator.engine is current
 
 
 def test_errors_of_a_result_are_one_line(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
