@@ -345,7 +345,7 @@ def _packed(
 ) -> PackedGenerator | None:
     key = _weights_key(request, precision, str(facts["weights"]))
     entry = cache.find(*key) if cache.has(*key) else None
-    if entry is None:
+    if entry is None or entry.files.get(entry.main) != facts["weights"]:
         return None
     return PackedGenerator(read_weights(entry.folder / entry.main), PackedFacts.from_dict(facts), threads=threads)
 
@@ -368,7 +368,7 @@ def _note_key(request: Request, size: tuple[int, int]) -> tuple[dict[str, str], 
 
 def _weights_key(request: Request, precision: str, sha: str) -> tuple[dict[str, str], dict[str, str]]:
     of = {"backend": "fused", "precision": precision, "size": "any", **request.generator, "weights": sha}
-    return of, _made_by()
+    return of, {**_made_by(), "file": _WEIGHTS}
 
 
 def _versions(distributions: tuple[str, ...]) -> str:

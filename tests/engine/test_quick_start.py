@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine import Translator, quick_start, save_generator
-from engine.cache import EngineCache
+from engine.cache import EngineCache, sha256
 from engine.choosing import Engine
 from engine.errors import CheckpointError, EngineError, FrameSizeError
 from engine.generators import build
@@ -327,6 +327,23 @@ def test_weights_that_were_packed_otherwise_are_kept_apart(style: Path, monkeypa
     second(frame())
     assert second.loads == 1
     assert Run(style).loads == 0
+
+
+def test_other_weights_in_the_place_of_those_that_were_proven(style: Path) -> None:
+    """Their own sums are right: another form of the file, say."""
+    Run(style)(frame())
+    cache, request = EngineCache(), Request(style, precision="fp32")
+    found = quick_start.find(cache, request, SIZE)
+    assert found is not None
+    (entry,) = cache.entries()
+    path = entry.folder / entry.main
+    sums = entry.folder / "entry.json"
+    before = sha256(path)
+    path.write_bytes(b"header" + path.read_bytes())
+    assert before in sums.read_text()
+    sums.write_text(sums.read_text().replace(before, sha256(path)))
+    assert cache.entries()[0].files[entry.main] == sha256(path)
+    assert quick_start.find(cache, request, SIZE) is None
 
 
 def test_few_sizes_are_kept_ready(style: Path) -> None:
