@@ -66,7 +66,7 @@ def build(
     model, facts = converted(generator, example, dynamic=dynamic)
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:
+    except Exception as error:  # its exceptions have no common base
         raise BackendError(f"OpenVINO can't write the generator: {last_line(error)}") from error
     return facts
 
