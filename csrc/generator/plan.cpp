@@ -32,6 +32,9 @@ constexpr int64_t kSharedTiles = 7;
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
+// With so many tiles for each thread it multiplies those alone whose input it has transformed, for all output channels:
+// cores without a cache in common take longer to hand over tiles than to transform the kernels once each.
+constexpr int64_t kOwnTiles = 32;
 
 float float_of_bits(int64_t bits) {
   const auto low = static_cast<uint32_t>(bits);
@@ -380,17 +383,20 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
 }
 
 // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
-// threads have as much to do.
+// threads have as much to do, with tiles of their own where there are enough.
 void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) const {
   const int64_t row_bytes = c.input_phases * frequencies * c.tile_columns * pixel_bytes;
   const int64_t enough = std::max(kChunkBytes / row_bytes, divided_up(kChunkTiles, c.tile_columns));
   const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
   const int64_t chunks = divided_up(c.tile_rows, rows);
   c.chunk_rows = divided_up(c.tile_rows, chunks);
+  const bool owns_tiles = c.chunk_rows * c.tile_columns >= kOwnTiles * thread_count_;
+  if (owns_tiles) c.chunk_rows = std::min(divided_up(c.chunk_rows, thread_count_) * thread_count_, c.tile_rows);
   const int64_t tiles = c.chunk_rows * c.tile_columns,
                 units = divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread;
   c.tile_room = divided_up(tiles, kernels_.tile_pixels) * kernels_.tile_pixels;
   c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
+  if (owns_tiles) c.parts = divided_up(c.parts, thread_count_) * thread_count_;
   while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
 }
 
