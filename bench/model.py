@@ -70,6 +70,9 @@ FULL = (
 FAR_BEHIND = 4.0
 SLOW_SECONDS = 1.0
 
+# Frames that count in a contender's turn, however slow it is, so that none is judged by a single one.
+_LEAST_FRAMES = 2
+
 _TIMEOUT_SECONDS = 600.0
 
 
@@ -308,7 +311,9 @@ def _turn(entry: _Entry, number: int, entries: list[_Entry], settings: Settings)
     if entry.row.failure or is_far_behind:
         return None
     try:
-        answer = entry.process.ask(do="run", seconds=settings.seconds, least=1, timeout_seconds=_TIMEOUT_SECONDS)
+        answer = entry.process.ask(
+            do="run", seconds=settings.seconds, least=_LEAST_FRAMES, timeout_seconds=_TIMEOUT_SECONDS
+        )
         entry.process.ask(do="rest", timeout_seconds=_TIMEOUT_SECONDS)
     except ContenderError as error:
         entry.row.failure = str(error)

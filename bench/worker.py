@@ -6,7 +6,7 @@ print goes to stderr. The requests:
 
     {"do": "convert", "folder": ..., "contender": {...}, "spec": {...}}
     {"do": "load", ...the same, "output": FILE}     makes ready, runs the first frame, writes its output
-    {"do": "run", "seconds": S, "least": N}         seconds of each frame, for about S seconds, N frames at least
+    {"do": "run", "seconds": S, "least": N}         seconds of each frame after the first, for about S seconds, N at least
     {"do": "rest"}                                  gives freed memory back to the system
 
 An answer is {"error": LINE} where it went wrong.
@@ -68,11 +68,8 @@ class Worker:
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Frames one after the other. The first, which may find cold caches and memory given back, is not counted."""
         run, clock = self._session.run, time.perf_counter
-        start = clock()
         run()
-        seconds = [clock() - start]
-        if seconds[0] < request["seconds"]:
-            seconds.clear()
+        seconds: list[float] = []
         begin = clock()
         while len(seconds) < request["least"] or clock() - begin < request["seconds"]:
             start = clock()

@@ -194,10 +194,8 @@ struct Convolution {
   void* transformed;  // the chunk's input, [input phase][frequency][tile_room][planes^2 in_channels], and a line a
                       // frequency
   int64_t tile_room;  // a chunk's tiles, rounded up to the kernels' tile_pixels
-  // Transformed kernels, of all output channels: of kVertical, and of Winograd unless `segment`, the tiles that a
-  // thread works on at a time, is 0.
-  void* kernels;
-  int64_t segment;
+  int64_t segment;    // tiles that a thread works on at a time; 0 if in chunks
+  void* kernels;      // of kVertical and kVerticalPicture: transformed ones, of all output channels
 };
 
 // Works on units [begin, end): groups of rows of the base grid; of kSmall, and of kernels that are transformed, groups
@@ -207,9 +205,10 @@ struct Convolution {
 // 64 bytes: the ring, [last - first + 1][row_elements(convolution)] elements, of Winograd's input float32 ones; of
 // Winograd's output transformed kernels, [frequencies of a side][planes^2 in_channels][16 kMaxTileBlocks] elements, and
 // products, [frequencies][tiles of a part, or a segment, and kMaxTilePixels][16 kMaxTileBlocks] float32; by segments
-// the ring, a segment's input as in `transformed`, and products; of kBilinear a row, [in_width + 2][in_channels]
-// float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels] float32, and the row, up *
-// base_width * picture_channels rounded up to 16; of kVertical and kVerticalPicture what their units take.
+// all transformed kernels, the ring, a segment's input as in `transformed`, and products; of kBilinear a row, [in_width
+// + 2][in_channels] float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels] float32,
+// and the row, up * base_width * picture_channels rounded up to 16; of kVertical and kVerticalPicture what their units
+// take.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
 
 // Elements of a row of the ring. An odd number of channels (the image's) leaves one more, zero, for the products of
@@ -235,8 +234,8 @@ inline int64_t picture_strip_step(const Convolution& c) {
 struct MethodKernels {
   ConvolutionUnits units[2];
   ConvolutionUnits inputs[2] = {};    // of Winograd, before the units
-  ConvolutionUnits kernels[2] = {};   // where Convolution's `kernels` is to be filled, before all else
   ConvolutionUnits segments[2] = {};  // of Winograd by segments, in place of inputs and units
+  ConvolutionUnits kernels[2] = {};   // where Convolution's `kernels` is to be filled, before all else
 };
 
 struct FusedConvolutionKernels {

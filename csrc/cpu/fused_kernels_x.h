@@ -12,8 +12,6 @@ constexpr MethodKernels tile_kernels() {
   return {
       {winograd_output<Float32, Float32Rows, Float32Columns>, winograd_output<BFloat16, BFloat16Rows, BFloat16Columns>},
       {winograd_input<Float32, Float32Rows, Float32Columns>, winograd_input<BFloat16, BFloat16Rows, BFloat16Columns>},
-      {winograd_kernels<Float32, Float32Rows, Float32Columns>,
-       winograd_kernels<BFloat16, BFloat16Rows, BFloat16Columns>},
       {winograd_segments<Float32, Float32Rows, Float32Columns>,
        winograd_segments<BFloat16, BFloat16Rows, BFloat16Columns>}};
 }
@@ -31,10 +29,7 @@ constexpr FusedConvolutionKernels all_kernels(Isa isa) {
            tile_kernels<Side2>(),
            tile_kernels<Side4, Side2, Side4Near, Side2>(),
            tile_kernels<Side4, Side4, Side4Near, Side4Near>(),
-           {{winograd_output<Float32, Side8>},
-            {winograd_input<Float32, Side8>},
-            {winograd_kernels<Float32, Side8>},
-            {winograd_segments<Float32, Side8>}},
+           {{winograd_output<Float32, Side8>}, {winograd_input<Float32, Side8>}, {winograd_segments<Float32, Side8>}},
            tile_kernels<SidePairs>(),
            tile_kernels<SideStrided>(),
            tile_kernels<SideTransposed>(),
@@ -45,6 +40,6 @@ constexpr FusedConvolutionKernels all_kernels(Isa isa) {
            tile_kernels<SideStrided4>(),
            tile_kernels<SideTransposed4>(),
            {{small_units<Float32>, small_units<BFloat16>}},
-           {{vertical_units}, {}, {vertical_kernels}},
-           {{picture_units}, {}, {picture_kernels}}}};
+           {{vertical_units}, {}, {}, {vertical_kernels}},
+           {{picture_units}, {}, {}, {picture_kernels}}}};
 }

@@ -501,11 +501,10 @@ __attribute__((noinline)) void multiply_tiles(const typename E::Storage* input, 
   }
 }
 
-// Transformed kernels of output channels from `channel` on, [row of frequencies].
+// Of all transformed kernels those of output channels from `channel` on, [row of frequencies].
 template <typename E, typename Rows, typename Columns>
-typename E::Storage* transformed_kernels(const Convolution& c, int64_t phase, int64_t channel) {
-  return static_cast<typename E::Storage*>(c.kernels) +
-         (phase * c.out_channels + channel) * Rows::kFrequencies * Columns::kFrequencies * winograd_depth(c);
+typename E::Storage* kernels_of(const Convolution& c, typename E::Storage* kernels, int64_t phase, int64_t channel) {
+  return kernels + (phase * c.out_channels + channel) * Rows::kFrequencies * Columns::kFrequencies * winograd_depth(c);
 }
 
 // Where the taps of output channels from `channel` on are.
@@ -614,17 +613,15 @@ void winograd_output(const Convolution& c, int64_t begin, int64_t end, char* mem
   }
 }
 
-// Transforms all kernels of output channels [begin, end) times 16 kMaxTileBlocks: c.kernels becomes [phase][channel
-// block][row of frequencies] of what transform_kernels makes.
-template <typename E, typename Rows, typename Columns = Rows>
-void winograd_kernels(const Convolution& c, int64_t begin, int64_t end, char*) {
-  constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+// Transforms all kernels: [phase][channel block][row of frequencies] of what transform_kernels makes.
+template <typename E, typename Rows, typename Columns>
+void all_winograd_kernels(const Convolution& c, typename E::Storage* kernels) {
   constexpr int64_t kTaps = Rows::kTaps * Columns::kTaps;
   const int64_t depth = winograd_depth(c);
   for (int64_t phase = 0; phase < c.spread * c.spread; ++phase) {
-    each_block(begin * kUnitChannels, smaller(end * kUnitChannels, c.out_channels), [&](int64_t channel, auto blocks) {
+    each_block(0, c.out_channels, [&](int64_t channel, auto blocks) {
       constexpr int kBlocks = decltype(blocks)::kValue;
-      auto* const to = transformed_kernels<E, Rows, Columns>(c, phase, channel);
+      auto* const to = kernels_of<E, Rows, Columns>(c, kernels, phase, channel);
       for (int64_t f = 0; f < Rows::kFrequencies; ++f) {
         transform_kernels<E, Rows, Columns, kBlocks>(taps_of<Rows, Columns>(c, phase, channel),
                                                      depth * kTaps * kChannelBlock, depth, f,
@@ -634,19 +631,21 @@ void winograd_kernels(const Convolution& c, int64_t begin, int64_t end, char*) {
   }
 }
 
-// Units [begin, end), each a segment of a tile row, with transformed kernels.
+// Units [begin, end), each a segment of a tile row. Each thread transforms all kernels for itself, which takes less
+// time than fetching what another one has written.
 template <typename E, typename Rows, typename Columns = Rows>
 void winograd_segments(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
   Scratch scratch{memory};
+  const int64_t in_row = segments_of_row(c), phases = c.spread * c.spread;
+  auto* const kernels = scratch.take<typename E::Storage>(phases * kFrequencies * winograd_depth(c) * c.out_channels);
+  all_winograd_kernels<E, Rows, Columns>(c, kernels);
   // A row's first segment owns its input.
-  const int64_t in_row = segments_of_row(c);
   const OwnedTileRows<Rows> owned(c, (begin + in_row - 1) / in_row, (end + in_row - 1) / in_row);
   const int64_t row_step = Rows::kStep * c.planes, blocks = winograd_depth(c) / kChannelBlock;
   RowRing<Float32> ring(c, scratch, begin / in_row * row_step + c.first, owned.first, owned.last);
   auto* const input = scratch.take<typename E::Storage>(round_up(c.segment, kTilePixels) / kTilePixels * blocks *
                                                         block_elements<E>(kFrequencies));
-  const int64_t phases = c.spread * c.spread;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t row = unit / in_row, tile = unit % in_row * c.segment;
     const int64_t last = smaller(tile + c.segment, c.tile_columns);
@@ -660,7 +659,7 @@ void winograd_segments(const Convolution& c, int64_t begin, int64_t end, char* m
       each_block(0, c.out_channels, [&](int64_t channel, auto blocks_at_once) {
         winograd_channels<E, Rows, Columns, decltype(blocks_at_once)::kValue>(
             c, phase, channel, row * c.tile_columns + tile, last - tile, input,
-            transformed_kernels<E, Rows, Columns>(c, phase, channel), statistics, scratch);
+            kernels_of<E, Rows, Columns>(c, kernels, phase, channel), statistics, scratch);
       });
     }
   }

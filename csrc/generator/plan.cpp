@@ -73,6 +73,14 @@ int64_t products(const Convolution& c, Method method) {
   return (tiles + 5) * rows.frequencies * columns.frequencies;
 }
 
+// Of the transformed input of so many tiles, of all phases.
+int64_t transformed_bytes(const Convolution& c, int64_t tiles, int64_t element_bytes) {
+  const auto [rows, columns] = tile_shape(c.method);
+  const int64_t blocks = c.planes * c.planes * c.in_channels / kChannelBlock;
+  return c.input_phases * tiles * blocks *
+         (rows.frequencies * columns.frequencies * kChannelBlock * element_bytes + kLineBytes);
+}
+
 // How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
 // the tiles, their products and the kernels together the larger one.
 void set_segment(Convolution& c, int64_t kernel_bytes, int64_t tile_bytes) {
@@ -303,20 +311,17 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
   };
   c.last = bottom + reach(1, rows);
   c.after = std::max<int64_t>(right + reach(c.tile_columns, columns) - (c.in_width - 1), 0);
-  const auto input_bytes = [&](int64_t tiles) {
-    return tiles * depth / kChannelBlock * (frequencies * kChannelBlock * element_bytes + kLineBytes);
-  };
   const auto product_bytes = [&](int64_t tiles) {
     return aligned(frequencies * (tiles + 2 * kMaxTilePixels) * kUnitChannels * 4);
   };
-  set_segment(c, phases * frequencies * depth * c.out_channels * element_bytes,
-              frequencies * (depth * element_bytes + kUnitChannels * 4));
+  const int64_t kernel_bytes = phases * frequencies * depth * c.out_channels * element_bytes;
+  set_segment(c, kernel_bytes, frequencies * (depth * element_bytes + kUnitChannels * 4));
   if (c.segment > 0) {
-    kernel_bytes_ = std::max(kernel_bytes_, phases * frequencies * depth * c.out_channels * element_bytes);
-    return aligned(input_bytes(c.segment + kMaxTilePixels)) + product_bytes(c.segment);
+    const int64_t input_bytes = transformed_bytes(c, c.segment + kMaxTilePixels, element_bytes) / c.input_phases;
+    return aligned(kernel_bytes) + aligned(input_bytes) + product_bytes(c.segment);
   }
   set_chunks(c, frequencies, depth * element_bytes);
-  transformed_bytes_ = std::max(transformed_bytes_, c.input_phases * input_bytes(c.tile_room));
+  transformed_bytes_ = std::max(transformed_bytes_, transformed_bytes(c, c.tile_room, element_bytes));
   return aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
          product_bytes(c.chunk_rows * c.tile_columns / c.parts);
 }
@@ -478,13 +483,16 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, float* pictu
 
   const MethodKernels& kernels = kernels_.methods[static_cast<int>(c.method)];
   const int type = element_type(step);
-  c.transformed = memory.transformed, c.kernels = memory.kernels;
-  if (kernels.kernels[type] && (c.segment > 0 || !is_winograd(c))) {
+  c.kernels = memory.kernels;
+  if (kernels.kernels[type]) {
     in_parallel(kernels.kernels[type], c, divided_up(c.out_channels, kUnitChannels), memory);
   }
   if (c.segment > 0) {
     in_parallel(kernels.segments[type], c, c.tile_rows * segments_of_row(c), memory);
   } else if (is_winograd(c)) {
+    // In the middle of its place, so that the first half of the threads wrote there last what they write now.
+    const int64_t spare = transformed_bytes_ - transformed_bytes(c, c.tile_room, type == 0 ? 4 : 2);
+    c.transformed = memory.transformed + spare / 2 / kAlignment * kAlignment;
     const int64_t all = c.tile_rows, rows = c.chunk_rows;
     for (c.chunk_row = 0; c.chunk_row < all; c.chunk_row += rows) {
       c.chunk_rows = std::min(rows, all - c.chunk_row);
