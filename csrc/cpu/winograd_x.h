@@ -2,8 +2,8 @@
 // fused_convolution_x.h.
 //
 // Kernels are kept as their taps and transformed each time: 9 numbers where tiles of 8x8 outputs multiply 100. If those
-// of a layer, transformed, fit in a core's own cache, they are transformed first, and then each thread takes segments
-// of tile rows and works through them one at a time, so that all it touches stays near it. Otherwise a layer is worked
+// of a layer, transformed, fit in a core's own cache, each thread transforms them first, and then takes segments of
+// tile rows and works through them one at a time, so that all it touches stays near it. Otherwise a layer is worked
 // on in chunks of whole tile rows, each in two parallel passes: the input of all its tiles is transformed, then each
 // thread takes output channels, transforms their kernels, multiplies, and transforms what comes out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from bench.__main__ import main
 from bench.contenders import Contender, contenders
 from bench.peers import missing
 from bench.processes import ContenderError, WorkerProcess
+from bench.worker import Worker
 from engine import save_generator
 from engine.backends import BACKENDS
 from engine.generators import ResNetConfig, build
@@ -27,6 +29,24 @@ def tiny(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save_generator(build(ResNetConfig(width=8, blocks=1)), path)
     return path
+
+
+@pytest.mark.parametrize("frame_seconds", [0.001, 0.05])
+def test_the_first_frame_of_a_turn_does_not_count(frame_seconds: float) -> None:
+    """Neither where the others take longer than the turn nor where there are many."""
+
+    class Session:
+        frames = 0
+
+        def run(self) -> None:
+            self.frames += 1
+            time.sleep(0.2 if self.frames == 1 else frame_seconds)
+
+    worker, session = Worker(), Session()
+    worker._session = session
+    seconds = worker.run({"seconds": 0.02, "least": 2})["seconds"]
+    assert len(seconds) == session.frames - 1 >= 2
+    assert min(seconds) >= frame_seconds
 
 
 def test_every_peer_that_is_installed_is_timed(tiny: Path, tmp_path: Path) -> None:
