@@ -6,7 +6,7 @@ print goes to stderr. The requests:
 
     {"do": "convert", "folder": ..., "contender": {...}, "spec": {...}}
     {"do": "load", ...the same, "output": FILE}     makes ready, runs the first frame, writes its output
-    {"do": "run", "seconds": S, "least": N}         seconds of each frame after the first, for about S seconds, N at least
+    {"do": "run", "seconds": S, "least": N}         seconds of each frame after the first, about S seconds, N or more
     {"do": "rest"}                                  gives freed memory back to the system
 
 An answer is {"error": LINE} where it went wrong.

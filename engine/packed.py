@@ -138,7 +138,7 @@ class PackedGenerator:
         """
         padded = self.padded_size(height, width)
         try:
-            return self._native.workspace_bytes(padded) + 2 * 4 * _CHANNELS * padded[0] * padded[1]
+            return self._native.workspace_bytes(padded) + _CHANNELS * height * width
         except RuntimeError as error:
             raise BackendError(str(error)) from error
 

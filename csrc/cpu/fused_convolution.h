@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 
+#include "csrc/cpu/tensor_to_frames.h"
 #include "csrc/cpu/tier.h"
 
 namespace streamgan {
@@ -141,6 +142,19 @@ struct Image {
   int64_t channels;
   Dtype dtype;
   float scale, offset;  // what is multiplied is value * scale + offset
+  // Null, or what brings `width` pixels of a row, from `first` on, to float32 RGB; `data` is its own business then.
+  void (*read)(const char* data, int64_t row, int64_t first, int64_t width, float* to) = nullptr;
+};
+
+// Where the last layer writes.
+struct Picture {
+  float* data;               // float32 [height][width][channels]; null: bytes, to the frame, of three channels
+  uint8_t* frame = nullptr;  // [frame_height][frame_width][3], BGR, which may be less than the picture
+  int64_t frame_height = 0, frame_width = 0;
+  // Brings a row's values to bytes (tensor_to_frames.h).
+  TensorToFramesInterleavedRow interleaved = nullptr;
+  TensorToFramesPlanarRow planar = nullptr;
+  float low = 0.0f, scale = 1.0f;
 };
 
 struct Phase {
@@ -175,8 +189,8 @@ struct Convolution {
   void* output;  // [up * base_height][up * base_width][out_channels]
   Writing writing;
   float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
-  // Of kColumns: [up * base_height][up * base_width][picture_channels] float32, and how many columns the kernel has.
-  float* picture;
+  // Of kColumns: [up * base_height][up * base_width][picture_channels], and how many columns the kernel has.
+  Picture picture;
   int64_t picture_channels, kernel_width;
   bool tanh;
   bool aligns_corners;  // of kBilinear, as torch.nn.functional.interpolate means it

@@ -39,19 +39,32 @@ inline float image_value(const char* at, Dtype dtype) {
 }
 
 template <typename E>
+void store_values(const float* values, int64_t count, const Image& image, typename E::Storage* to) {
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    E::store(to + i, Float32::load(values + i) * image.scale + image.offset);
+  }
+  for (int64_t i = whole; i < count; ++i) to[i] = E::round(values[i] * image.scale + image.offset);
+}
+
+template <typename E>
 void read_image_row(const Image& image, int64_t row, int64_t first, int64_t width, typename E::Storage* to) {
+  if (image.read) {
+    constexpr int64_t kPixels = 64;
+    float values[kPixels * kImageChannels];
+    for (int64_t x = 0; x < width; x += kPixels) {
+      const int64_t count = smaller(width - x, kPixels);
+      image.read(image.data, row, first + x, count, values);
+      store_values<E>(values, count * kImageChannels, image, to + x * kImageChannels);
+    }
+    return;
+  }
   const char* from = image.data + row * image.row_bytes + first * image.pixel_bytes;
   constexpr int64_t kPixel = kImageChannels * sizeof(float);
   if (image.dtype == kFloat32 && image.pixel_bytes == kPixel && image.channel_bytes == sizeof(float) &&
       image.channels == kImageChannels) {
     // The usual one, of frames: as many values as pixels and channels, one after the other.
-    const auto* values = reinterpret_cast<const float*>(from);
-    const int64_t count = width * kImageChannels, whole = count / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      E::store(to + i, Float32::load(values + i) * image.scale + image.offset);
-    }
-    for (int64_t i = whole; i < count; ++i) to[i] = E::round(values[i] * image.scale + image.offset);
-    return;
+    return store_values<E>(reinterpret_cast<const float*>(from), width * kImageChannels, image, to);
   }
   for (int64_t x = 0; x < width; ++x, from += image.pixel_bytes, to += kImageChannels) {
     for (int64_t c = 0; c < kImageChannels; ++c) {
@@ -547,6 +560,15 @@ inline void add_transposed_columns(const Convolution& c, int64_t pad, const floa
   }
 }
 
+inline void write_picture_row(const Picture& picture, int64_t y, const float* row, int64_t values) {
+  if (picture.data) {
+    __builtin_memcpy(picture.data + y * values, row, static_cast<size_t>(values) * sizeof(float));
+  } else if (y < picture.frame_height) {
+    picture.interleaved(row, picture.frame + y * picture.frame_width * kImageChannels, picture.frame_width, picture.low,
+                        picture.scale);
+  }
+}
+
 template <typename E>
 void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float* products, float* row) {
   const int64_t values = c.up * c.base_width * c.picture_channels;
@@ -562,7 +584,7 @@ void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float*
     if (c.tanh) {
       for (int64_t i = 0; i < values; i += kLanes) Float32::store(row + i, hyperbolic_tangent(Float32::load(row + i)));
     }
-    __builtin_memcpy(c.picture + (c.up * y + a) * values, row, static_cast<size_t>(values) * sizeof(float));
+    write_picture_row(c.picture, c.up * y + a, row, values);
   }
 }
 

@@ -312,8 +312,20 @@ void write_picture(const Convolution& c, int64_t y, int64_t rows, int64_t x, int
       }
     }
   }
+  const Picture& picture = c.picture;
+  if (!picture.data) {
+    // Strips begin in the picture, but perhaps beyond the frame.
+    const int64_t count = smaller(pixels, picture.frame_width - x), last = smaller(rows, picture.frame_height - y);
+    for (int64_t r = 0; r < last && count > 0 && kPictures == kImageChannels; ++r) {
+      const float* const planes = scratch.picture + r * kPictures * kPictureStrip;
+      picture.planar(planes, planes + kPictureStrip, planes + 2 * kPictureStrip,
+                     picture.frame + ((y + r) * picture.frame_width + x) * kImageChannels, count, picture.low,
+                     picture.scale);
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    float* const to = c.picture + ((y + r) * c.base_width + x) * kPictures;
+    float* const to = picture.data + ((y + r) * c.base_width + x) * kPictures;
     const float* const planes = scratch.picture + r * kPictures * kPictureStrip;
     for (int64_t i = 0; i < pixels; ++i) {
       for (int p = 0; p < kPictures; ++p) to[i * kPictures + p] = planes[p * kPictureStrip + i];

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "csrc/cpu/frames_to_tensor.h"
+#include "csrc/cpu/fused_convolution.h"
 
 namespace streamgan {
 
@@ -22,10 +23,20 @@ struct Frame {
   int64_t row_bytes, height, width;
 };
 
-// Writes row y of `width` pixels of the frame in RGB order, with a kernel of frames_to_tensor for `dtype`, padded by
-// reflection on the right, and, where y is not below its height, on the bottom; the padding may be wider than the
-// picture.
+// Writes `width` pixels of row y, from `first` on, of the frame in RGB order, with a kernel of frames_to_tensor for
+// `dtype`, padded by reflection on the right and, where y is not below its height, on the bottom; the padding may be
+// wider than the picture.
 void write_image_row(FramesToTensorRow kernel, Dtype dtype, const Frame& frame, const ValueRange& range, int64_t y,
-                     int64_t width, char* pixels);
+                     int64_t first, int64_t width, char* pixels);
+
+// A frame that a plan reads row by row, as the image that `write_image_row` makes.
+struct FrameImage {
+  FramesToTensorRow kernel;  // of float32
+  Frame frame;
+  ValueRange range;
+
+  // For as long as this is there.
+  Image image() const;
+};
 
 }  // namespace streamgan

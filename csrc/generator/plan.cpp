@@ -433,7 +433,7 @@ Plan::Memory Plan::laid_out(char* workspace) const {
   return memory;
 }
 
-void Plan::run(const Image& image, float* picture, char* workspace, double* seconds) const {
+void Plan::run(const Image& image, const Picture& picture, char* workspace, double* seconds) const {
   using Clock = std::chrono::steady_clock;
   const Memory memory = laid_out(workspace);
   for (size_t i = 0; i < steps_.size(); ++i) {
@@ -462,7 +462,8 @@ Source Plan::source_of(int64_t value, int64_t channels, const Memory& memory) co
   return {data, dtype, channels, scale, scale + aligned(values_[value].channels * 4) / 4};
 }
 
-void Plan::run_step(const PlannedStep& planned, const Image& image, float* picture, const Memory& memory) const {
+void Plan::run_step(const PlannedStep& planned, const Image& image, const Picture& picture,
+                    const Memory& memory) const {
   const Step& step = planned.step;
   Convolution c = planned.convolution;
   if (step.source == kNone) {

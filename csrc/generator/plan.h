@@ -26,9 +26,8 @@ class Plan {
   // What a call of `run` works in, at a multiple of 64 bytes.
   int64_t workspace_bytes() const;
 
-  // Translates one image. `picture` is float32 [height][width][picture_channels()]. Adds the seconds of each step to
-  // `seconds`, unless that is null.
-  void run(const Image& image, float* picture, char* workspace, double* seconds) const;
+  // Translates one image. Adds the seconds of each step to `seconds`, unless that is null.
+  void run(const Image& image, const Picture& picture, char* workspace, double* seconds) const;
 
   int64_t step_count() const { return static_cast<int64_t>(steps_.size()); }
   int64_t picture_channels() const { return steps_.back().convolution.picture_channels; }
@@ -88,7 +87,7 @@ class Plan {
   char* data_of(int64_t value, const Memory& memory) const;
   float* scale_of(int64_t value, const Memory& memory) const;
   Source source_of(int64_t value, int64_t channels, const Memory& memory) const;
-  void run_step(const PlannedStep& planned, const Image& image, float* picture, const Memory& memory) const;
+  void run_step(const PlannedStep& planned, const Image& image, const Picture& picture, const Memory& memory) const;
   void in_parallel(ConvolutionUnits work, const Convolution& c, int64_t count, const Memory& memory) const;
   void finish_norm(const PlannedStep& planned, const Memory& memory) const;
 };

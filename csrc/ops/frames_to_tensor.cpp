@@ -16,7 +16,7 @@ Tensor frames_to_tensor(const Tensor& input, double low, double high, int64_t he
   auto* to = static_cast<char*>(task.output.mutable_data_ptr());
   parallel_rows(task.images * height, width, [&](int64_t row) {
     const Frame frame = {from + row / height * image_stride, row_stride, task.input_height, task.input_width};
-    write_image_row(kernel, task.dtype, frame, {low, high}, row % height, width, to + row * width * pixel_bytes);
+    write_image_row(kernel, task.dtype, frame, {low, high}, row % height, 0, width, to + row * width * pixel_bytes);
   });
   return task.output;
 }

@@ -1,6 +1,5 @@
 // streamgan::fused_generator: a whole generator as a list of convolutions over packed weights (engine/fuse.py).
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
 #include "csrc/generator/plan.h"
@@ -18,10 +17,10 @@ class TorchThreads : public Threads {
   int64_t count() const override { return torch::stable::get_num_threads(); }
 
   void run(int64_t items, const Work& work) const override {
-    const int64_t threads = count();
-    std::atomic<int64_t> workers{0};
-    torch::stable::parallel_for(0, items, 1,
-                                [&](int64_t begin, int64_t end) { work(begin, end, workers++ % threads); });
+    // A thread gets as many items as any other, or all; by number, not in the order in which they come, so that each
+    // finds in its own cache what it worked with before.
+    const int64_t threads = count(), share = (items + threads - 1) / threads;
+    torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { work(begin, end, begin / share); });
   }
 };
 
@@ -56,8 +55,8 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
                         dtype,
                         1.0f,
                         0.0f};
-    plan.run(view, static_cast<float*>(picture.mutable_data_ptr()) + n * height * width * channels, workspace.data(),
-             seconds ? seconds->data() : nullptr);
+    float* const to = static_cast<float*>(picture.mutable_data_ptr()) + n * height * width * channels;
+    plan.run(view, {to}, workspace.data(), seconds ? seconds->data() : nullptr);
   }
   return picture;
 }

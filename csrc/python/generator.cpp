@@ -59,7 +59,7 @@ class Generator {
     float* to = picture.mutable_data();
     {
       const py::gil_scoped_release release;
-      plan_->run(image_of(from), to, workspace_->data(), nullptr);
+      plan_->run(image_of(from), {to}, workspace_->data(), nullptr);
     }
     return picture;
   }
@@ -75,11 +75,20 @@ class Generator {
     make_ready(padded);
     check(plan_->picture_channels() == kChannels, kName, ": makes ", plan_->picture_channels(), " channels, no frame");
     Array<uint8_t> translated({height, width, kChannels});
-    const Frame from = {frame.data(), width * kChannels, height, width};
-    uint8_t* to = translated.mutable_data();
+    const FrameImage from = {
+        frames_to_tensor_kernels().row[kFloat32], {frame.data(), width * kChannels, height, width}, in};
+    const TensorToFramesKernels& to_bytes = tensor_to_frames_kernels();
+    const Picture to = {nullptr,
+                        translated.mutable_data(),
+                        height,
+                        width,
+                        to_bytes.interleaved[kFloat32],
+                        to_bytes.planar[kFloat32],
+                        static_cast<float>(out.low),
+                        out.scale()};
     {
       const py::gil_scoped_release release;
-      run_on(from, in, to, out);
+      plan_->run(from.image(), to, workspace_->data(), nullptr);
     }
     return translated;
   }
@@ -90,26 +99,6 @@ class Generator {
   int64_t threads() const { return threads_.count(); }
 
  private:
-  // Frame to image, image to picture, picture to frame.
-  void run_on(const Frame& frame, const ValueRange& in, uint8_t* translated, const ValueRange& out) {
-    const auto [padded_height, padded_width] = size_;
-    const int64_t row = padded_width * kChannels, width = frame.width;
-    const FramesToTensorRow to_image = frames_to_tensor_kernels().row[kFloat32];
-    threads_.run(padded_height, [&, padded = padded_width](int64_t begin, int64_t end, int64_t) {
-      for (int64_t y = begin; y < end; ++y) {
-        write_image_row(to_image, kFloat32, frame, in, y, padded, reinterpret_cast<char*>(image_ + y * row));
-      }
-    });
-    plan_->run(image_of(image_), picture_, workspace_->data(), nullptr);
-    const TensorToFramesInterleavedRow to_bytes = tensor_to_frames_kernels().interleaved[kFloat32];
-    threads_.run(frame.height, [&](int64_t begin, int64_t end, int64_t) {
-      for (int64_t y = begin; y < end; ++y) {
-        to_bytes(picture_ + y * row, translated + y * width * kChannels, width, static_cast<float>(out.low),
-                 out.scale());
-      }
-    });
-  }
-
   // A lock that is waited for without holding Python's.
   static std::mutex& released(std::mutex& mutex) {
     const py::gil_scoped_release release;
@@ -130,12 +119,7 @@ class Generator {
     auto plan = std::make_unique<Plan>(program(), height, width, threads_);
     plan_.reset();
     workspace_.reset();
-    const int64_t image_bytes = (height * width * kChannels * 4 + 63) / 64 * 64;
-    const int64_t picture_bytes = height * width * plan->picture_channels() * 4;
-    const int64_t plan_bytes = (plan->workspace_bytes() + 63) / 64 * 64;
-    workspace_ = std::make_unique<Workspace>(plan_bytes + image_bytes + picture_bytes);
-    image_ = reinterpret_cast<float*>(workspace_->data() + plan_bytes);
-    picture_ = reinterpret_cast<float*>(workspace_->data() + plan_bytes + image_bytes);
+    workspace_ = std::make_unique<Workspace>(plan->workspace_bytes());
     plan_ = std::move(plan);
     size_ = size;
   }
@@ -158,7 +142,6 @@ class Generator {
   Size size_;
   std::unique_ptr<Plan> plan_;
   std::unique_ptr<Workspace> workspace_;
-  float *image_ = nullptr, *picture_ = nullptr;
 };
 
 }  // namespace

@@ -66,13 +66,14 @@ def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp
 
 
 @pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "animegan"])
-def test_translates_as_the_operators(name: str, size: tuple[int, int], tmp_path: Path) -> None:
-    """Padding and cropping included: byte for byte."""
+def test_translates_as_the_operators(name: str, isa: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """The first layer's reading of bytes and the last one's writing, padding and cropping: byte for byte."""
     generator, frame = small_generator(name), frame_of(*size)
     fused = fuse(generator, "fp32")
     run = packed(generator, fused, tmp_path)
-    with threads(2):
+    with forced_isa(isa), threads(2):
         image = ops.frames_to_tensor(
             torch.from_numpy(frame)[None],
             value_range=generator.input_range,
@@ -80,7 +81,8 @@ def test_translates_as_the_operators(name: str, size: tuple[int, int], tmp_path:
             dtype=torch.float32,
         )
         expected = ops.tensor_to_frames(fused(image), value_range=generator.output_range, size=frame.shape[:2])
-    np.testing.assert_array_equal(run.translate(frame), expected[0].numpy())
+        actual = run.translate(frame)
+    np.testing.assert_array_equal(actual, expected[0].numpy())
 
 
 def test_translates_as_the_translator(tmp_path: Path) -> None:
