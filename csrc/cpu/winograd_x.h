@@ -5,7 +5,8 @@
 // of a layer, transformed, fit in a core's own cache, each thread transforms them first, and then takes segments of
 // tile rows and works through them one at a time, so that all it touches stays near it. Otherwise a layer is worked
 // on in chunks of whole tile rows, each in two parallel passes: the input of all its tiles is transformed, then each
-// thread takes output channels, transforms their kernels, multiplies, and transforms what comes out.
+// thread takes a part of the tiles, as far as possible those that it has transformed, and output channels, transforms
+// their kernels, multiplies, and transforms what comes out.
 
 template <const TileSide& kOf>
 struct Side {

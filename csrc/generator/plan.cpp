@@ -30,11 +30,13 @@ constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
 // Phases share their transformed input where that adds at most one tile to so many.
 constexpr int64_t kSharedTiles = 7;
 // A chunk of Winograd tiles has a transformed input of so many bytes, that stays in the caches while it is multiplied;
-// more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them.
+// more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them; and
+// then as many rows more as give all threads equally many.
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
-// With so many tiles for each thread it multiplies those alone whose input it has transformed, for all output channels:
-// cores without a cache in common take longer to hand over tiles than to transform the kernels once each.
-constexpr int64_t kOwnTiles = 32;
+// With so many tiles for each thread, in as many rows as the others or in so many, it multiplies those whose input it
+// has transformed, for all output channels: cores without a cache in common take longer to hand over tiles than to
+// transform the kernels once each.
+constexpr int64_t kOwnTiles = 32, kOwnRows = 4;
 
 float float_of_bits(int64_t bits) {
   const auto low = static_cast<uint32_t>(bits);
@@ -131,6 +133,8 @@ Plan::Plan(const Program& program, int64_t height, int64_t width, const Threads&
 
 // Checks a step, and notes its geometry and what it needs.
 void Plan::add(const Step& step) {
+  check(steps_.empty() || !makes_picture(steps_.back().convolution), kOp,
+        ": a step after the one that makes the picture");
   PlannedStep planned = {step, {}, read(step.source), read(step.second_source), read(step.residual), kNone, kNone};
   Convolution& c = planned.convolution;
   check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kColumns) && step.activation >= 0 &&
@@ -395,8 +399,10 @@ void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) 
   const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
   const int64_t chunks = divided_up(c.tile_rows, rows);
   c.chunk_rows = divided_up(c.tile_rows, chunks);
-  const bool owns_tiles = c.chunk_rows * c.tile_columns >= kOwnTiles * thread_count_;
-  if (owns_tiles) c.chunk_rows = std::min(divided_up(c.chunk_rows, thread_count_) * thread_count_, c.tile_rows);
+  const int64_t even_rows = std::min(divided_up(c.chunk_rows, thread_count_) * thread_count_, c.tile_rows);
+  const bool owns_tiles = c.chunk_rows * c.tile_columns >= kOwnTiles * thread_count_ &&
+                          (even_rows % thread_count_ == 0 || even_rows >= kOwnRows * thread_count_);
+  if (owns_tiles) c.chunk_rows = even_rows;
   const int64_t tiles = c.chunk_rows * c.tile_columns,
                 units = divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread;
   c.tile_room = divided_up(tiles, kernels_.tile_pixels) * kernels_.tile_pixels;
@@ -491,7 +497,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, const Pictur
   if (c.segment > 0) {
     in_parallel(kernels.segments[type], c, c.tile_rows * segments_of_row(c), memory);
   } else if (is_winograd(c)) {
-    // In the middle of its place, so that the first half of the threads wrote there last what they write now.
+    // Around the middle of its place, so that the first half of the threads wrote there last what they write now.
     const int64_t spare = transformed_bytes_ - transformed_bytes(c, c.tile_room, type == 0 ? 4 : 2);
     c.transformed = memory.transformed + spare / 2 / kAlignment * kAlignment;
     const int64_t all = c.tile_rows, rows = c.chunk_rows;

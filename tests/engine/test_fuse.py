@@ -493,6 +493,16 @@ def test_tiles_of_the_image_are_refused() -> None:
         with_steps(fused, [first, *others])(torch.zeros(1, 3, 32, 32))
 
 
+def test_a_step_after_the_picture_is_refused() -> None:
+    generator = made(CONFIGS["resnet"])
+    fused = fuse(generator, "fp32")
+    steps = steps_of(fused)
+    longer = with_steps(fused, [*steps, steps[-1]])
+    longer.program[3] = len(steps) + 1
+    with pytest.raises(RuntimeError, match="after the one that makes the picture"):
+        longer(picture_for(generator))
+
+
 def test_keeping_the_image_is_refused() -> None:
     """Its three channels are not a block of them."""
     fused = fuse(made(CONFIGS["resnet"]), "fp32")

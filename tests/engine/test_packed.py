@@ -67,11 +67,14 @@ def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp
 
 @pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "animegan"])
-def test_translates_as_the_operators(name: str, isa: str, size: tuple[int, int], tmp_path: Path) -> None:
+def test_translates_as_the_operators(
+    name: str, precision: str, isa: str, size: tuple[int, int], tmp_path: Path
+) -> None:
     """The first layer's reading of bytes and the last one's writing, padding and cropping: byte for byte."""
     generator, frame = small_generator(name), frame_of(*size)
-    fused = fuse(generator, "fp32")
+    fused = fuse(generator, precision)
     run = packed(generator, fused, tmp_path)
     with forced_isa(isa), threads(2):
         image = ops.frames_to_tensor(
