@@ -33,7 +33,7 @@ def main() -> None:
     import numpy as np
 
     from engine import memory
-    from engine.quick_start import QuickTranslator, Request
+    from engine.quick_start import QUICK_BACKENDS, QuickTranslator, Request
 
     frame = np.load(Path(folder) / "frame.npy")
     weights = Path(folder) / "generator.safetensors"
@@ -47,7 +47,7 @@ def main() -> None:
         torch.set_num_threads(int(threads))
         return Translator(weights, backend=backend, precision=precision, device=device)
 
-    if (backend, device) == ("fused", "cpu"):
+    if device == "cpu" and backend in QUICK_BACKENDS:
         request = Request(weights, backend=backend, precision=precision, threads=int(threads))
         translator: QuickTranslator | Translator = QuickTranslator(request, make, size=frame.shape[:2])
     else:

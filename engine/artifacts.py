@@ -93,7 +93,7 @@ def cached(
         BackendError: it can't be built, kept or loaded.
     """
     module = get_backend(backend)
-    entry = cache.find(*_key(generator, sha, backend, precision, example))
+    entry = cache.find(*cache_key(generator, sha, backend, precision, example))
     if entry is not None:
         try:
             return _load(module, entry, example, precision)
@@ -108,7 +108,7 @@ def is_cached(
     cache: EngineCache, generator: Generator, sha: str, backend: str, precision: str, example: Tensor
 ) -> bool:
     """Whether `cached` would find the engine, as far as can be seen without reading it."""
-    return cache.has(*_key(generator, sha, backend, precision, example))
+    return cache.has(*cache_key(generator, sha, backend, precision, example))
 
 
 def build_into(
@@ -122,13 +122,14 @@ def build_into(
     module = get_backend(backend)
     if reason := module.unbuildable(example.device):
         raise BackendError(f"no {backend} engine can be built here: {reason}")
-    of, by = _key(generator, sha, backend, precision, example)
+    of, by = cache_key(generator, sha, backend, precision, example)
     return cache.add(of, by, f"engine{module.SUFFIX}", lambda path: module.build(generator, example, precision, path))
 
 
-def _key(
+def cache_key(
     generator: Generator, sha: str, backend: str, precision: str, example: Tensor
 ) -> tuple[dict[str, str], dict[str, str]]:
+    """What an engine is of, and what it is made by: its key in the cache."""
     return describe(generator, sha, backend, precision, example), made_by(get_backend(backend), example.device)
 
 

@@ -195,6 +195,12 @@ class Chooser:
         """Another engine, proven on the frame of the last choice; None: it does not run, or is not close enough."""
         return self._try(Candidate(backend, precision), *self._proven_on) if self._proven_on else None
 
+    def cache_key(self, engine: Engine, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:
+        """Where the cache has an engine that is a file, for frames of this (H, W)."""
+        candidate = Candidate(engine.backend, engine.precision)
+        example = self._example(candidate, np.empty((1, *size, 3), np.uint8))
+        return artifacts.cache_key(self._generator, self._sha, engine.backend, engine.precision, example)
+
     def proven_frames(self, engine: Engine, batch: np.ndarray) -> np.ndarray | None:
         """What `engine` has made of `batch`, if that is what it was just proven on: uint8, to be had once."""
         proof = self._proofs.get(engine.run)

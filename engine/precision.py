@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import math
 import platform
 import sys
@@ -140,6 +141,13 @@ def processor_abilities() -> list[str]:
     import torch
 
     return sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True)
+
+
+def processor_fingerprint() -> str:
+    """What tells this CPU from others that code compiled for it may not run on; without torch, on Linux."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
 
 
 def processor_name() -> str:

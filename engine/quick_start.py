@@ -4,8 +4,9 @@ Importing torch, loading the generator, eager float32 on the first frame and pac
 gigabyte of memory. When that has been done for a generator and a frame size, and a fused engine was chosen, the engine
 cache keeps its packed weights, those of the fused engine in float32, and a note of the choice and of all that it
 depended on. The next run starts from there: half precision is proven against our own float32 on the first frame, which
-an earlier run has proven against eager float32. A frame that needs torch, be it of another size or nearly uniform,
-makes it be imported then.
+an earlier run has proven against eager float32. Packages of AOTInductor, if they were asked for, start the same way: of
+torch they need its libraries alone. A frame that needs torch, be it of another size or nearly uniform, makes it be
+imported then.
 """
 
 from __future__ import annotations
@@ -30,8 +31,15 @@ from engine import memory
 from engine.cache import EngineCache, sha256
 from engine.engines import Row, RunningEngine, measuring_seconds
 from engine.errors import EngineError, FrameSizeError
+from engine.packages import PackagedGenerator, PackageFacts
 from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
-from engine.precision import PARITY_DB, fastest_precision, is_nearly_uniform, psnr_db
+from engine.precision import (
+    PARITY_DB,
+    fastest_precision,
+    is_nearly_uniform,
+    processor_fingerprint,
+    psnr_db,
+)
 
 if TYPE_CHECKING:
     from engine.choosing import Engine
@@ -39,9 +47,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamgan")
 
-# By how much an engine has to be better than its limit to be relied on: frames other than the one that it is proven on
-# may be less exact. Float32 is proven in the first run alone, half precision on the first frame of each video.
+# The backends that can start without torch, as users ask for them.
+QUICK_BACKENDS = ("auto", "fused", "aoti")
+
+# By how much a fused engine has to be better than its limit to be relied on: frames other than the one that it is
+# proven on may be less exact. Float32 is proven in the first run alone, half precision on each video's first frame.
 _MARGIN_DB = {"fp32": 6.0, "bf16": 1.5, "fast": 0.0}
+
+# The same of a package, in every precision proven on the first frame of each video: 45 dB against a float32 that is
+# itself at 66 dB of eager float32 are 45.03 against that, if their errors have nothing to do with each other.
+_PACKAGE_MARGIN_DB = 0.5
 
 # Frame sizes whose generators are kept ready; each holds a frame's activations.
 _MOST_READY = 3
@@ -83,24 +98,24 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A packed generator that was proven for frames of one size.
+    """An engine that was proven for frames of one size.
 
     Attributes:
         engine: what is known of it from that run.
-        packed: to run it.
-        reference: the same in float32, which it is proven against; None if it is in float32 itself.
+        generator: to run it.
+        reference: the fused one in float32, which it is proven against; None if it needs no more proof.
     """
 
     engine: RunningEngine
-    packed: PackedGenerator
+    generator: PackedGenerator | PackagedGenerator
     reference: PackedGenerator | None
 
 
 class QuickTranslator:
-    """Translates frames as `engine.Translator` does, with packed generators wherever one was proven.
+    """Translates frames as `engine.Translator` does, without torch wherever an engine was proven that runs so.
 
     Args:
-        request: of a generator on the CPU, for the backends `auto` or `fused`.
+        request: of a generator on the CPU, for one of `QUICK_BACKENDS`.
         make: the translator for all else; called when a frame needs it.
         size: (H, W) of the first frame; if nothing was proven for it, `make` is called at once.
 
@@ -176,7 +191,7 @@ class QuickTranslator:
             return proof[1]
         found = self._found[size]
         assert found is not None
-        return found.packed.translate(frame)
+        return found.generator.translate(frame)
 
     def engine_for(self, frame: np.ndarray) -> RunningEngine:
         """As `Translator.engine_for`."""
@@ -198,17 +213,17 @@ class QuickTranslator:
         return chosen
 
     def _proven(self, size: tuple[int, int], frame: np.ndarray) -> RunningEngine | None:
-        """The packed engine of frames of this size, proven on this one if it is the first; None: there is none."""
+        """The engine of frames of this size, proven on this one if it is the first; None: there is none."""
         found = self._found[size]
         if found is None or found.reference is None:
             return found.engine if found else None  # float32, or proven already
         expected = found.reference.translate(frame)
-        found = self._found[size] = Found(found.engine, found.packed, None)  # its memory is the other's now
+        found = self._found[size] = Found(found.engine, found.generator, None)  # its memory is the other's now
         start = time.perf_counter()
-        translated = found.packed.translate(frame)
+        translated = found.generator.translate(frame)
         frame_ms = 1e3 * (time.perf_counter() - start)
         parity_db = psnr_db(translated, expected)
-        least_db = PARITY_DB[found.engine.precision] + _MARGIN_DB[found.engine.precision]
+        least_db = _least_db(found.engine)
         if parity_db < least_db:
             logger.warning(
                 "the engine is chosen anew: this video's first frame in %s is at %.1f dB of float32, not %.1f",
@@ -218,7 +233,7 @@ class QuickTranslator:
             self._settled.add(size)  # other videos may be less demanding
             return None
         engine = dataclasses.replace(found.engine, parity_db=parity_db, frame_ms=frame_ms, proven_before=False)
-        self._found[size] = Found(engine, found.packed, None)
+        self._found[size] = Found(engine, found.generator, None)
         self._proof = frame.copy(), translated
         return engine
 
@@ -256,7 +271,7 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
         return None
     try:
         ran = RunningEngine(
-            "fused",
+            str(note["backend"]),
             str(note["precision"]),
             parity_db=float(note["parity_db"]),
             frame_ms=float(note["ms"]),
@@ -265,13 +280,17 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
         if request.backend == "auto" and not note["measured"] and _is_worth_measuring(request, ran):
             return None
         threads = int(note["threads"])
-        packed = _packed(cache, request, ran.precision, note["packed"], threads)
-        reference = _packed(cache, request, "fp32", note["reference"], threads) if note["reference"] else packed
-        if packed is None or reference is None:
+        generator: PackedGenerator | PackagedGenerator | None
+        if ran.backend == "aoti":
+            generator = _packaged(cache, note["package"], threads)
+        else:
+            generator = _packed(cache, request, ran.precision, note["packed"], threads)
+        reference = _packed(cache, request, "fp32", note["reference"], threads) if note["reference"] else None
+        if generator is None or (note["reference"] and reference is None):
             return None
-        needed = packed.needed_bytes(*size)
+        needed = generator.needed_bytes(*size)
     except (EngineError, KeyError, TypeError, ValueError) as error:
-        logger.warning("the fused engine is made anew: %s", error)
+        logger.warning("the engine of an earlier run is made anew: %s", error)
         return None
     available = memory.available_bytes(None)
     if available is not None and needed > available:
@@ -279,41 +298,52 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
             f"a frame of {size[1]}x{size[0]} needs about {needed / 2**30:.1f} GiB in this generator and "
             f"{available / 2**30:.1f} GiB are free: use smaller frames"
         )
-    return Found(ran, packed, reference if reference is not packed else None)
+    return Found(ran, generator, reference)
 
 
 def keep(cache: EngineCache, request: Request, size: tuple[int, int], chosen: Engine, translator: Translator) -> None:
-    """Keeps a fused engine that was chosen and proven on a frame of this (H, W), for `find`.
+    """Keeps an engine that was chosen and proven on a frame of this (H, W), for `find`.
 
     That something can't be kept is no error. What this video made necessary (another precision than the one that is
     tried first) and what has little to spare is not kept: the next video is another proof.
     """
     try:
-        if chosen.backend != "fused":  # something else was measured to be faster
+        wanted = "fused" if request.backend == "auto" else request.backend
+        if chosen.backend != wanted or wanted not in QUICK_BACKENDS:
+            # Something else was measured to be faster, or had to stand in.
             return cache.keep_note(*_note_key(request, size), {})
-        note = _note_of(cache, request, chosen, translator)
+        note = _note_of(cache, request, size, chosen, translator)
         if note is not None:
             cache.keep_note(*_note_key(request, size), note)
     except _UNUSABLE as error:
-        logger.info("the fused engine is not kept: %s", error)
+        logger.info("the engine is not kept for a quick start: %s", error)
 
 
-def _note_of(cache: EngineCache, request: Request, chosen: Engine, translator: Translator) -> dict[str, Any] | None:
+def _note_of(
+    cache: EngineCache, request: Request, size: tuple[int, int], chosen: Engine, translator: Translator
+) -> dict[str, Any] | None:
     """What `find` reads, with the weights kept that belong to it; None: it is not to be relied on."""
     import torch
 
     wanted = fastest_precision(translator.device) if request.precision == "auto" else request.precision
     if translator.device.type != "cpu" or chosen.precision != wanted or not _has_to_spare(chosen):
         return None
-    reference = chosen if chosen.precision == "fp32" else translator.prove("fused", "fp32")
+    needs_no_other = str(chosen) == "fused fp32"
+    reference = chosen if needs_no_other else translator.prove("fused", "fp32")
     if reference is None or not _has_to_spare(reference):
         return None
     if sha256(request.checkpoint) != request.generator["generator"]:
         return None  # it has been written anew meanwhile
+    if chosen.backend == "aoti":
+        of, made_by = translator.cache_key(chosen, size)
+        kept = {"package": {"of": of, "made_by": made_by, **translator.package_facts(chosen, size).to_dict()}}
+    else:
+        kept = {"packed": _kept(cache, request, chosen, translator)}
     measured = sum(row.frame_ms is not None for row in translator.choice)
     return {
-        "packed": _kept(cache, request, chosen, translator),
-        "reference": None if reference is chosen else _kept(cache, request, reference, translator),
+        **kept,
+        "backend": chosen.backend,
+        "reference": None if needs_no_other else _kept(cache, request, reference, translator),
         "precision": chosen.precision,
         "parity_db": min(chosen.parity_db, 200.0),  # JSON has no infinity
         "ms": chosen.frame_ms,
@@ -350,20 +380,31 @@ def _packed(
     return PackedGenerator(read_weights(entry.folder / entry.main), PackedFacts.from_dict(facts), threads=threads)
 
 
+def _packaged(cache: EngineCache, kept: dict[str, Any], threads: int) -> PackagedGenerator | None:
+    key = kept["of"], kept["made_by"]
+    entry = cache.find(*key) if cache.has(*key) else None
+    if entry is None:
+        return None
+    return PackagedGenerator(entry.folder / entry.main, PackageFacts.from_dict(kept), threads=threads)
+
+
 def _is_worth_measuring(request: Request, ran: RunningEngine) -> bool:
     return measuring_seconds(ran.frame_ms, expected_frames=request.expected_frames, live=request.live) > 0
 
 
 def _note_key(request: Request, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:
     of = {
-        "note": "proven fused engine",
+        "note": "proven engine",
         **request.generator,
         "size": f"{size[1]}x{size[0]}",
         "backend": request.backend,
         "precision": request.precision,
     }
-    rivals = _versions(_RIVALS) if request.backend == "auto" else ""
-    return of, {**_made_by(), "rivals": rivals, "threads": _threads_asked(request)}
+    # A package is code for one processor, and one version of torch.
+    others = {"auto": _RIVALS, "aoti": ("torch",)}.get(request.backend, ())
+    processor = processor_fingerprint() if request.backend == "aoti" else ""
+    made_by = {"others": _versions(others), "processor": processor, "threads": _threads_asked(request)}
+    return of, {**_made_by(), **made_by}
 
 
 def _weights_key(request: Request, precision: str, sha: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -404,4 +445,10 @@ def _threads_asked(request: Request) -> str:
 
 
 def _has_to_spare(engine: RunningEngine) -> bool:
-    return engine.parity_db >= PARITY_DB[engine.precision] + _MARGIN_DB[engine.precision]
+    return engine.parity_db >= _least_db(engine)
+
+
+def _least_db(engine: RunningEngine) -> float:
+    """What an engine's first frame has to be at for it to be relied on."""
+    margin_db = _PACKAGE_MARGIN_DB if engine.backend == "aoti" else _MARGIN_DB[engine.precision]
+    return PARITY_DB[engine.precision] + margin_db

@@ -319,8 +319,11 @@ class Runner:
 
     def _can_start_quickly(self) -> bool:
         """Whether an engine that an earlier run has proven may be taken, if there is one."""
+        from engine.quick_start import QUICK_BACKENDS
+
         options = self._options
-        return self._is_on_cpu and options.backend in ("auto", "fused") and not (options.engine or options.explain)
+        is_quick = options.backend in QUICK_BACKENDS and not (options.engine or options.explain)
+        return self._is_on_cpu and is_quick
 
     def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
         from engine import video

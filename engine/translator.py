@@ -24,6 +24,7 @@ from engine.errors import BackendError, EngineError, EngineLostError, FrameSizeE
 from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
 from engine.fuse_norms import NormFused
 from engine.generators import Generator
+from engine.packages import PackageFacts
 from engine.precision import choose_device, is_nearly_uniform, true_float32
 from engine.styles import locate_generator
 
@@ -270,6 +271,20 @@ class Translator:
         For those who want to run it elsewhere: this translator does not take it.
         """
         return self._chooser.prove(backend, precision)
+
+    def package_facts(self, engine: Engine, size: tuple[int, int]) -> PackageFacts:
+        """What running an engine of `aoti` for frames of this (H, W) takes, beside its file."""
+        return PackageFacts(
+            dtype=str(engine.dtype).removeprefix("torch."),
+            size=self._padded_size(*size),
+            input_range=self.generator.input_range,
+            output_range=self.generator.output_range,
+            frame_bytes=self._needed_bytes((1, *size), engine.dtype),
+        )
+
+    def cache_key(self, engine: Engine, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:
+        """Where the engine cache has the file of an engine for frames of this (H, W)."""
+        return self._chooser.cache_key(engine, size)
 
     def _set_engine(self, size: tuple[int, int], engine: Engine) -> Engine:
         self._engines[size] = self._engine = engine

@@ -18,6 +18,7 @@
 #include "csrc/generator/plan.h"
 #include "csrc/generator/workspace.h"
 #include "csrc/kernels.h"
+#include "csrc/python/frames.h"
 #include "csrc/thread_pool.h"
 
 namespace py = pybind11;
@@ -34,12 +35,6 @@ using Array = py::array_t<Value, py::array::c_style>;
 
 using Size = std::pair<int64_t, int64_t>;  // height, width
 using Range = std::pair<double, double>;
-
-ValueRange checked(const Range& range) {
-  const auto [low, high] = range;
-  check(low >= -1e6 && high <= 1e6 && high - low >= 1e-6, kName, ": ", low, " to ", high, " is no range of values");
-  return {low, high};
-}
 
 class Generator {
  public:
@@ -70,7 +65,7 @@ class Generator {
     const int64_t height = frame.shape(0), width = frame.shape(1);
     check(height >= 1 && width >= 1 && padded.first >= height && padded.second >= width, kName, ": a frame of ", width,
           "x", height, " is not to be padded to ", padded.second, "x", padded.first);
-    const ValueRange in = checked(input), out = checked(output);
+    const ValueRange in = checked_range(kName, input), out = checked_range(kName, output);
     const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
     make_ready(padded);
     check(plan_->picture_channels() == kChannels, kName, ": makes ", plan_->picture_channels(), " channels, no frame");

@@ -19,6 +19,7 @@
 
 #include "csrc/cpu/peak_loop.h"
 #include "csrc/isa.h"
+#include "csrc/python/frames.h"
 #include "csrc/python/generator.h"
 
 namespace {
@@ -117,6 +118,7 @@ std::optional<double> peak(const std::string& kind, int threads, double seconds,
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The compiled part without torch: build information, instruction sets, fused generators.";
   define_generator(module);
+  define_frames(module);
   module.def("build_info", &build_info, "Version, compiler, flags and the torch version built against.");
   module.def(
       "detected_isa", [] { return streamgan::isa_name(streamgan::detected_isa()); },
