@@ -37,7 +37,10 @@ from engine.precision import choose_device, fastest_precision, psnr_db
 from engine.translator import Translator
 
 CASES = ("256x256x1", "256x256x8", "1280x720x1", "1920x1080x1")
-BACKENDS = ("fused", "eager", "torchscript", "onnxruntime", "tensorrt-rtx", "tensorrt", "inductor")
+BACKENDS = (
+    *("fused", "eager", "torchscript", "onnxruntime", "onnxruntime-tensorrt", "tensorrt-rtx", "tensorrt"),
+    "inductor",
+)
 ALONE = "generator alone"
 
 # N, C, H, W: a residual block of the full generator at 256x256, its outer layer, and both at 1920x1080.

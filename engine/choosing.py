@@ -43,7 +43,7 @@ BUILDING_PAYS_AFTER_SECONDS = 180.0
 _QUICK = ("openvino", "onnxruntime", "torchscript")
 _SLOW = {"cpu": ("aoti",), "cuda": ("tensorrt", "tensorrt-rtx", "aoti")}
 # Take up to minutes too, and are not tried unless they are asked for.
-_SLOW_IF_ASKED = ("inductor", "openvino-gpu", "openvino-npu")
+_SLOW_IF_ASKED = ("inductor", "onnxruntime-tensorrt", "openvino-gpu", "openvino-npu")
 
 # Calls of each engine that are measured, in turn. One whose first call took so many times the best is left out.
 _ROUNDS = 5

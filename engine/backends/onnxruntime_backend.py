@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU or a CUDA GPU, from an ONNX file that every machine and version of it can read.
 
-Its TensorRT provider is left out, since it does not tell which layers ran in which precision: the backends `tensorrt`
-and `tensorrt-rtx` check theirs.
+Its TensorRT provider is a backend of its own, `onnxruntime-tensorrt`: what it builds is tied to one GPU.
 """
 
 from __future__ import annotations
@@ -28,13 +27,16 @@ EXTRA = "onnx"
 def unavailable(device: torch.device) -> str | None:
     """Why this backend can't run on `device`, in one line; None if it can."""
     absent = missing(EXTRA, "onnxruntime")
-    if absent is not None or device.type == "cpu":
+    if absent is not None or device.type == "cpu" or has_provider("cuda"):
         return absent
+    return "this build of onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
+
+
+def has_provider(name: str) -> bool:
+    """Whether the installed onnxruntime comes with a provider, e.g. "cuda". Does not import it."""
     spec = importlib.util.find_spec("onnxruntime")
     folders = spec.submodule_search_locations if spec else None
-    if not any(any(Path(folder).glob("capi/*onnxruntime_providers_cuda*")) for folder in folders or ()):
-        return "this build of onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
-    return None
+    return any(any(Path(folder).glob(f"capi/*onnxruntime_providers_{name}*")) for folder in folders or ())
 
 
 def unbuildable(device: torch.device) -> str | None:
@@ -84,20 +86,34 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     Raises:
         BackendError: no such precision, a damaged or foreign file, or one for another shape or dtype.
     """
+    _check_precision(example, precision)
+    if example.device.type == "cpu":
+        return open_session(path, example, "CPUExecutionProvider", {})
+    # float32 means float32: with TF32, convolutions round to 10 bits
+    cuda = {"device_id": str(example.device.index or 0), "use_tf32": "0"}
+    return open_session(path, example, "CUDAExecutionProvider", cuda)
+
+
+def open_session(path: Path, example: Tensor, name: str, settings: dict[str, str]) -> CompiledGenerator:
+    """Loads the file with one of ONNX Runtime's providers, which has to run all of it.
+
+    Args:
+        path: of a file of `build`.
+        example: an input, on the provider's device.
+        name, settings: of the provider.
+
+    Raises:
+        BackendError: it is not there or can't run the file, or the file is for another shape or dtype.
+    """
     import onnxruntime
 
-    _check_precision(example, precision)
-    device = example.device
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised as well
-    if device.type == "cuda":
+    if name != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # float32 means float32: without it, convolutions round to 10 bits
-        provider = ("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"})
-    else:
-        provider = ("CPUExecutionProvider", {})
+    provider = (name, settings)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its exceptions have no common base
