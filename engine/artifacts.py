@@ -122,8 +122,19 @@ def build_into(
     module = get_backend(backend)
     if reason := module.unbuildable(example.device):
         raise BackendError(f"no {backend} engine can be built here: {reason}")
+
+    def build(path: Path) -> dict[str, Any]:
+        if hasattr(module, "build_with_operators"):  # it will run here, where they are
+            try:
+                facts: dict[str, Any] = module.build_with_operators(generator, example, precision, path)
+                return facts
+            except BackendError as error:
+                logger.info("the %s engine is built without our operators: %s", backend, error)
+        facts = module.build(generator, example, precision, path)
+        return facts
+
     of, by = cache_key(generator, sha, backend, precision, example)
-    return cache.add(of, by, f"engine{module.SUFFIX}", lambda path: module.build(generator, example, precision, path))
+    return cache.add(of, by, f"engine{module.SUFFIX}", build)
 
 
 def cache_key(

@@ -164,11 +164,15 @@ class _Exporter:
             options: dict[str, Any] = {"dynamic": self.dynamic, "targets": targets}
             facts: dict[str, Any] = self.backend.build(generator, self.example, self.precision, path, **options)
             return facts
-        if self.kind not in _WITH_OPERATORS or self.device.type != "cpu":
-            raise BackendError(f"our operators go into {' and '.join(_WITH_OPERATORS)} files for the CPU only")
-        from engine.backends import aoti, torchscript
+        from engine.backends import aoti, tensorrt, torchscript
         from engine.fuse import fuse
 
+        if self.kind == "tensorrt":
+            return tensorrt.build_with_operators(generator, self.example, self.precision, path, dynamic=self.dynamic)
+        if self.kind not in _WITH_OPERATORS or self.device.type != "cpu":
+            raise BackendError(
+                f"our operators go into {' and '.join(_WITH_OPERATORS)} files for the CPU, and tensorrt files, only"
+            )
         fused = fuse(generator, self.precision)
         multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
         if self.kind == "torchscript":
@@ -278,7 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--target", default="", metavar="smNN,...", help="GPUs to build tensorrt-rtx for, as sm86,sm120"
     )
     parser.add_argument(
-        "--operators", action="store_true", help="with our fused operators inside (torchscript and aoti, CPU)"
+        "--operators",
+        action="store_true",
+        help="with our operators inside (torchscript and aoti on the CPU, tensorrt)",
     )
     parser.add_argument("--norm-mode", choices=("eval", "batch"), default="eval", help="see engine.run")
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: CHECKPOINT's name in this folder")

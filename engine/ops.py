@@ -241,6 +241,21 @@ def _(
     return output, mean, torch.empty_like(mean)
 
 
+@torch.library.register_fake("streamgan::instance_norm_act_out")
+def _(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    epsilon: float,
+    slope: float,
+    over_channels: bool,
+    pad: list[int],
+    output: Tensor,
+) -> None:
+    """Into `output`; what is given to runtimes that bring their own memory, on CUDA alone."""
+
+
 @torch.library.register_fake("streamgan::instance_norm_act_backward")
 def _(
     grad: Tensor,

@@ -94,10 +94,11 @@ Tensor norm_residual(const Tensor& residual, const NormShape& shape) {
   return in_place ? residual : in_norm_layout(residual, shape, "residual");
 }
 
-std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const std::optional<Tensor>& weight,
-                                                     const std::optional<Tensor>& bias,
-                                                     const std::optional<Tensor>& residual, double epsilon,
-                                                     double slope, bool over_channels, std::vector<int64_t> pads) {
+// `given`: where to write; null: into memory of its own.
+std::tuple<Tensor, Tensor, Tensor> normalise(const Tensor& tensor, const std::optional<Tensor>& weight,
+                                             const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                                             double epsilon, double slope, bool over_channels,
+                                             const std::vector<int64_t>& pads, const Tensor* given) {
   const CurrentDevice device(tensor);
   const NormShape shape = norm_shape(tensor);
   const Padding pad = norm_padding(pads, shape);
@@ -112,8 +113,12 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   const std::vector<int64_t> statistics_shape = {shape.images, shape.channels};
   Tensor mean = torch::stable::empty(statistics_shape, ScalarType::Float, std::nullopt, tensor.device());
   Tensor rstd = torch::stable::empty(statistics_shape, ScalarType::Float, std::nullopt, tensor.device());
-  Tensor output =
-      empty_in_norm_layout(input, shape, pad.top + shape.height + pad.bottom, pad.left + shape.width + pad.right);
+  const int64_t height = pad.top + shape.height + pad.bottom, width = pad.left + shape.width + pad.right;
+  if (given != nullptr) {
+    check_norm_device(*given, tensor, "output");
+    check_norm_output(*given, shape, height, width);
+  }
+  Tensor output = given != nullptr ? *given : empty_in_norm_layout(input, shape, height, width);
   NormParameters norm = {};
   norm.input = input.const_data_ptr();
   norm.output = output.mutable_data_ptr();
@@ -151,6 +156,19 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const
   return {output, mean, rstd};
 }
 
+std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& tensor, const std::optional<Tensor>& weight,
+                                                     const std::optional<Tensor>& bias,
+                                                     const std::optional<Tensor>& residual, double epsilon,
+                                                     double slope, bool over_channels, std::vector<int64_t> pads) {
+  return normalise(tensor, weight, bias, residual, epsilon, slope, over_channels, pads, nullptr);
+}
+
+void instance_norm_act_out(const Tensor& tensor, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                           const std::optional<Tensor>& residual, double epsilon, double slope, bool over_channels,
+                           std::vector<int64_t> pads, const Tensor& output) {
+  normalise(tensor, weight, bias, residual, epsilon, slope, over_channels, pads, &output);
+}
+
 }  // namespace
 
 #if defined(STREAMGAN_EMULATE)
@@ -158,6 +176,7 @@ STABLE_TORCH_LIBRARY(streamgan_emulated, library) {
   library.def(kFramesToTensorSchema);
   library.def(kTensorToFramesSchema);
   library.def(kInstanceNormActSchema);
+  library.def(kInstanceNormActOutSchema);
 }
 STABLE_TORCH_LIBRARY_IMPL(streamgan_emulated, CPU, library) {
 #else
@@ -166,6 +185,7 @@ STABLE_TORCH_LIBRARY_IMPL(streamgan, CUDA, library) {
   library.impl(kFramesToTensor, TORCH_BOX(&frames_to_tensor));
   library.impl(kTensorToFrames, TORCH_BOX(&tensor_to_frames));
   library.impl(kInstanceNormAct, TORCH_BOX(&instance_norm_act));
+  library.impl(kInstanceNormActOut, TORCH_BOX(&instance_norm_act_out));
 }
 
 }  // namespace streamgan

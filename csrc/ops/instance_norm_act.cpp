@@ -233,6 +233,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(const Tensor& grad
 
 STABLE_TORCH_LIBRARY_FRAGMENT(streamgan, library) {
   library.def(kInstanceNormActSchema);
+  library.def(kInstanceNormActOutSchema);
   library.def(
       "instance_norm_act_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
       "float slope, bool over_channels) -> (Tensor, Tensor, Tensor)");

@@ -13,6 +13,12 @@ constexpr char kInstanceNormActSchema[] =
     "instance_norm_act(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, float epsilon, float slope, "
     "bool over_channels, int[] pad) -> (Tensor, Tensor, Tensor)";
 
+// The same into memory that is there, on a GPU alone: for runtimes that bring their own, such as TensorRT.
+constexpr char kInstanceNormActOut[] = "instance_norm_act_out";
+constexpr char kInstanceNormActOutSchema[] =
+    "instance_norm_act_out(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, float epsilon, float slope, "
+    "bool over_channels, int[] pad, Tensor(a!) output) -> ()";
+
 // Of an input [N, C, H, W]. A unit is an image where channels are interleaved, else a plane.
 struct NormShape {
   int64_t images, channels, height, width;
@@ -40,6 +46,9 @@ Tensor in_norm_layout(const Tensor& tensor, const NormShape& shape, const char* 
 
 // [N, C, height, width] in the dtype and layout of the input.
 Tensor empty_in_norm_layout(const Tensor& input, const NormShape& shape, int64_t height, int64_t width);
+
+// Throws unless `output` is what `empty_in_norm_layout` would give.
+void check_norm_output(const Tensor& output, const NormShape& shape, int64_t height, int64_t width);
 
 // The data of a Float [C], null if there is none.
 const float* channel_values(const std::optional<Tensor>& tensor, const NormShape& shape, const Tensor& input,

@@ -48,6 +48,15 @@ Tensor empty_in_norm_layout(const Tensor& input, const NormShape& shape, int64_t
   return torch::stable::transpose(torch::stable::transpose(memory, 2, 3), 1, 2);
 }
 
+void check_norm_output(const Tensor& output, const NormShape& shape, int64_t height, int64_t width) {
+  check(output.dim() == 4 && output.size(0) == shape.images && output.size(1) == shape.channels &&
+            output.size(2) == height && output.size(3) == width &&
+            image_dtype(kInstanceNormAct, output.scalar_type()) == shape.dtype &&
+            (shape.interleaved ? is_interleaved(output) : output.is_contiguous()),
+        kInstanceNormAct, ": output must be [", shape.images, ", ", shape.channels, ", ", height, ", ", width,
+        "] in the dtype and layout of input, not ", shape_of(output));
+}
+
 void check_norm_device(const Tensor& tensor, const Tensor& input, const char* name) {
   check(tensor.device() == input.device(), kInstanceNormAct, ": ", name, " must be on the device of input");
 }

@@ -12,8 +12,9 @@ PRECISIONS are those of a backend that computes elsewhere than on the device, th
 
 As a file (`engine.artifacts` keeps them in the cache): `SUFFIX`, `version(device)` (what writes the file and has to
 read it), `unbuildable(device)`, `build(generator, example, precision, path, *, dynamic, targets) -> facts` and
-`load(path, example, precision) -> callable`. SAME_RUNTIME = True says that a file runs only where `version` is the
-one that it was built with.
+`load(path, example, precision) -> callable`; where our operators can be inside such a file, `build_with_operators`
+of the same arguments without `targets`, which the cache prefers. SAME_RUNTIME = True says that a file runs only where
+`version` is the one that it was built with.
 """
 
 from __future__ import annotations

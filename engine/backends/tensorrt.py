@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from engine.backends import tensorrt_plugin
 from engine.backends.interface import CompiledGenerator
 from engine.backends.runtimes import fits, last_line, missing
 from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
 from engine.errors import BackendError
+from engine.fuse_norms import InstanceNormAct, NormFused, fuse_norms
 from engine.generators import Generator
+
+logger = logging.getLogger("streamgan")
 
 SUFFIX = ".pt2"
 SAME_RUNTIME = True
@@ -72,15 +76,48 @@ def build(
     Raises:
         BackendError: the generator can't be one engine, or its convolutions aren't in the type asked for.
     """
+    return _compile(generator, example, engine_dtype(precision), _shapes(generator, example, dynamic=dynamic), path)
+
+
+def build_with_operators(
+    generator: Generator, example: Tensor, precision: str, path: Path, *, dynamic: bool = False
+) -> dict[str, Any]:
+    """As `build`, with `instance_norm_act` as a plugin inside the engine, which needs this package to run then.
+
+    Raises:
+        BackendError: as `build`; or the generator has no InstanceNorm, or plugins can't be had.
+    """
+    fused = with_plugin(generator)
+    shapes = _shapes(generator, example, dynamic=dynamic)
+    return {**_compile(fused, example, engine_dtype(precision), shapes, path), "operators": "streamgan"}
+
+
+def with_plugin(generator: Generator) -> NormFused:
+    """The generator with `instance_norm_act` between its convolutions, which engines run as a plugin from now on.
+
+    Raises:
+        BackendError: there is nothing to gain, or plugins can't be had.
+    """
+    if reason := tensorrt_plugin.unavailable():
+        raise BackendError(reason)
+    fused = fuse_norms(generator)
+    if not any(isinstance(layer, InstanceNormAct) for layer in fused.modules()):
+        raise BackendError("the generator has no InstanceNorm")
+    tensorrt_plugin.register()
+    return fused
+
+
+def _compile(
+    module: nn.Module, example: Tensor, dtype: torch.dtype, shapes: dict[str, Any], path: Path
+) -> dict[str, Any]:
     import torch_tensorrt
 
-    dtype = engine_dtype(precision)
-    module, example = generator.to(dtype=dtype), example.to(dtype)
+    module, example = module.to(dtype=dtype), example.to(dtype)
     options = compile_options(torch_tensorrt, example)
     try:
         with _detailed(torch_tensorrt):
             compiled = torch_tensorrt.compile(
-                module, ir="dynamo", inputs=[_input(torch_tensorrt, generator, example, dynamic=dynamic)], **options
+                module, ir="dynamo", inputs=[torch_tensorrt.Input(**shapes, dtype=dtype)], **options
             )
         # As it is: tracing it again would want inputs of every size.
         torch_tensorrt.save(compiled, str(path), output_format="exported_program", retrace=False)
@@ -124,11 +161,11 @@ def _detailed(torch_tensorrt: Any) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _input(torch_tensorrt: Any, generator: Generator, example: Tensor, *, dynamic: bool) -> Any:
+def _shapes(generator: Generator, example: Tensor, *, dynamic: bool) -> dict[str, Any]:
     if not dynamic:
-        return torch_tensorrt.Input(shape=tuple(example.shape), dtype=example.dtype)
+        return {"shape": tuple(example.shape)}
     smallest, usual, largest = profile_shapes(generator, example)
-    return torch_tensorrt.Input(min_shape=smallest, opt_shape=usual, max_shape=largest, dtype=example.dtype)
+    return {"min_shape": smallest, "opt_shape": usual, "max_shape": largest}
 
 
 def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str, Any]:
@@ -159,6 +196,8 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """
     import torch_tensorrt
 
+    if tensorrt_plugin.unavailable() is None:
+        tensorrt_plugin.register()  # the engine may have it
     program = _read(path)
     check_program(program, TYPE_NAMES[engine_dtype(precision)])
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]

@@ -243,3 +243,22 @@ def test_every_plan_can_be_launched(device: Device, dtype: str, interleaved: boo
         assert not plan.resident or plan.parts <= device.max_cluster, shape
         places = shape[2] * shape[3]
         assert plan.resident or -(-places // plan.parts) <= 8192 + 8, shape
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_into_memory_that_is_there(kernels: Kernels, layout: str) -> None:
+    """As TensorRT brings it: the bits of the operator."""
+    options = {"affine": True, "residual": True, "activation": "relu", "pad": (3, 0, 2, 1)}
+    inputs = norm_inputs((2, 24, 4, 33), torch.float16, layout, options)
+    expected = kernels.call("instance_norm_act", **inputs, **norm_settings(options))
+    operators = torch.ops.streamgan_emulated if kernels.is_emulated else torch.ops.streamgan
+    device = "cpu" if kernels.is_emulated else "cuda"
+    tensors = [inputs[name].to(device) for name in ("input", "weight", "bias", "residual")]
+    settings = (1e-5, 0.0, False, [3, 0, 2, 1])
+    output = torch.full_like(expected, torch.nan, device=device)
+    operators.instance_norm_act_out(*tensors, *settings, output)
+    assert torch.equal(output.cpu(), expected)
+    other = next(form for form in LAYOUTS.values() if form != LAYOUTS[layout])
+    for wrong in (output[..., 1:], output.float(), output.contiguous(memory_format=other)):
+        with pytest.raises(RuntimeError, match=r"output must be \[2, 24, 7, 36\] in the dtype and layout of input"):
+            operators.instance_norm_act_out(*tensors, *settings, wrong)

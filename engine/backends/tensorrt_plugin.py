@@ -1,0 +1,234 @@
+"""`instance_norm_act` inside TensorRT engines: norm, activation, residual and reflect padding as one layer.
+
+TensorRT keeps them apart: statistics, scale and bias, ReLU, addition, and a copy for the padding. This is a quick
+deployable plugin (TensorRT 10.7 and later) that calls the CUDA operator on TensorRT's own memory and stream. An engine
+with it needs this package to run; a CUDA graph of it needs Python no more once it is captured. Written after the
+sources of TensorRT 11 and Torch-TensorRT 2.11; **not run on a GPU yet**.
+"""
+
+# Without `from __future__ import annotations`: TensorRT reads the types of the functions that it is given.
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine import ops
+from engine.backends.runtimes import missing
+
+NAMESPACE = "streamgan"
+
+# Name of the plugin -> what it takes. TensorRT has no optional inputs.
+PLUGINS = {
+    "instance_norm_act": ("input", "weight", "bias"),
+    "instance_norm_act_residual": ("input", "weight", "bias", "residual"),
+}
+
+# Memory order of a picture for each element type: TensorRT's names, planar and interleaved.
+_INTERLEAVED = {"FLOAT": "HWC", "HALF": "HWC8"}
+_HWC8_CHANNELS = 8  # that HWC8 rounds up to
+
+_TYPES = {"FLOAT": torch.float32, "HALF": torch.float16}
+
+
+def unavailable() -> str | None:
+    """Why engines can't have the plugin, in one line; None if they can."""
+    absent = missing("tensorrt", "tensorrt", "torch_tensorrt")
+    if absent is not None:
+        return absent
+    if importlib.util.find_spec("tensorrt.plugin") is None:
+        return "this TensorRT has no quick deployable plugins: 10.7 or later does"
+    return ops.cuda_unavailable()
+
+
+@functools.cache
+def register() -> None:
+    """Makes the plugins known to TensorRT and Torch-TensorRT. To be called before an engine with them is loaded."""
+    import tensorrt.plugin as trtp
+
+    _register_without_residual(trtp)
+    _register_with_residual(trtp)
+    _register_converter()
+
+
+def _register_without_residual(trtp: Any) -> None:
+    name = f"{NAMESPACE}::instance_norm_act"
+
+    @trtp.register(name)
+    def describe(
+        input: trtp.TensorDesc,
+        weight: trtp.TensorDesc,
+        bias: trtp.TensorDesc,
+        floats: NDArray[np.float32],
+        integers: NDArray[np.int32],
+    ) -> trtp.TensorDesc:
+        return _padded(trtp, input, integers)
+
+    @trtp.autotune(name)
+    def forms(
+        input: trtp.TensorDesc, weight: trtp.TensorDesc, bias: trtp.TensorDesc, outputs: tuple[trtp.TensorDesc]
+    ) -> list[trtp.AutoTuneCombination]:
+        return _forms(trtp, input, "instance_norm_act")
+
+    @trtp.impl(name)
+    def run(
+        input: trtp.Tensor,
+        weight: trtp.Tensor,
+        bias: trtp.Tensor,
+        floats: NDArray[np.float32],
+        integers: NDArray[np.int32],
+        outputs: tuple[trtp.Tensor],
+        stream: int,
+    ) -> None:
+        run_plugin((input, weight, bias), floats, integers, outputs[0], stream)
+
+
+def _register_with_residual(trtp: Any) -> None:
+    name = f"{NAMESPACE}::instance_norm_act_residual"
+
+    @trtp.register(name)
+    def describe(
+        input: trtp.TensorDesc,
+        weight: trtp.TensorDesc,
+        bias: trtp.TensorDesc,
+        residual: trtp.TensorDesc,
+        floats: NDArray[np.float32],
+        integers: NDArray[np.int32],
+    ) -> trtp.TensorDesc:
+        return _padded(trtp, input, integers)
+
+    @trtp.autotune(name)
+    def forms(
+        input: trtp.TensorDesc,
+        weight: trtp.TensorDesc,
+        bias: trtp.TensorDesc,
+        residual: trtp.TensorDesc,
+        outputs: tuple[trtp.TensorDesc],
+    ) -> list[trtp.AutoTuneCombination]:
+        return _forms(trtp, input, "instance_norm_act_residual")
+
+    @trtp.impl(name)
+    def run(
+        input: trtp.Tensor,
+        weight: trtp.Tensor,
+        bias: trtp.Tensor,
+        residual: trtp.Tensor,
+        floats: NDArray[np.float32],
+        integers: NDArray[np.int32],
+        outputs: tuple[trtp.Tensor],
+        stream: int,
+    ) -> None:
+        run_plugin((input, weight, bias, residual), floats, integers, outputs[0], stream)
+
+
+def _padded(trtp: Any, input: Any, integers: Any) -> Any:
+    """What describes the output: the input's shape with the padding around it."""
+    _, left, right, top, bottom = (int(value) for value in integers)
+    images, channels, height, width = input.shape_expr
+    output = input.like()
+    output.shape_expr = trtp.ShapeExprs.from_tuple((images, channels, height + (top + bottom), width + (left + right)))
+    return output
+
+
+def _forms(trtp: Any, input: Any, name: str) -> list[Any]:
+    """The types and memory orders that the plugin takes: pictures all planar or all interleaved, weights in float32."""
+    kind = input.dtype.name
+    spelled = {"FLOAT": "FP32", "HALF": "FP16"}[kind]
+    orders = ["LINEAR"]
+    if kind == "FLOAT" or input.shape[1] % _HWC8_CHANNELS == 0:
+        orders.append(_INTERLEAVED[kind])
+    is_picture = [value not in ("weight", "bias") for value in (*PLUGINS[name], "output")]
+    types = ", ".join(spelled if picture else "FP32" for picture in is_picture)
+    return [
+        trtp.AutoTuneCombination(types, ", ".join(order if picture else "LINEAR" for picture in is_picture))
+        for order in orders
+    ]
+
+
+def _register_converter() -> None:
+    import tensorrt.plugin as trtp
+    from torch_tensorrt.dynamo.conversion import dynamo_tensorrt_converter
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    target = torch.ops.streamgan.instance_norm_act.default
+
+    @dynamo_tensorrt_converter(target, supports_dynamic_shapes=True)
+    def convert(context: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        plugin, values, attributes = plugin_call(*args, **kwargs)
+        tensors = [get_trt_tensor(context, value, f"{name}_{label}") for label, value in values.items()]
+        build = getattr(getattr(trtp.op, NAMESPACE), plugin)
+        layer = context.net.add_plugin(build(*tensors, **attributes), aot=False)
+        layer.name = name
+        return (layer.get_output(0),)  # the operator's statistics are for its backward
+
+
+def plugin_call(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    residual: Any,
+    epsilon: float,
+    slope: float,
+    over_channels: bool,
+    pad: Sequence[int],
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A call of `torch.ops.streamgan.instance_norm_act` as one of a plugin.
+
+    Returns:
+        The plugin's name, its inputs by their names, and its attributes, of exactly the types that it has declared:
+        arrays, because TensorRT can't read scalars back with NumPy 2.4 and later.
+    """
+    channels = input.shape[1]
+    values = {
+        "input": input,
+        "weight": torch.ones(channels) if weight is None else weight,
+        "bias": torch.zeros(channels) if bias is None else bias,
+    }
+    if residual is not None:
+        values["residual"] = residual
+    (name,) = (name for name, inputs in PLUGINS.items() if inputs == tuple(values))
+    attributes = {
+        "floats": np.array([epsilon, slope], dtype=np.float32),
+        "integers": np.array([over_channels, *pad], dtype=np.int32),
+    }
+    return name, values, attributes
+
+
+def run_plugin(inputs: Sequence[Any], floats: Any, integers: Any, output: Any, stream: int) -> None:
+    """Runs the operator on tensors as `tensorrt.plugin` describes them, on a stream given by its address."""
+    input, weight, bias, *residual = (_picture(tensor) for tensor in inputs)
+    epsilon, slope = (float(value) for value in floats)
+    over_channels, *pad = (int(value) for value in integers)
+    with _on_stream(stream):
+        torch.ops.streamgan.instance_norm_act_out(
+            *(input, weight, bias, residual[0] if residual else None),
+            *(epsilon, slope, bool(over_channels), pad, _picture(output)),
+        )
+
+
+def _picture(tensor: Any) -> Tensor:
+    """TensorRT's memory as a tensor: [N, C, H, W] in the memory order that it has, or [C]."""
+    shape = tuple(int(side) for side in tensor.shape)
+    dtype, order = _TYPES[tensor.dtype.name], tensor.format.name
+    if order == "LINEAR":
+        return _tensor_at(tensor.data_ptr, shape, dtype)
+    images, channels, height, width = shape
+    return _tensor_at(tensor.data_ptr, (images, height, width, channels), dtype).permute(0, 3, 1, 2)
+
+
+def _tensor_at(pointer: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """What lies on the current GPU at this address, in rows."""
+    kind = {torch.float32: "<f4", torch.float16: "<f2"}[dtype]
+    described = {"data": (pointer, False), "shape": shape, "typestr": kind, "strides": None, "version": 3}
+    memory = type("Memory", (), {"__cuda_array_interface__": described})()
+    return torch.as_tensor(memory, device="cuda")
+
+
+def _on_stream(stream: int) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.stream(torch.cuda.ExternalStream(stream))
