@@ -140,6 +140,8 @@ class _Exporter:
     def write(self, path: Path, operators: bool, targets: Sequence[str]) -> Export:
         if reason := self.backend.unbuildable(self.device):
             raise BackendError(f"{self.kind} can't be written here: {reason}")
+        if self.kind == "openvino" and path.suffix != self.backend.SUFFIX:
+            raise SinkError(f"{path}: OpenVINO reads no file of that name: give it the suffix {self.backend.SUFFIX}")
         try:
             part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         except OSError as error:

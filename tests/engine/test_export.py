@@ -135,6 +135,7 @@ def test_plain_weights(checkpoint: Path, resnet: Generator, tmp_path: Path) -> N
         (["--format", "torchscript", "--size", "48x32", "-o", "no/such/folder/e.pt"], "no such folder"),
         (["--format", "torchscript", "--size", "48x32", "--device", "cuda:77"], "is not there"),
         (["--format", "safetensors", "-o", "style.safetensors"], "exists: -y replaces it"),
+        (["--format", "openvino", "--size", "48x32", "-o", "e.bin"], "e.bin: OpenVINO reads no file of that name"),
     ],
 )
 def test_mistakes_are_one_line(
