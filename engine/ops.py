@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from engine import reference
 from engine.errors import BackendError
 
 LIBRARY = Path(__file__).parent / "lib" / ("libstreamgan.dll" if sys.platform == "win32" else "libstreamgan.so")
@@ -126,6 +127,58 @@ def tensor_to_frames(
     return torch.ops.streamgan.tensor_to_frames(tensor, low, high, size[0], size[1], tanh)
 
 
+def yuv_to_bgr(
+    luma: Tensor, chroma: Tensor, *, weights: tuple[float, float], full_range: bool, bits: int = 8
+) -> Tensor:
+    """Turns a decoded picture in 4:2:0 into a video frame.
+
+    With kr, kb = weights (of a matrix of ITU-T H.273, table 4) and kg = 1 - kr - kb, in levels of 255, equivalent to
+
+        Y', C' = (Y - 16) * 255 / 219, (C - 128) * 255 / 224  # limited range; Y, C - 128 in full range
+        B, R = Y' + 2 * (1 - kb) * Cb', Y' + 2 * (1 - kr) * Cr'
+        G = Y' - 2 * kb * (1 - kb) / kg * Cb' - 2 * kr * (1 - kr) / kg * Cr'
+
+    rounded to nearest even and clamped to bytes. Each chroma sample stands for two pixels of a row; row 2i + 1 takes
+    chroma row i, row 2i the mean of i - 1 and i, as swscale does it.
+
+    Args:
+        luma: uint8, or uint16 with the value in the upper `bits` bits (P010), [H, W]. Rows may lie apart.
+        chroma: of the same dtype, [(H + 1) // 2, (W + 1) // 2, 2], Cb and Cr. Rows may lie apart.
+        weights: (kr, kb), shares of red and blue in luma, above 0 and below 1 together.
+        full_range: black is 0 and white the largest value; else they are 16 and 235 (of 8 bits).
+        bits: 8 in uint8, 9 to 16 in uint16.
+
+    Returns:
+        uint8 [H, W, 3] in BGR order, contiguous.
+
+    Raises:
+        RuntimeError: wrong dtype, shape, weights or bits; the message says which.
+    """
+    return torch.ops.streamgan.yuv_to_bgr(luma, chroma, *weights, full_range, bits)
+
+
+def bgr_to_yuv(frame: Tensor, *, weights: tuple[float, float], full_range: bool) -> tuple[Tensor, Tensor]:
+    """Turns a video frame into a picture in 4:2:0, as encoders take it (NV12): the inverse of `yuv_to_bgr` in 8 bits.
+
+    A chroma sample is the mean of 4x4 pixels, weighted 1 3 3 1 both ways, as swscale does it; the frame goes on beyond
+    its edges with the outermost pixel.
+
+    Args:
+        frame: uint8 [H, W, 3] in BGR order, H and W even. Rows may lie apart.
+        weights, full_range: as of `yuv_to_bgr`.
+
+    Returns:
+        luma, uint8 [H, W], and chroma, uint8 [H / 2, W / 2, 2], in rows of a multiple of 256 bytes, chroma behind luma
+        in the same memory.
+
+    Raises:
+        RuntimeError: wrong dtype, shape or weights; the message says which.
+    """
+    height, width = frame.shape[:2]
+    picture: Tensor = torch.ops.streamgan.bgr_to_yuv(frame, *weights, full_range)
+    return picture[:height], picture[height:].unflatten(1, (width // 2, 2))
+
+
 _SLOPES = {"none": 1.0, "relu": 0.0}
 
 
@@ -208,6 +261,33 @@ def _(frames: Tensor, low: float, high: float, height: int, width: int, dtype: t
 @torch.library.register_fake("streamgan::tensor_to_frames")
 def _(tensor: Tensor, low: float, high: float, height: int, width: int, tanh: bool = False) -> Tensor:
     return torch.empty((tensor.shape[0], height, width, 3), dtype=torch.uint8, device=tensor.device)
+
+
+@torch.library.register_fake("streamgan::yuv_to_bgr")
+def _(luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, bits: int) -> Tensor:
+    return torch.empty((*luma.shape, 3), dtype=torch.uint8, device=luma.device)
+
+
+@torch.library.register_fake("streamgan::bgr_to_yuv")
+def _empty_yuv(frame: Tensor, kr: float, kb: float, full_range: bool) -> Tensor:
+    height, width = frame.shape[:2]
+    row_bytes = (width + 255) // 256 * 256
+    return torch.empty((height * 3 // 2, row_bytes), dtype=torch.uint8, device=frame.device)[:, :width]
+
+
+def _yuv_to_bgr_on_cpu(luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, bits: int) -> Tensor:
+    """For trying out on the CPU what runs on a device: videos are converted by swscale there."""
+    return reference.yuv_to_bgr(luma, chroma, weights=(kr, kb), full_range=full_range, bits=bits)
+
+
+def _bgr_to_yuv_on_cpu(frame: Tensor, kr: float, kb: float, full_range: bool) -> Tensor:
+    """As `_yuv_to_bgr_on_cpu`."""
+    luma, chroma = reference.bgr_to_yuv(frame, weights=(kr, kb), full_range=full_range)
+    return _empty_yuv(frame, kr, kb, full_range).copy_(torch.cat([luma, chroma.flatten(1)]))
+
+
+torch.library.register_kernel("streamgan::yuv_to_bgr", "cpu", _yuv_to_bgr_on_cpu)
+torch.library.register_kernel("streamgan::bgr_to_yuv", "cpu", _bgr_to_yuv_on_cpu)
 
 
 @torch.library.register_fake("streamgan::fused_generator")

@@ -62,3 +62,49 @@ def instance_norm_act(
     slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
     activated = F.leaky_relu(normalised, slope)
     return F.pad(activated if residual is None else activated + residual, pad, mode="reflect")
+
+
+def yuv_to_bgr(
+    luma: Tensor, chroma: Tensor, *, weights: tuple[float, float], full_range: bool, bits: int = 8
+) -> Tensor:
+    """Definition of `engine.ops.yuv_to_bgr`, bit for bit."""
+    kr, kb = weights
+    kg = 1.0 - kr - kb
+    level = 1.0 if bits == 8 else 256.0  # of 8 bits, in samples
+    peak = 255.0 if bits == 8 else 65536.0 - (1 << (16 - bits))
+    luma_scale = 255.0 / (peak if full_range else 219.0 * level)
+    chroma_scale = 255.0 / (peak if full_range else 224.0 * level)
+    height, width = luma.shape
+    row, column = (torch.arange(side, device=luma.device) for side in (height, width))
+    samples = chroma.float()
+    own, above = samples[row // 2], samples[(row - 1).clamp(min=0) // 2]
+    mixed = own.add(above).mul(0.5)[:, column // 2]  # [H, W, 2]; an odd row has its own chroma alone
+    cb, cr = mixed.sub(128.0 * level).unbind(-1)
+    light = luma.float().sub(0.0 if full_range else 16.0 * level).mul(luma_scale)
+    blue = light.add(cb.mul(2.0 * (1.0 - kb) * chroma_scale))
+    green = light.add(cb.mul(-2.0 * kb * (1.0 - kb) / kg * chroma_scale))
+    green = green.add(cr.mul(-2.0 * kr * (1.0 - kr) / kg * chroma_scale))
+    red = light.add(cr.mul(2.0 * (1.0 - kr) * chroma_scale))
+    return torch.stack([blue, green, red], dim=-1).round().clamp(0, 255).byte()
+
+
+def bgr_to_yuv(frame: Tensor, *, weights: tuple[float, float], full_range: bool) -> tuple[Tensor, Tensor]:
+    """Definition of `engine.ops.bgr_to_yuv`, bit for bit."""
+    kr, kb = weights
+    kg = 1.0 - kr - kb
+    luma_scale, chroma_scale = (1.0, 1.0) if full_range else (219.0 / 255.0, 224.0 / 255.0)
+
+    def weighted(picture: Tensor, blue: float, green: float, red: float, offset: float) -> Tensor:
+        b, g, r = picture.unbind(-1)
+        return b.mul(blue).add(g.mul(green)).add(r.mul(red)).add(offset).round().clamp(0, 255).byte()
+
+    picture = frame.float()
+    luma = weighted(picture, kb * luma_scale, kg * luma_scale, kr * luma_scale, 0.0 if full_range else 16.0)
+    for axis, size in enumerate(frame.shape[:2]):
+        first = torch.arange(-1, size - 1, 2, device=frame.device)
+        taps = [picture.index_select(axis, (first + tap).clamp(0, size - 1)) for tap in range(4)]
+        picture = taps[0] + 3 * (taps[1] + taps[2]) + taps[3]  # sums of weight 8, then 64: whole numbers
+    cb_scale, cr_scale = chroma_scale / (128.0 * (1.0 - kb)), chroma_scale / (128.0 * (1.0 - kr))
+    cb = weighted(picture, (1.0 - kb) * cb_scale, -kg * cb_scale, -kr * cb_scale, 128.0)
+    cr = weighted(picture, -kb * cr_scale, -kg * cr_scale, (1.0 - kr) * cr_scale, 128.0)
+    return luma, torch.stack([cb, cr], dim=-1)

@@ -4,8 +4,10 @@
 
 #include "csrc/cuda/frames.h"
 #include "csrc/cuda/instance_norm_act.h"
+#include "csrc/cuda/yuv.h"
 #include "csrc/ops/frames.h"
 #include "csrc/ops/instance_norm_act.h"
+#include "csrc/ops/yuv.h"
 
 #if defined(STREAMGAN_EMULATE)
 #include "tests/cuda/emulation/current_device.h"
@@ -78,6 +80,32 @@ Tensor tensor_to_frames(const Tensor& tensor, double low, double high, int64_t h
   if (task.images > 0) {
     require_launched(kTensorToFrames, launch_tensor_to_frames(parameters, task.dtype, device.stream()));
   }
+  return task.output;
+}
+
+Tensor yuv_to_bgr(const Tensor& luma, const Tensor& chroma, double kr, double kb, bool full_range, int64_t bits) {
+  const CurrentDevice device(luma);
+  YuvToBgrTask task = yuv_to_bgr_task(luma, chroma, kr, kb, bits);
+  YuvToBgrParameters parameters = {};
+  parameters.luma = task.luma.const_data_ptr(), parameters.chroma = task.chroma.const_data_ptr();
+  parameters.luma_row_stride = task.luma.stride(0), parameters.chroma_row_stride = task.chroma.stride(0);
+  parameters.bgr = static_cast<uint8_t*>(task.output.mutable_data_ptr());
+  parameters.height = as_int(kYuvToBgr, task.height), parameters.width = as_int(kYuvToBgr, task.width);
+  parameters.bits = static_cast<int>(bits), parameters.color = {kr, kb, full_range};
+  require_launched(kYuvToBgr, launch_yuv_to_bgr(parameters, device.stream()));
+  return task.output;
+}
+
+Tensor bgr_to_yuv(const Tensor& frame, double kr, double kb, bool full_range) {
+  const CurrentDevice device(frame);
+  BgrToYuvTask task = bgr_to_yuv_task(frame, kr, kb);
+  BgrToYuvParameters parameters = {};
+  parameters.bgr = static_cast<const uint8_t*>(task.frame.const_data_ptr());
+  parameters.bgr_row_stride = task.frame.stride(0), parameters.yuv_row_stride = task.output.stride(0);
+  parameters.yuv = static_cast<uint8_t*>(task.output.mutable_data_ptr());
+  parameters.height = as_int(kBgrToYuv, task.height), parameters.width = as_int(kBgrToYuv, task.width);
+  parameters.color = {kr, kb, full_range};
+  require_launched(kBgrToYuv, launch_bgr_to_yuv(parameters, device.stream()));
   return task.output;
 }
 
@@ -177,6 +205,8 @@ STABLE_TORCH_LIBRARY(streamgan_emulated, library) {
   library.def(kTensorToFramesSchema);
   library.def(kInstanceNormActSchema);
   library.def(kInstanceNormActOutSchema);
+  library.def(kYuvToBgrSchema);
+  library.def(kBgrToYuvSchema);
 }
 STABLE_TORCH_LIBRARY_IMPL(streamgan_emulated, CPU, library) {
 #else
@@ -186,6 +216,8 @@ STABLE_TORCH_LIBRARY_IMPL(streamgan, CUDA, library) {
   library.impl(kTensorToFrames, TORCH_BOX(&tensor_to_frames));
   library.impl(kInstanceNormAct, TORCH_BOX(&instance_norm_act));
   library.impl(kInstanceNormActOut, TORCH_BOX(&instance_norm_act_out));
+  library.impl(kYuvToBgr, TORCH_BOX(&yuv_to_bgr));
+  library.impl(kBgrToYuv, TORCH_BOX(&bgr_to_yuv));
 }
 
 }  // namespace streamgan

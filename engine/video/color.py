@@ -29,6 +29,17 @@ RANGE_FULL = 2
 # non-constant: swscale has nothing nearer, nor have browsers.
 _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 
+# H.273 matrix -> shares of red and blue in luma (table 4), of the same matrices.
+LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Color:

@@ -28,7 +28,8 @@ class Kernels:
         try:
             arguments = tuple(move(value) if isinstance(value, Tensor) else value for value in arguments)
             settings = {key: move(value) if isinstance(value, Tensor) else value for key, value in settings.items()}
-            return getattr(ops, name)(*arguments, **settings).cpu()
+            result = getattr(ops, name)(*arguments, **settings)
+            return result.cpu() if isinstance(result, Tensor) else tuple(tensor.cpu() for tensor in result)
         finally:
             torch.ops.streamgan = operators
 

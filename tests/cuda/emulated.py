@@ -24,10 +24,12 @@ SOURCES = [
     "csrc/cuda/instance_norm_act.cu",
     "csrc/cuda/instance_norm_act_plan.cu",
     "csrc/cuda/frames.cu",
+    "csrc/cuda/yuv.cu",
     "csrc/cuda/operators.cpp",
     "csrc/ops/common.cpp",
     "csrc/ops/frames_checks.cpp",
     "csrc/ops/instance_norm_act_checks.cpp",
+    "csrc/ops/yuv_checks.cpp",
     "tests/cuda/emulation/settings.cpp",
 ]
 
@@ -123,9 +125,9 @@ def emulate(device: Device = H100, order: str = "forward") -> None:
 
 
 def among_nans(tensor: torch.Tensor, device: str = "cpu") -> torch.Tensor:
-    """A copy in the same layout, in the middle of memory where every other element is NaN (or 255)."""
+    """A copy in the same layout, in the middle of memory where every other element is NaN (or the largest)."""
     margin = 64
-    poison = 255 if tensor.dtype == torch.uint8 else torch.nan
+    poison = torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     memory = torch.full((span + 2 * margin,), poison, dtype=tensor.dtype, device=device)
     copy = memory.as_strided(tensor.shape, tensor.stride(), margin)

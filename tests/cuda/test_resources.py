@@ -90,8 +90,9 @@ ptxas info    : Used 72 registers, used 1 barriers, 16 bytes stack, 2048 bytes s
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kernel_fits(reports: dict[str, list[Kernel]], architecture: str) -> None:
     kernels = reports[architecture]
-    # Four templates of 3 dtypes, and for norms of 2 widths and 2 layouts too, and two that join statistics.
-    assert len(kernels) == 2 * 3 + 3 * 3 * 2 * 2 + 2
+    # Templates of 3 dtypes, two for frames and three for norms, those in 2 widths and 2 layouts too; two that join
+    # statistics; for video two sample types one way and one the other.
+    assert len(kernels) == 2 * 3 + 3 * 3 * 2 * 2 + 2 + 3
     registers, threads = ARCHITECTURES[architecture]
     for kernel in kernels:
         wanted = next((count for name, count in BLOCKS.items() if name in kernel.name), MOST_BLOCKS)
