@@ -2,7 +2,8 @@
 
 On CUDA the work of a frame is one graph, captured once for each frame size and started with one call; each of two slots
 has a graph, pinned memory and a stream of its own, so that one frame is uploaded or downloaded while the other is
-computed. Elsewhere the same steps run one after another.
+computed. Elsewhere the same steps run one after another. Frames that are on the device already come as tensors, and
+leave as such: without upload and download.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,8 @@ from engine.precision import true_float32
 
 SLOTS = 2
 
-# Held while a graph is captured, and while another engine runs: a thread that waits for the device would break the
-# capture.
+# Held while a graph is captured, while another engine runs, and where frames are converted or copied on the device: a
+# thread that waits for the device would break the capture.
 DEVICE_LOCK = threading.RLock()
 
 # Before a graph is captured: cuDNN tries its algorithms, and libraries make their handles.
@@ -53,6 +55,7 @@ class FrameFormat:
         scale: of the output's sides.
         input_range, output_range: the values that 0 and 255 stand for.
         dtype: that the generator runs in.
+        on_device: whether frames come and leave as tensors on the device.
     """
 
     shape: tuple[int, int, int]
@@ -61,6 +64,7 @@ class FrameFormat:
     input_range: tuple[float, float]
     output_range: tuple[float, float]
     dtype: torch.dtype
+    on_device: bool = False
 
 
 class FrameRunner:
@@ -80,8 +84,10 @@ class FrameRunner:
         self._slots = [make(self._translate, frame_format, device) for _ in range(SLOTS)]
         self._next = 0
 
-    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+    def submit(self, frames: np.ndarray | Tensor) -> Callable[[], np.ndarray | Tensor]:
         """Starts on frames, uint8 [N, H, W, 3], which are copied, and returns a function that waits for the result.
+
+        Frames are arrays, or tensors on the device where the format says so, and so is the result.
 
         Results have to be taken in the order of the submissions, and not more than `SLOTS` may be outstanding.
 
@@ -90,14 +96,14 @@ class FrameRunner:
         """
         slot = self._slots[self._next]
         self._next = (self._next + 1) % SLOTS
-        slot.start(torch.from_numpy(np.ascontiguousarray(frames)))
+        slot.start(torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames)
 
-        def result() -> np.ndarray:
+        def result() -> np.ndarray | Tensor:
             translated = slot.finish()
             if not slot.is_finite:
                 with DEVICE_LOCK:
                     raise NonFiniteError(self._explain(slot), slot.frames())
-            return translated
+            return translated if self._format.on_device else translated.numpy()
 
         return result
 
@@ -136,22 +142,24 @@ class _Slot:
     ) -> None:
         count, height, width = frame_format.shape
         scale = frame_format.scale
-        pinned = device.type == "cuda"
+        is_cuda = device.type == "cuda"
         self._translate = translate
         self._device = device
-        self._input = torch.empty((count, height, width, 3), dtype=torch.uint8, pin_memory=pinned)
-        self._output = torch.empty((count, height * scale, width * scale, 3), dtype=torch.uint8, pin_memory=pinned)
-        self._sum = torch.zeros((), dtype=torch.float32, pin_memory=pinned)
+        self._on_device = frame_format.on_device
+        place: dict[str, Any] = {"device": device} if self._on_device else {"pin_memory": is_cuda}
+        self._input = torch.empty((count, height, width, 3), dtype=torch.uint8, **place)
+        self._output = torch.empty((count, height * scale, width * scale, 3), dtype=torch.uint8, **place)
+        self._sum = torch.zeros((), dtype=torch.float32, pin_memory=is_cuda)
 
     def start(self, frames: Tensor) -> None:
-        """Copies frames, uint8 [N, H, W, 3] on the CPU, and starts on them."""
+        """Copies frames, uint8 [N, H, W, 3], and starts on them."""
         self._input.copy_(frames)
         self._launch()
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> Tensor:
         """Waits for what was started; a copy of the result, uint8 [N, H * scale, W * scale, 3]."""
         self._wait()
-        return self._output.clone().numpy()
+        return self._output.clone()
 
     @property
     def is_finite(self) -> bool:
@@ -160,7 +168,7 @@ class _Slot:
 
     def frames(self) -> np.ndarray:
         """A copy of what was started on last."""
-        return self._input.clone().numpy()
+        return self._input.cpu().numpy().copy()
 
     def _steps(self) -> None:
         translated, total = self._translate(self._input.to(self._device, non_blocking=True))
@@ -200,6 +208,8 @@ class _CapturedSlot(_Slot):
                 self._steps()
 
     def _launch(self) -> None:
+        if self._on_device:  # after the copy of the frames, and that of the last result
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             self._graph.replay()
             self._done.record(self._stream)

@@ -1,4 +1,4 @@
-"""How much memory a frame takes in a generator, and how much there is."""
+"""How much memory a frame takes in a generator, how much there is, and frames from a device's to the processor's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from engine.generators import Generator
 
@@ -50,6 +52,16 @@ def most_activation_bytes(generator: Generator, shape: tuple[int, int, int, int]
     count, _, height, width = shape
     pixels = count * (height + 32) * (width + 32) * generator.scale**2
     return 3 * pixels * max(widest, 3) * dtype.itemsize
+
+
+def host_image(image: np.ndarray | Tensor) -> np.ndarray:
+    """An image, or a batch of them, as an array: itself, or a copy of what is on a device."""
+    if isinstance(image, np.ndarray):
+        return image
+    from engine.frame_runner import DEVICE_LOCK
+
+    with DEVICE_LOCK:
+        return image.cpu().numpy()
 
 
 def available_bytes(device: torch.device | None) -> int | None:

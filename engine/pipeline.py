@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from engine.errors import EngineError, SourceError
 from engine.video.base import Frame, Sink, Source, StopStream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from engine.quick_start import QuickTranslator
     from engine.switching import StyleSwitcher
     from engine.translator import Translator
@@ -117,7 +119,7 @@ class _Submission:
     """Frames that are being translated: what waits for the result, and the seconds that handing them over took."""
 
     batch: list[_Timed]
-    result: Callable[[], np.ndarray]
+    result: Callable[[], np.ndarray | Tensor]
     seconds: float
 
 
@@ -328,12 +330,12 @@ class Pipeline:
             raise error
 
     def _batches(self, decoded: Iterable[_Timed]) -> Iterator[list[_Timed]]:
-        """As many frames as go into one call of the generator, all of one size."""
+        """As many frames as go into one call of the generator, all of one size and in one place."""
         waiting: list[_Timed] = []
         for frame, ready in decoded:
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
-            if waiting and waiting[0][0].image.shape != frame.image.shape:
+            if waiting and not _go_together(waiting[0][0].image, frame.image):
                 yield waiting
                 waiting = []
             waiting.append((frame, ready))
@@ -343,7 +345,7 @@ class Pipeline:
         if waiting:
             yield waiting
 
-    def _prepare(self, image: np.ndarray) -> None:
+    def _prepare(self, image: Any) -> None:
         """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
         self._is_preparing = True
         self._engine = self._translator.engine_for(image)
@@ -363,7 +365,7 @@ class Pipeline:
 
     def _submitted(self, batch: list[_Timed]) -> _Submission:
         start = time.perf_counter()
-        result = self._translator.submit(np.stack([frame.image for frame, _ in batch]))
+        result = self._translator.submit(_stacked([frame.image for frame, _ in batch]))
         return _Submission(batch, result, time.perf_counter() - start)
 
     def _finished(self, submission: _Submission) -> Iterator[_Timed]:
@@ -403,6 +405,19 @@ class Pipeline:
         if isinstance(self._error, EngineError):
             self._error.partial = partial
         raise self._error
+
+
+def _go_together(image: np.ndarray | Tensor, other: np.ndarray | Tensor) -> bool:
+    return type(image) is type(other) and image.shape == other.shape
+
+
+def _stacked(images: Sequence[Any]) -> Any:
+    """Images that go together as a batch: an array, or a tensor on their device."""
+    if isinstance(images[0], np.ndarray):
+        return np.stack(images)
+    import torch
+
+    return images[0][None] if len(images) == 1 else torch.stack(list(images))
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -125,7 +125,7 @@ def psnr_db(frames: np.ndarray, reference: np.ndarray) -> float:
     return math.inf if mean_squared_error == 0.0 else 10.0 * math.log10(255.0**2 / mean_squared_error)
 
 
-def is_nearly_uniform(frame: np.ndarray) -> bool:
+def is_nearly_uniform(frame: np.ndarray | torch.Tensor) -> bool:
     """Whether a frame, uint8 [H, W, 3], is so flat (black, a fade, fog) that half precision shows in its translation.
 
     InstanceNorm divides by what little variation there is, and magnifies the rounding of bf16 and fp16 with it. In a
@@ -133,7 +133,10 @@ def is_nearly_uniform(frame: np.ndarray) -> bool:
     11, and above 47 dB from 12 on.
     """
     step_y, step_x = (max(1, side // _UNIFORM_GRID) for side in frame.shape[:2])
-    return bool(np.max(np.std(frame[::step_y, ::step_x], axis=(0, 1), dtype=np.float32)) < UNIFORM_STD)
+    samples = frame[::step_y, ::step_x]
+    if not isinstance(samples, np.ndarray):
+        return bool(samples.float().std(dim=(0, 1), correction=0).max() < UNIFORM_STD)
+    return bool(np.max(np.std(samples, axis=(0, 1), dtype=np.float32)) < UNIFORM_STD)
 
 
 def processor_abilities() -> list[str]:

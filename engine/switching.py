@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from engine.engines import Row, RunningEngine
 from engine.errors import BackendError, EngineError
@@ -36,17 +34,17 @@ class StyleSwitcher:
         self._make = make
         self._current = make(self.style)
         self._ready = {self.style: self._current}
-        self._last_frame: np.ndarray | None = None
+        self._last_frame: Any = None
         self._next: tuple[str, Translator | QuickTranslator] | None = (
             None  # set by the thread, taken between two frames
         )
         self._thread: threading.Thread | None = None
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    def __call__(self, frames: Any) -> Any:
         """As `Translator.__call__`, in the style that is current when it is called."""
         return self.submit(frames)()
 
-    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+    def submit(self, frames: Any) -> Callable[[], Any]:
         """As `Translator.submit`, in the style that is current when it is called."""
         if self._next is not None:
             (self.style, self._current), self._next = self._next, None
@@ -80,11 +78,11 @@ class StyleSwitcher:
         """As `Translator.frames_under_way`."""
         return self._current.frames_under_way
 
-    def engine_for(self, frame: np.ndarray) -> RunningEngine:
+    def engine_for(self, frame: Any) -> RunningEngine:
         """As `Translator.engine_for`."""
         return self._current.engine_for(frame)
 
-    def choose_batch(self, frame: np.ndarray) -> int:
+    def choose_batch(self, frame: Any) -> int:
         """As `Translator.choose_batch`."""
         return self._current.choose_batch(frame)
 

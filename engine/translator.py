@@ -12,9 +12,11 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine import frame_runner, memory, ops, reference
 from engine.checkpoint import NormMode
@@ -24,6 +26,7 @@ from engine.errors import BackendError, EngineError, EngineLostError, FrameSizeE
 from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
 from engine.fuse_norms import NormFused
 from engine.generators import Generator
+from engine.memory import host_image
 from engine.packages import PackageFacts
 from engine.precision import choose_device, is_nearly_uniform, true_float32
 from engine.styles import locate_generator
@@ -121,7 +124,8 @@ class Translator:
         self._engines: dict[tuple[int, int], Engine] = {}  # by frame size (H, W)
         self._trials: dict[tuple[int, int], Trial] = {}
         self._engine: Engine | None = None
-        self._runners: dict[tuple[object, tuple[int, ...]], FrameRunner] = {}  # by what runs, and shape of the frames
+        # By what runs, the frames' shape, and whether they are on the device.
+        self._runners: dict[tuple[object, tuple[int, ...], bool], FrameRunner] = {}
         # The fused operators run where they are built for; elsewhere the same conversions in plain PyTorch.
         is_fused = self.device.type == "cpu" or ops.cuda_unavailable() is None
         self._convert = ops if is_fused else reference
@@ -142,14 +146,20 @@ class Translator:
         """How many calls of `submit` may wait for their results: more than one where a device works beside this one."""
         return frame_runner.SLOTS if self.device.type == "cuda" else 1
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    @overload
+    def __call__(self, frames: np.ndarray) -> np.ndarray: ...
+
+    @overload
+    def __call__(self, frames: Tensor) -> Tensor: ...
+
+    def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Translates one frame or a batch.
 
         Args:
-            frames: uint8 [H, W, 3] or [N, H, W, 3], BGR, any H and W >= 1.
+            frames: uint8 [H, W, 3] or [N, H, W, 3], BGR, any H and W >= 1: an array, or a tensor on `device`.
 
         Returns:
-            uint8 of the same rank, with H and W times `scale`.
+            uint8 of the same rank and kind, with H and W times `scale`.
 
         Raises:
             FrameSizeError: the frame needs more memory than there is.
@@ -157,7 +167,13 @@ class Translator:
         """
         return self.submit(frames)()
 
-    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
+    @overload
+    def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]: ...
+
+    @overload
+    def submit(self, frames: Tensor) -> Callable[[], Tensor]: ...
+
+    def submit(self, frames: np.ndarray | Tensor) -> Callable[[], np.ndarray] | Callable[[], Tensor]:
         """Starts on what `__call__` translates, and returns a function that waits for it and gives the result.
 
         On a GPU the next frame can be submitted before the result of the last is asked for. Results have to be asked
@@ -167,8 +183,11 @@ class Translator:
         Raises:
             FrameSizeError, EngineError: as `__call__`; the function that is returned raises the first of them, too.
         """
-        if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
+        is_uint8 = frames.dtype == (torch.uint8 if isinstance(frames, Tensor) else np.uint8)
+        if not is_uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
             raise EngineError(f"frames are {frames.dtype} {list(frames.shape)}: uint8 [H, W, 3] or [N, H, W, 3] needed")
+        if isinstance(frames, Tensor):
+            return self._submit_on_device(frames)
         batch = frames if frames.ndim == 4 else frames[None]
         try:
             engines = [self.engine_for(frame) for frame in batch]
@@ -181,7 +200,7 @@ class Translator:
             runner = self._runner(engine, batch) if size not in self._trials else None
             if runner is not None:
                 waiting = runner.submit(batch)
-                return lambda: self._result(engine, waiting, is_batch=frames.ndim == 4)
+                return lambda: host_image(self._result(engine, waiting, is_batch=frames.ndim == 4))
             step = len(batch) if self._takes_batches(engine) else 1  # others are compiled for one frame
             start = time.perf_counter()
             parts = [self._run(engine, batch[first : first + step]) for first in range(0, len(batch), step)]
@@ -194,7 +213,31 @@ class Translator:
         translated = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return lambda: translated if frames.ndim == 4 else translated[0]
 
-    def _result(self, engine: Engine, waiting: Callable[[], np.ndarray], *, is_batch: bool) -> np.ndarray:
+    def _submit_on_device(self, frames: Tensor) -> Callable[[], Tensor]:
+        """As `submit`: where a runner takes whole frames, they stay on the device; else by way of a copy of them."""
+        batch = frames if frames.ndim == 4 else frames[None]
+        try:
+            engines = [self.engine_for(frame) for frame in batch]
+            is_on_trial = (batch.shape[1], batch.shape[2]) in self._trials
+            if is_on_trial or self._chooser.stand_in in engines or not isinstance(engines[0].run, NormFused):
+                waiting_for_copy = self.submit(host_image(frames))
+                return lambda: self._to_device(waiting_for_copy())
+            runner = self._runner(engines[0], batch)
+            assert runner is not None
+            waiting = runner.submit(batch)
+        except (RuntimeError, MemoryError) as error:
+            raise _as_frame_size_error(error, batch) from error
+        return lambda: self._to_device(self._result(engines[0], waiting, is_batch=frames.ndim == 4))
+
+    def _to_device(self, frames: np.ndarray | Tensor) -> Tensor:
+        if isinstance(frames, Tensor):
+            return frames
+        with frame_runner.DEVICE_LOCK:
+            return torch.from_numpy(frames).to(self.device)
+
+    def _result(
+        self, engine: Engine, waiting: Callable[[], np.ndarray | Tensor], *, is_batch: bool
+    ) -> np.ndarray | Tensor:
         """What a runner has made of a batch; where its values have overflown, what the next best engine makes of it."""
         try:
             translated = waiting()
@@ -215,15 +258,18 @@ class Translator:
     def _takes_batches(self, engine: Engine) -> bool:
         return engine.backend == "eager" or isinstance(engine.run, NormFused)
 
-    def _runner(self, engine: Engine, batch: np.ndarray) -> FrameRunner | None:
+    def _runner(self, engine: Engine, batch: np.ndarray | Tensor) -> FrameRunner | None:
         """What takes whole frames through this engine on the device; None where it is run step by step."""
         if not isinstance(engine.run, NormFused):
             return None
-        key = (engine.run, batch.shape)
+        on_device = isinstance(batch, Tensor)
+        key = (engine.run, tuple(batch.shape), on_device)
         if key in self._runners:
             self._runners[key] = self._runners.pop(key)  # the one used last comes last
         else:
             count, height, width = batch.shape[:3]
+            # The engine was proven on an array; what follows is one kind.
+            self._runners.pop((engine.run, tuple(batch.shape), not on_device), None)
             while len(self._runners) >= _MOST_RUNNERS:
                 del self._runners[next(iter(self._runners))]
             self._runners[key] = FrameRunner(
@@ -235,26 +281,27 @@ class Translator:
                     self.generator.input_range,
                     self.generator.output_range,
                     engine.dtype,
+                    on_device,
                 ),
                 self.device,
             )
         return self._runners[key]
 
-    def engine_for(self, frame: np.ndarray) -> Engine:
-        """The engine that translates this frame, uint8 [H, W, 3].
+    def engine_for(self, frame: np.ndarray | Tensor) -> Engine:
+        """The engine that translates this frame, uint8 [H, W, 3], an array or a tensor on `device`.
 
         It is made ready and proven on the first frame of a size that is not nearly uniform. Eager float32 stands in for
         any other on frames that are.
         """
         height, width = frame.shape[:2]
         engine = self._engines.get((height, width))
-        if not (engine or self._chooser).runs_float32 and is_nearly_uniform(frame):
+        if not (engine or self._chooser).runs_float32 and self._is_nearly_uniform(frame):
             if engine is None:
-                self._check_memory(frame[None])
+                self._check_memory(height, width)
             return self._chooser.stand_in
         if engine is None:
-            self._check_memory(frame[None])
-            engine = self._set_engine((height, width), self._chooser.choose(frame[None]))
+            self._check_memory(height, width)
+            engine = self._set_engine((height, width), self._chooser.choose(host_image(frame)[None]))
         if (height, width) in self._trials:
             return self._trials[height, width].engine
         if (rival := self._chooser.prepared((height, width))) is None:
@@ -264,6 +311,12 @@ class Translator:
             self._trials[height, width] = trial
             return trial.engine
         return self._set_engine((height, width), rival)
+
+    def _is_nearly_uniform(self, frame: np.ndarray | Tensor) -> bool:
+        if isinstance(frame, np.ndarray):
+            return is_nearly_uniform(frame)
+        with frame_runner.DEVICE_LOCK:
+            return is_nearly_uniform(frame)
 
     def prove(self, backend: str, precision: str) -> Engine | None:
         """Another engine than the chosen one, proven on the same frame; None: it does not run, or is not close enough.
@@ -302,11 +355,12 @@ class Translator:
             self._set_engine(size, trial.winner)
             self._chooser.decided(batch[:1], trial)
 
-    def choose_batch(self, frame: np.ndarray) -> int:
-        """Frames per call that run fastest, 1 or `TRIED_BATCH`, measured on `frame`, uint8 [H, W, 3].
+    def choose_batch(self, frame: np.ndarray | Tensor) -> int:
+        """Frames per call that run fastest, 1 or `TRIED_BATCH`, measured on (an array of) `frame`, uint8 [H, W, 3].
 
         More than one has to gain a tenth per frame.
         """
+        frame = host_image(frame)
         single = self.engine_for(frame)
         if not self._takes_batches(single):
             return 1
@@ -327,13 +381,13 @@ class Translator:
                 raise
             batch_ms = math.inf
         gains = batch_ms < 0.9 * single_ms
-        self._runners.pop((single.run, (frame[None] if gains else batch).shape), None)
+        self._runners.pop((single.run, (frame[None] if gains else batch).shape, False), None)
         return TRIED_BATCH if gains else 1
 
     def _run(self, engine: Engine, batch: np.ndarray) -> np.ndarray:
         runner = self._runner(engine, batch)
         if runner is not None:
-            return runner.submit(batch)()
+            return host_image(runner.submit(batch)())
         height, width = batch.shape[1:3]
         padded_height, padded_width = self._padded_size(height, width)
         frames = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
@@ -381,13 +435,12 @@ class Translator:
             times.append(time.perf_counter() - start)
         return 1e3 * min(times)
 
-    def _check_memory(self, batch: np.ndarray) -> None:
+    def _check_memory(self, height: int, width: int) -> None:
         available = memory.available_bytes(self.device)
-        count, height, width = batch.shape[:3]
-        padded = (count, 3, *self._padded_size(height, width))
+        padded = (1, 3, *self._padded_size(height, width))
         if available is None or memory.most_activation_bytes(self.generator, padded, torch.float32) <= available:
             return
-        needed = self._needed_bytes((count, height, width), torch.float32)
+        needed = self._needed_bytes((1, height, width), torch.float32)
         if needed > available:
             raise FrameSizeError(
                 f"a frame of {width}x{height} needs about {needed / 2**30:.1f} GiB in this generator and "
@@ -395,7 +448,7 @@ class Translator:
             )
 
 
-def _as_frame_size_error(error: RuntimeError | MemoryError, batch: np.ndarray) -> FrameSizeError:
+def _as_frame_size_error(error: RuntimeError | MemoryError, batch: np.ndarray | Tensor) -> FrameSizeError:
     """What to raise for an error of running a batch; raises it again if memory is not what was missing."""
     if not memory.is_out_of_memory(error):
         raise error

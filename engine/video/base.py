@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +19,15 @@ class Frame:
     """One picture on its way through the pipeline.
 
     Attributes:
-        image: uint8 [H, W, 3] in OpenCV's BGR order, upright.
+        image: uint8 [H, W, 3] in OpenCV's BGR order, upright: an array, or a tensor where the frame stays on the device
+            that translates it. What is queued on the device's default stream comes after it.
         pts: presentation timestamp in units of `SourceInfo.time_base`; None where the source has no clock (images).
         duration: how long it is shown, in the same unit; 0 if the source does not say.
         name: file name of the picture where each frame is a file of its own, else "".
         captured_seconds: `time.perf_counter()` at capture, live sources only.
     """
 
-    image: np.ndarray
+    image: np.ndarray | Tensor
     pts: int | None = None
     duration: int = 0
     name: str = ""

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from engine.errors import SinkError, SourceError
+from engine.memory import host_image
 from engine.video.base import Frame, SourceInfo
 from engine.video.partial_file import PartialFile, check_writable
 
@@ -164,7 +165,7 @@ class ImageSink:
         """Writes the image; there is room for one only."""
         if self._written is not None:
             raise SinkError(f"{self._path}: one image file can't hold several frames; name a folder or a video file")
-        self._written = write_image(self._path, frame.image, overwrite=self._overwrite)
+        self._written = write_image(self._path, host_image(frame.image), overwrite=self._overwrite)
 
     def finish(self, *, is_cut: bool = False) -> Path | None:
         if self._written is None:
@@ -211,7 +212,7 @@ class ImageFolderSink:
         """Writes a frame's file."""
         self._folder.mkdir(exist_ok=True)
         self._count += 1
-        write_image(self._folder / self._name(frame), frame.image, overwrite=self._overwrite)
+        write_image(self._folder / self._name(frame), host_image(frame.image), overwrite=self._overwrite)
 
     def finish(self, *, is_cut: bool = False) -> Path | None:
         if not self._count:

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 
 from engine.errors import SinkError
+from engine.memory import host_image
 from engine.video.base import Frame, Sink, StopStream
 
 _KEY_ESCAPE = 27
@@ -78,7 +79,7 @@ class WindowSink:
                 cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
                 cv2.resizeWindow(self._title, frame.image.shape[1], frame.image.shape[0])
                 self._is_open = True
-            cv2.imshow(self._title, frame.image)
+            cv2.imshow(self._title, host_image(frame.image))
             key = cv2.waitKey(max(1, round(1e3 * self._seconds_early(frame)))) & 0xFF
             self._shown_at, self._shown_pts = time.perf_counter(), frame.pts
             closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1

@@ -36,12 +36,17 @@ def resnet() -> Generator:
 
 
 def runner_for(
-    generator: Generator, shape: tuple[int, int, int], device: str, dtype: torch.dtype = torch.float32
+    generator: Generator,
+    shape: tuple[int, int, int],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    on_device: bool = False,
 ) -> FrameRunner:
     """A runner whose tensors are as large as the generator needs them."""
     height, width = (-(-side // generator.multiple) * generator.multiple for side in shape[1:])
     frame_format = FrameFormat(
-        shape, (height, width), generator.scale, generator.input_range, generator.output_range, dtype
+        shape, (height, width), generator.scale, generator.input_range, generator.output_range, dtype, on_device
     )
     norm_fused = fuse_norms(generator).to(device, dtype)
     return FrameRunner(norm_fused, frame_format, torch.device(device))
@@ -89,6 +94,38 @@ def test_frames_under_way_do_not_meet(device: str, resnet: Generator) -> None:
     results += [result() for result in under_way]
     # Frames are noise: another one is at 8 dB. On a GPU an algorithm may add in another order each time.
     assert all(psnr_db(result, one) >= PARITY_PSNR_DB["fp32"] for result, one in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_frames_on_the_device_stay_there(device: str, resnet: Generator) -> None:
+    """The results of arrays, as tensors; inputs and results of several frames under way are apart."""
+    shape = (1, 33, 47)
+    by_way_of_arrays, runner = runner_for(resnet, shape, device), runner_for(resnet, shape, device, on_device=True)
+    frames = [random_frames(*shape, seed) for seed in range(5)]
+    expected = [by_way_of_arrays.submit(frame)() for frame in frames]
+    memory = torch.empty((1, 33, 47, 3), dtype=torch.uint8, device=device)
+    results: list[torch.Tensor] = []
+    under_way: list[Callable[[], torch.Tensor]] = []
+    for frame in frames:
+        memory.copy_(torch.from_numpy(frame))
+        under_way.append(runner.submit(memory))
+        memory.zero_()
+        if len(under_way) == frame_runner.SLOTS:
+            results.append(under_way.pop(0)())
+    results += [result() for result in under_way]
+    assert {(result.device.type, result.dtype) for result in results} == {(device, torch.uint8)}
+    pairs = zip(results, expected, strict=True)
+    assert all(psnr_db(result.cpu().numpy(), one) >= PARITY_PSNR_DB["fp32"] for result, one in pairs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_values_that_are_not_finite_on_the_device_come_with_their_frame(device: str, resnet: Generator) -> None:
+    runner = runner_for(resnet, (1, 32, 32), device, on_device=True)
+    frame = random_frames(1, 32, 32)
+    plant(runner._generator, torch.inf)
+    with pytest.raises(NonFiniteError, match=r"first in .* \(Conv2d\)") as caught:
+        runner.submit(torch.from_numpy(frame).to(device))()
+    assert np.array_equal(caught.value.frames, frame)
 
 
 def plant(norm_fused: NormFused, value: float) -> str:
@@ -156,6 +193,56 @@ def test_a_frame_that_overflows_is_translated_by_the_next_best_engine(
         f"fused fp32 is not used any more: its output holds NaN or infinity, first in {name} (Conv2d): "
         "the values are too large for float32"
     ]
+
+
+def test_the_translator_keeps_frames_where_they_are(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
+    """Arrays and tensors in turn, one and many, under way together; each comes out as it went in."""
+    translator = Translator(resnet, backend="fused", precision="fp32", device="cpu")
+    frames = random_frames(4, 33, 50)
+    expected = eager(resnet, frames)
+    tensors = torch.from_numpy(frames)
+    first, second = translator.submit(tensors[0]), translator.submit(frames[1])
+    for result, one, kind in ((first(), 0, torch.Tensor), (second(), 1, np.ndarray)):
+        assert isinstance(result, kind)
+        assert psnr_db(np.asarray(result), expected[one]) >= PARITY_PSNR_DB["fp32"]
+    translated = translator(tensors)
+    assert isinstance(translated, torch.Tensor)
+    assert psnr_db(translated.numpy(), expected) >= PARITY_PSNR_DB["fp32"]
+    with pytest.raises(EngineError, match=r"torch.float32 .* uint8 \[H, W, 3\]"):
+        translator(tensors.float())
+
+
+def test_what_no_runner_takes_goes_by_way_of_an_array(resnet: Generator) -> None:
+    translator = Translator(resnet, backend="eager", precision="bf16", device="cpu")
+    frames = random_frames(2, 32, 32)
+    translated = translator(torch.from_numpy(frames))
+    assert isinstance(translated, torch.Tensor)
+    assert np.array_equal(translated.numpy(), translator(frames))
+    assert translator.choose_batch(torch.from_numpy(frames[0])) in (1, 4)
+
+
+def test_nearly_uniform_frames_on_the_device(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
+    translator = Translator(resnet, backend="fused", precision="bf16", device="cpu")
+    frame, grey = random_frames(1, 32, 32)[0], np.full((32, 32, 3), 90, np.uint8)
+    translator(torch.from_numpy(frame))
+    assert (str(translator.engine), translator.uniform_frames) == ("fused bf16", 0)
+    translated = translator(torch.from_numpy(grey))
+    assert translator.uniform_frames == 1
+    assert np.array_equal(translated.numpy(), eager(resnet, grey))
+
+
+def test_a_frame_on_the_device_that_overflows(as_on_a_gpu: list[NormFused], resnet: Generator) -> None:
+    translator = Translator(resnet, backend="fused", precision="fp32", device="cpu")
+    frames = random_frames(3, 32, 32)
+    expected = eager(resnet, frames)
+    translator(torch.from_numpy(frames[0]))
+    plant(as_on_a_gpu[0], torch.inf)
+    results = [translator.submit(torch.from_numpy(frame)) for frame in frames[1:]]
+    for result, one in zip(results, expected[1:], strict=True):
+        translated = result()
+        assert isinstance(translated, torch.Tensor)
+        assert np.array_equal(translated.numpy(), one)
+    assert str(translator.engine) == "eager fp32"
 
 
 @pytest.fixture
