@@ -128,7 +128,13 @@ def tensor_to_frames(
 
 
 def yuv_to_bgr(
-    luma: Tensor, chroma: Tensor, *, weights: tuple[float, float], full_range: bool, bits: int = 8
+    luma: Tensor,
+    chroma: Tensor,
+    *,
+    weights: tuple[float, float],
+    full_range: bool,
+    left_sited: bool = False,
+    bits: int = 8,
 ) -> Tensor:
     """Turns a decoded picture in 4:2:0 into a video frame.
 
@@ -138,14 +144,15 @@ def yuv_to_bgr(
         B, R = Y' + 2 * (1 - kb) * Cb', Y' + 2 * (1 - kr) * Cr'
         G = Y' - 2 * kb * (1 - kb) / kg * Cb' - 2 * kr * (1 - kr) / kg * Cr'
 
-    rounded to nearest even and clamped to bytes. Each chroma sample stands for two pixels of a row; row 2i + 1 takes
-    chroma row i, row 2i the mean of i - 1 and i, as swscale does it.
+    rounded to nearest even and clamped to bytes. As in swscale, pixels 2i and 2i + 1 of a row take chroma sample i, or
+    3/4 of i and 1/4 of i + 1; row 2i + 1 takes chroma row i, row 2i the mean of i - 1 and i.
 
     Args:
         luma: uint8, or uint16 with the value in the upper `bits` bits (P010), [H, W]. Rows may lie apart.
         chroma: of the same dtype, [(H + 1) // 2, (W + 1) // 2, 2], Cb and Cr. Rows may lie apart.
         weights: (kr, kb), shares of red and blue in luma, above 0 and below 1 together.
         full_range: black is 0 and white the largest value; else they are 16 and 235 (of 8 bits).
+        left_sited: chroma samples lie at the left one of their pixels, as most codecs have it; else between them.
         bits: 8 in uint8, 9 to 16 in uint16.
 
     Returns:
@@ -154,7 +161,7 @@ def yuv_to_bgr(
     Raises:
         RuntimeError: wrong dtype, shape, weights or bits; the message says which.
     """
-    return torch.ops.streamgan.yuv_to_bgr(luma, chroma, *weights, full_range, bits)
+    return torch.ops.streamgan.yuv_to_bgr(luma, chroma, *weights, full_range, left_sited, bits)
 
 
 def bgr_to_yuv(frame: Tensor, *, weights: tuple[float, float], full_range: bool) -> tuple[Tensor, Tensor]:
@@ -264,7 +271,7 @@ def _(tensor: Tensor, low: float, high: float, height: int, width: int, tanh: bo
 
 
 @torch.library.register_fake("streamgan::yuv_to_bgr")
-def _(luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, bits: int) -> Tensor:
+def _(luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, left_sited: bool, bits: int) -> Tensor:
     return torch.empty((*luma.shape, 3), dtype=torch.uint8, device=luma.device)
 
 
@@ -275,9 +282,12 @@ def _empty_yuv(frame: Tensor, kr: float, kb: float, full_range: bool) -> Tensor:
     return torch.empty((height * 3 // 2, row_bytes), dtype=torch.uint8, device=frame.device)[:, :width]
 
 
-def _yuv_to_bgr_on_cpu(luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, bits: int) -> Tensor:
+def _yuv_to_bgr_on_cpu(
+    luma: Tensor, chroma: Tensor, kr: float, kb: float, full_range: bool, left_sited: bool, bits: int
+) -> Tensor:
     """For trying out on the CPU what runs on a device: videos are converted by swscale there."""
-    return reference.yuv_to_bgr(luma, chroma, weights=(kr, kb), full_range=full_range, bits=bits)
+    weights = (kr, kb)
+    return reference.yuv_to_bgr(luma, chroma, weights=weights, full_range=full_range, left_sited=left_sited, bits=bits)
 
 
 def _bgr_to_yuv_on_cpu(frame: Tensor, kr: float, kb: float, full_range: bool) -> Tensor:

@@ -65,7 +65,13 @@ def instance_norm_act(
 
 
 def yuv_to_bgr(
-    luma: Tensor, chroma: Tensor, *, weights: tuple[float, float], full_range: bool, bits: int = 8
+    luma: Tensor,
+    chroma: Tensor,
+    *,
+    weights: tuple[float, float],
+    full_range: bool,
+    left_sited: bool = False,
+    bits: int = 8,
 ) -> Tensor:
     """Definition of `engine.ops.yuv_to_bgr`, bit for bit."""
     kr, kb = weights
@@ -77,8 +83,10 @@ def yuv_to_bgr(
     height, width = luma.shape
     row, column = (torch.arange(side, device=luma.device) for side in (height, width))
     samples = chroma.float()
-    own, above = samples[row // 2], samples[(row - 1).clamp(min=0) // 2]
-    mixed = own.add(above).mul(0.5)[:, column // 2]  # [H, W, 2]; an odd row has its own chroma alone
+    rows = samples[row // 2].add(samples[(row - 1).clamp(min=0) // 2]).mul(0.5)  # an odd row has its own chroma alone
+    following = (column // 2 + 1).clamp(max=chroma.shape[1] - 1)
+    mixed = rows[:, column // 2]  # [H, W, 2]
+    mixed = mixed.mul(0.75).add(rows[:, following].mul(0.25)) if left_sited else mixed
     cb, cr = mixed.sub(128.0 * level).unbind(-1)
     light = luma.float().sub(0.0 if full_range else 16.0 * level).mul(luma_scale)
     blue = light.add(cb.mul(2.0 * (1.0 - kb) * chroma_scale))

@@ -83,7 +83,8 @@ Tensor tensor_to_frames(const Tensor& tensor, double low, double high, int64_t h
   return task.output;
 }
 
-Tensor yuv_to_bgr(const Tensor& luma, const Tensor& chroma, double kr, double kb, bool full_range, int64_t bits) {
+Tensor yuv_to_bgr(const Tensor& luma, const Tensor& chroma, double kr, double kb, bool full_range, bool left_sited,
+                  int64_t bits) {
   const CurrentDevice device(luma);
   YuvToBgrTask task = yuv_to_bgr_task(luma, chroma, kr, kb, bits);
   YuvToBgrParameters parameters = {};
@@ -91,7 +92,8 @@ Tensor yuv_to_bgr(const Tensor& luma, const Tensor& chroma, double kr, double kb
   parameters.luma_row_stride = task.luma.stride(0), parameters.chroma_row_stride = task.chroma.stride(0);
   parameters.bgr = static_cast<uint8_t*>(task.output.mutable_data_ptr());
   parameters.height = as_int(kYuvToBgr, task.height), parameters.width = as_int(kYuvToBgr, task.width);
-  parameters.bits = static_cast<int>(bits), parameters.color = {kr, kb, full_range};
+  parameters.bits = static_cast<int>(bits), parameters.left_sited = left_sited;
+  parameters.color = {kr, kb, full_range};
   require_launched(kYuvToBgr, launch_yuv_to_bgr(parameters, device.stream()));
   return task.output;
 }

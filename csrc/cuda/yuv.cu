@@ -14,6 +14,7 @@ using EightBytes = Pack<uint32_t, 2>;
 
 struct ToBgr {
   YuvToBgrParameters at;
+  float near, far;  // shares in a pixel's chroma: of its own sample, twice, and of the next one
   float black, luma_scale, middle, cb_blue, cb_green, cr_green, cr_red;
 };
 
@@ -30,16 +31,15 @@ __device__ inline uint32_t as_byte(float level) {
   return static_cast<uint32_t>(__float2int_rn(fminf(fmaxf(level, 0.0f), 255.0f)));
 }
 
-// kPixels samples of a row from x on; zeros beyond its end.
+// kPixels samples of a row from x on; beyond its end the last `period` ones again.
 template <typename Sample>
-__device__ inline Pack<Sample, kPixels> load_run(const Sample* row, int x, int count) {
-  const Sample* from = row + x;
-  if (x + kPixels <= count && is_aligned(from, kPixels * sizeof(Sample))) {
-    return *reinterpret_cast<const Pack<Sample, kPixels>*>(from);
+__device__ inline Pack<Sample, kPixels> load_run(const Sample* row, int x, int count, int period) {
+  if (x + kPixels <= count && is_aligned(row + x, kPixels * sizeof(Sample))) {
+    return *reinterpret_cast<const Pack<Sample, kPixels>*>(row + x);
   }
   Pack<Sample, kPixels> run;
 #pragma unroll
-  for (int i = 0; i < kPixels; ++i) run.at[i] = x + i < count ? from[i] : static_cast<Sample>(0);
+  for (int i = 0; i < kPixels; ++i) run.at[i] = row[x + i < count ? x + i : count - period + i % period];
   return run;
 }
 
@@ -66,15 +66,23 @@ __global__ void __launch_bounds__(kThreads) yuv_to_bgr(const ToBgr p) {
   const int pair = static_cast<int>(run / runs);  // of rows, and the row of chroma
   const int x = static_cast<int>(run - static_cast<int64_t>(pair) * runs) * kPixels;
   const int samples = (width + 1) / 2 * 2;  // of a row of chroma
-  const auto* chroma = static_cast<const Sample*>(p.at.chroma);
-  const Pack<Sample, kPixels> above = load_run(chroma + max(pair - 1, 0) * p.at.chroma_row_stride, x, samples);
-  const Pack<Sample, kPixels> beside = load_run(chroma + pair * p.at.chroma_row_stride, x, samples);
+  const auto* own = static_cast<const Sample*>(p.at.chroma) + pair * p.at.chroma_row_stride;
+  const Sample* above = pair == 0 ? own : own - p.at.chroma_row_stride;
+  const Pack<Sample, kPixels> own_run = load_run(own, x, samples, 2), above_run = load_run(above, x, samples, 2);
+  int chroma[2][kPixels + 2];  // twice that of the even row and of the odd one, from x on
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) chroma[0][i] = own_run.at[i] + above_run.at[i], chroma[1][i] = 2 * own_run.at[i];
+  const int after = min(x + kPixels, samples - 2);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    chroma[0][kPixels + i] = own[after + i] + above[after + i], chroma[1][kPixels + i] = 2 * own[after + i];
+  }
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const int y = 2 * pair + row;
     if (y >= height) return;
     const auto* luma = static_cast<const Sample*>(p.at.luma) + y * p.at.luma_row_stride;
-    const Pack<Sample, kPixels> samples_of_luma = load_run(luma, x, width);
+    const Pack<Sample, kPixels> samples_of_luma = load_run(luma, x, width, 1);
     uint32_t words[kWords] = {};
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
@@ -82,8 +90,9 @@ __global__ void __launch_bounds__(kThreads) yuv_to_bgr(const ToBgr p) {
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         const int sample = i / 2 * 2 + k;
-        const float at = static_cast<float>(beside.at[sample]), before = static_cast<float>(above.at[sample]);
-        c[k] = __fsub_rn(row == 0 ? __fmul_rn(__fadd_rn(before, at), 0.5f) : at, p.middle);
+        const float near = __fmul_rn(static_cast<float>(chroma[row][sample]), p.near);
+        const float far = __fmul_rn(static_cast<float>(chroma[row][sample + 2]), p.far);
+        c[k] = __fsub_rn(__fadd_rn(near, far), p.middle);
       }
       const float light = __fmul_rn(__fsub_rn(static_cast<float>(samples_of_luma.at[i]), p.black), p.luma_scale);
       const float green = __fadd_rn(light, __fmul_rn(c[0], p.cb_green));
@@ -178,6 +187,8 @@ ToBgr to_bgr(const YuvToBgrParameters& at) {
   const double luma = 255.0 / (at.color.full_range ? peak : 219.0 * level);
   const double chroma = 255.0 / (at.color.full_range ? peak : 224.0 * level);
   return {at,
+          at.left_sited ? 0.375f : 0.5f,
+          at.left_sited ? 0.125f : 0.0f,
           static_cast<float>(at.color.full_range ? 0.0 : 16.0 * level),
           static_cast<float>(luma),
           static_cast<float>(128.0 * level),

@@ -9,9 +9,10 @@
 //
 // and the inverse of that. Samples of more than 8 bits are in the upper bits of 16 (P010: value * 64).
 //
-// Chroma is as FFmpeg's swscale has it with the flags of engine/video/color.py. On the way to BGR each sample stands
-// for two pixels of a row; odd rows 2i + 1 take chroma row i, even rows 2i the mean of i - 1 and i. On the way to YUV
-// it is the mean of 4x4 pixels, weighted 1 3 3 1 both ways. Pictures go on beyond their edges with the outermost pixel.
+// Chroma is as FFmpeg's swscale has it with the flags of engine/video/color.py. On the way to BGR both pixels 2i, 2i +
+// 1 of a row take sample i, or 3/4 of i and 1/4 of i + 1 where samples are sited at the left (H.273, figure 1: type 0);
+// odd rows 2i + 1 take row i, even rows 2i the mean of i - 1 and i. On the way to YUV a sample is the mean of 4x4
+// pixels, weighted 1 3 3 1 both ways. Pictures go on beyond their edges with the outermost sample.
 #pragma once
 
 #include <stdint.h>
@@ -31,6 +32,7 @@ struct YuvToBgrParameters {
   int64_t luma_row_stride, chroma_row_stride;  // samples
   uint8_t* bgr;                                // [height][width][3]
   int height, width, bits;                     // 8: samples are uint8_t; 9 to 16: uint16_t
+  bool left_sited;
   YuvColor color;
 };
 

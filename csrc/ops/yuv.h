@@ -8,7 +8,7 @@ namespace streamgan {
 
 constexpr char kYuvToBgr[] = "yuv_to_bgr";
 constexpr char kYuvToBgrSchema[] =
-    "yuv_to_bgr(Tensor luma, Tensor chroma, float kr, float kb, bool full_range, int bits) -> Tensor";
+    "yuv_to_bgr(Tensor luma, Tensor chroma, float kr, float kb, bool full_range, bool left_sited, int bits) -> Tensor";
 
 struct YuvToBgrTask {
   Tensor luma;    // uint8 or uint16 [height, width]; rows may lie apart, pixels may not

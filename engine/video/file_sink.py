@@ -15,8 +15,16 @@ import cv2
 import numpy as np
 
 from engine.errors import FrameSizeError, SinkError, SourceError
+from engine.memory import host_image
 from engine.video.base import Frame, SourceInfo
 from engine.video.color import RANGE_FULL, Color, FromBgr
+from engine.video.device_frames import (
+    FromDeviceBgr,
+    device_errors,
+    encoded_surfaces_missing,
+    padded,
+    shared_accelerator,
+)
 from engine.video.encoders import container_of, encoder_options, find_encoder, pixel_format_of
 from engine.video.file_source import DEFAULT_FRAME_RATE, Media
 from engine.video.hardware import ENCODER, SOFTWARE_ENCODER, VideoHardware, not_encoded, nvenc_options
@@ -27,6 +35,8 @@ from engine.video.tracks import TrackCopier, copied_tags
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from torch import Tensor
 
 # Writing stops while this much is free: enough to close the file (its index goes last) into one that plays.
 RESERVE_BYTES = 2 << 20
@@ -90,6 +100,8 @@ class FileSink:
         self._end_seconds = Fraction(0)
         self._moved_timestamps = 0
         self._is_full = False
+        self._from_device_bgr: FromDeviceBgr | None = None
+        self._sharing: VideoHardware | None = None  # the encoder reads frames where torch has them
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
         self._check_encoder_opens()
@@ -111,7 +123,7 @@ class FileSink:
                 f"{first_width}x{first_height}; a video has one size"
             )
         self._check_space()
-        picture = self._from_bgr(self._padded(frame.image))
+        picture = self._picture(frame.image)
         picture.pts = self._pts(frame)
         picture.time_base = self._time_base
         try:
@@ -174,14 +186,13 @@ class FileSink:
                 f"leave --codec out, or name the output .mkv"
             ) from None
 
-    def _start(self, image: np.ndarray) -> None:
+    def _start(self, image: np.ndarray | Tensor) -> None:
         av = import_av()
-        height, width = self._image_shape = image.shape[:2]
+        height, width = self._image_shape = image.shape[0], image.shape[1]
         pixel_format = pixel_format_of(self._codec)
         color = self._media.color
         if pixel_format.startswith("yuvj"):
             color = Color(color.matrix, RANGE_FULL, color.primaries, color.transfer)
-        self._from_bgr = FromBgr(color, pixel_format)
         layout = av.VideoFormat(pixel_format, 16, 16)
         self._padding = (height % (16 // layout.chroma_height(16)), width % (16 // layout.chroma_width(16)))
         if any(self._padding):
@@ -199,6 +210,12 @@ class FileSink:
         self._time_base = self._encoder_time_base()
         if self._offered is not None:
             self._take_hardware(self._offered, width + self._padding[1], height + self._padding[0])
+        if self.hardware and self._offered is not None and not isinstance(image, np.ndarray):
+            pixel_format = "nv12"
+            if image.is_cuda and encoded_surfaces_missing(self._offered) is None:
+                self._sharing = self._offered
+            self._from_device_bgr = FromDeviceBgr(color, self._sharing)
+        self._from_bgr = FromBgr(color, pixel_format)
         self._tracks = TrackCopier(self._media, self._output, self._format)
         self._stream = self._tracks.add_streams(lambda template: self._add_video(template, color, pixel_format))
         self._open_encoder(width + self._padding[1], height + self._padding[0])
@@ -225,15 +242,17 @@ class FileSink:
         without_b_frames = self._format in ("asf", "avi")  # no place for their delay: they would shift the picture
         if without_b_frames:
             options.pop("bf", None)
-        stream = self._output.add_stream(
-            self._codec.name,
-            rate=self._encoder_rate(),
-            options=options,
-            width=width + self._padding[1],
-            height=height + self._padding[0],
-            time_base=self._time_base,
-            pix_fmt=pixel_format,
-        )
+        with shared_accelerator(self._sharing) if self._sharing else contextlib.nullcontext() as shared:
+            stream = self._output.add_stream(
+                self._codec.name,
+                rate=self._encoder_rate(),
+                options=options,
+                hwaccel=shared,
+                width=width + self._padding[1],
+                height=height + self._padding[0],
+                time_base=self._time_base,
+                pix_fmt=pixel_format,
+            )
         context = stream.codec_context
         context.thread_count = self._threads
         if without_b_frames:
@@ -300,6 +319,22 @@ class FileSink:
         return {"movflags": "+faststart", "movie_timescale": str(unit)}
 
     # --- writing ---
+
+    def _picture(self, image: np.ndarray | Tensor) -> VideoFrame:
+        """A frame of the encoder's pixel format, converted where the image is if the encoder is there too."""
+        if self._from_device_bgr is not None and not isinstance(image, np.ndarray):
+            try:
+                return self._from_device_bgr(padded(image, *self._padding) if any(self._padding) else image)
+            except device_errors() as error:
+                self._from_device_bgr = None
+                self._warnings.append(
+                    f"{self._file.path}: not converted on the device from frame {self._frames} on: {one_line(error)}"
+                )
+        try:
+            image = host_image(image)
+        except device_errors() as error:
+            raise self._failure(error) from error
+        return self._from_bgr(self._padded(image))
 
     def _padded(self, image: np.ndarray) -> np.ndarray:
         bottom, right = self._padding

@@ -9,11 +9,12 @@ import re
 import threading
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import SourceError
 from engine.video.base import Frame, SourceInfo
 from engine.video.color import Color, ToBgr, color_of, output_color
+from engine.video.device_frames import ToDeviceBgr, device_errors, in_memory
 from engine.video.hardware import HardwareDecoderError, VideoHardware, decode_on_hardware, decoder_missing, not_decoded
 from engine.video.libav import (
     PacketReader,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+    from torch import Tensor
+
+# A decoded frame, and its picture where it was converted on a device. Then the frame may be one without a picture.
+_Decoded: TypeAlias = "tuple[VideoFrame, Tensor | None]"
 
 DEFAULT_FRAME_RATE = Fraction(25)
 
@@ -96,7 +101,7 @@ class FileSource:
             self._stream.thread_type = "AUTO"
             self._stream.thread_count = threads
             self._reader = PacketReader(self._container, [self._stream])
-            self._decoded: Generator[VideoFrame, None, None] = self._decode(self._if_suitable(hardware))
+            self._decoded: Generator[_Decoded, None, None] = self._decode(self._if_suitable(hardware))
             first = self._first_frame()
             self._describe(first)
         except BaseException:
@@ -106,10 +111,10 @@ class FileSource:
     def __iter__(self) -> Iterator[Frame]:
         self._iterating = True
         try:
-            for decoded in self._decoded:
+            for decoded, image in self._decoded:
                 if self._closed.is_set():
                     return
-                yield self._frame(decoded)
+                yield self._frame(decoded, image)
             self._ended = not self._closed.is_set()
         finally:
             self._decoded.close()
@@ -190,12 +195,12 @@ class FileSource:
             raise SourceError(f"{self._spec}: not one frame of its video ({codec}) can be decoded; {cause}")
         rest = self._decoded
 
-        def with_first() -> Generator[VideoFrame, None, None]:
+        def with_first() -> Generator[_Decoded, None, None]:
             yield first
             yield from rest
 
         self._decoded = with_first()
-        return first
+        return first[0]
 
     def _describe(self, first: VideoFrame) -> None:
         stream = self._stream
@@ -269,18 +274,18 @@ class FileSource:
 
     # --- decoding ---
 
-    def _decode(self, hardware: VideoHardware | None) -> Generator[VideoFrame, None, None]:
+    def _decode(self, hardware: VideoHardware | None) -> Generator[_Decoded, None, None]:
         """Decodes to the end of the file, in software from where the hardware meets anything unusual."""
         done = 0
         if hardware is not None:
             try:
-                with contextlib.closing(decode_on_hardware(self._spec, self._stream, hardware)) as frames:
-                    for frame in frames:
+                with contextlib.closing(self._decode_on_hardware(hardware)) as decoded:
+                    for frame, image in decoded:
                         if self._closed.is_set():
                             return
                         done += 1
                         self.hardware = "NVDEC"
-                        yield frame
+                        yield frame, image
                 return
             except HardwareDecoderError as error:
                 self.hardware = f"NVDEC for {done} frames" if done else ""
@@ -289,7 +294,27 @@ class FileSource:
         # What is damaged is counted, repaired or left out by one decoder, whatever came before: from the start.
         for number, frame in enumerate(self._decode_in_software()):
             if number >= done:
-                yield frame
+                yield frame, None
+
+    def _decode_on_hardware(self, hardware: VideoHardware) -> Generator[_Decoded, None, None]:
+        """Decodes to the end of the file; pictures are converted on the device that they are to stay on, if any."""
+        to_device = ToDeviceBgr(hardware.frames_device) if hardware.frames_device else None
+        with contextlib.closing(decode_on_hardware(self._spec, self._stream, hardware)) as frames:
+            for number, frame in enumerate(frames):
+                image = None
+                if to_device is not None:
+                    image = to_device(frame)
+                    if to_device.failure is not None:
+                        self._notes.append(
+                            f"{self._spec}: not converted on the device from frame {number} on: {to_device.failure}"
+                        )
+                        to_device = None
+                if image is None or number == 0:  # the first one describes the file, and is kept for that
+                    try:
+                        frame = in_memory(frame)
+                    except device_errors() as error:
+                        raise HardwareDecoderError(one_line(error)) from error
+                yield frame, image
 
     def _decode_in_software(self) -> Generator[VideoFrame, None, None]:
         """Decodes to the end of the file; a packet that fails is counted and left out."""
@@ -308,7 +333,7 @@ class FileSource:
                 continue
             yield from frames
 
-    def _frame(self, decoded: VideoFrame) -> Frame:
+    def _frame(self, decoded: VideoFrame, image: Tensor | None) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
         self._scaled_frames += (decoded.width, decoded.height) != self._decoded_size
@@ -317,8 +342,9 @@ class FileSource:
         pts = self._next_pts if pts is None else pts - self._pts_offset
         pts += self._clock.shift(pts, duration)
         self._next_pts = pts + duration
-        image = self._orientation.apply(self._to_bgr(decoded))
-        return Frame(image=image, pts=pts, duration=duration)
+        if image is not None:
+            return Frame(image=image, pts=pts, duration=duration)
+        return Frame(image=self._orientation.apply(self._to_bgr(decoded)), pts=pts, duration=duration)
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""

@@ -38,14 +38,14 @@ _DECODED = {
     "mpeg2video": (("Simple", "Main"), ("yuv420p",)),
 }
 
-# As frames of 8 and 10 bits come back from the device.
+# As frames of 8 and 10 bits are on the device, and come back from it.
 _DOWNLOADED_FORMATS = ("nv12", "p010le")
 
 # The scale of constant quality ends at 51, as libx264's does. Libx264's 0 is lossless.
 _MOST_CQ = 51
 
 _TRIAL_SIZE = 256
-_TRIAL_FRAMES = 8
+TRIAL_FRAMES = 8
 _TRIAL_TICKS = 512
 _TRIAL_CLOCK = Fraction(1, 12800)
 
@@ -57,10 +57,12 @@ class VideoHardware:
     Attributes:
         device_index: of the CUDA device.
         is_wanted: it was asked for by name: what it can't do is told.
+        frames_device: torch's name of the device on which decoded frames stay, as tensors; "": arrays in system memory.
     """
 
     device_index: int = 0
     is_wanted: bool = False
+    frames_device: str = ""
 
 
 class HardwareDecoderError(Exception):
@@ -84,7 +86,16 @@ def choose_hardware(hwaccel: str, device: torch.device) -> VideoHardware | None:
         reason = decoder_missing(index)
         if reason is not None and encoder_missing(index) is not None:
             raise BackendError(f"--hwaccel cuda: no video hardware can be used here ({reason}); leave the option out")
-    return VideoHardware(index, is_wanted=hwaccel == "cuda")
+    return VideoHardware(index, is_wanted=hwaccel == "cuda", frames_device=_frames_device(device, index))
+
+
+def _frames_device(device: torch.device, index: int) -> str:
+    """Frames stay where they are translated, if the operators that convert them are there."""
+    if device.type != "cuda":
+        return ""
+    from engine import ops
+
+    return f"cuda:{index}" if ops.cuda_unavailable() is None else ""
 
 
 # --- what is there ---
@@ -98,13 +109,13 @@ def decoder_missing(device_index: int) -> str | None:
         return missing
     av = import_av()
     try:
-        packets = _trial_packets(SOFTWARE_ENCODER, {})
-        decoder = av.CodecContext.create("h264", "r", hwaccel=_accelerator(device_index))
+        packets = trial_packets(SOFTWARE_ENCODER, {})
+        decoder = av.CodecContext.create("h264", "r", hwaccel=accelerator(device_index))
         decoder.thread_count = 1
         frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         return f"a trial of the decoder failed: {one_line(error)}"
-    if [frame.format.name for frame in frames] != ["nv12"] * _TRIAL_FRAMES:
+    if [frame.format.name for frame in frames] != ["nv12"] * TRIAL_FRAMES:
         return "a trial of the decoder failed: its frames are not the hardware's"
     return None
 
@@ -117,7 +128,7 @@ def encoder_missing(device_index: int) -> str | None:
         return missing
     av = import_av()
     try:
-        packets = _trial_packets(ENCODER, nvenc_options(VideoHardware(device_index), None))
+        packets = trial_packets(ENCODER, nvenc_options(VideoHardware(device_index), None))
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         return f"a trial of the encoder failed: {one_line(error)}"
     return None if has_right_timestamps(packets) else "a trial of the encoder failed: its timestamps are wrong"
@@ -130,7 +141,7 @@ def has_right_timestamps(packets: list[Any]) -> bool:
     shown = sorted(packet.pts for packet in packets)
     decoded = [packet.dts for packet in packets]
     return (
-        shown == [index * _TRIAL_TICKS for index in range(_TRIAL_FRAMES)]
+        shown == trial_times()
         and decoded == sorted(set(decoded))
         and all(packet.dts <= packet.pts for packet in packets)
     )
@@ -149,27 +160,45 @@ def _missing_library(name: str) -> str | None:
     return None
 
 
-def _trial_packets(encoder: str, options: dict[str, str]) -> list[Any]:
-    """A few frames, encoded on a clock as fine as that of MP4 files."""
-    av = import_av()
-    context = av.CodecContext.create(encoder, "w")
+def trial_context(encoder: str, options: dict[str, str], *, hwaccel: Any = None) -> Any:
+    """An encoder for a trial, not yet open, on a clock as fine as that of MP4 files."""
+    context = import_av().CodecContext.create(encoder, "w", hwaccel=hwaccel)
     context.width = context.height = _TRIAL_SIZE
-    context.pix_fmt, context.time_base, context.framerate = "yuv420p", _TRIAL_CLOCK, Fraction(25)
+    context.pix_fmt = "nv12" if hwaccel is not None else "yuv420p"
+    context.time_base, context.framerate = _TRIAL_CLOCK, Fraction(25)
     context.options = dict(options)
+    return context
+
+
+def trial_times() -> list[int]:
+    """The timestamps of a trial's frames."""
+    return [index * _TRIAL_TICKS for index in range(TRIAL_FRAMES)]
+
+
+def trial_level(index: int) -> int:
+    """The luma of a trial's flat grey frame."""
+    return 16 + 8 * index
+
+
+def trial_packets(encoder: str, options: dict[str, str]) -> list[Any]:
+    """A few flat grey frames, encoded."""
+    context = trial_context(encoder, options)
     packets = []
-    for index in range(_TRIAL_FRAMES):
-        grey = np.full((_TRIAL_SIZE * 3 // 2, _TRIAL_SIZE), 16 + 8 * index, np.uint8)
-        frame = av.VideoFrame.from_ndarray(grey, "yuv420p")
-        frame.pts, frame.time_base = index * _TRIAL_TICKS, _TRIAL_CLOCK
+    for index, time in enumerate(trial_times()):
+        planes = np.full((_TRIAL_SIZE * 3 // 2, _TRIAL_SIZE), 128, np.uint8)
+        planes[:_TRIAL_SIZE] = trial_level(index)
+        frame = import_av().VideoFrame.from_ndarray(planes, "yuv420p")
+        frame.pts, frame.time_base = time, _TRIAL_CLOCK
         packets += context.encode(frame)
     return packets + context.encode(None)
 
 
-def _accelerator(device_index: int) -> Any:
+def accelerator(device_index: int, **settings: Any) -> Any:
+    """PyAV's description of NVIDIA's decoder or encoder."""
     from av.codec.hwaccel import HWAccel
 
     # No fallback of FFmpeg's own: it would go on in one thread, and not say so.
-    return HWAccel("cuda", device=str(device_index), allow_software_fallback=False)
+    return HWAccel("cuda", device=str(device_index), allow_software_fallback=False, **settings)
 
 
 # --- decoding ---
@@ -190,13 +219,19 @@ def not_decoded(stream: Any) -> str | None:
     return None
 
 
-def open_on_hardware(spec: str, device_index: int) -> InputContainer:
+def open_on_hardware(spec: str, hardware: VideoHardware) -> InputContainer:
     """Opens a file a second time, its streams on the hardware decoder."""
-    return open_input(spec, hwaccel=_accelerator(device_index))
+    if hardware.frames_device.startswith("cuda"):
+        from engine.video.device_frames import decoded_surfaces_missing, shared_accelerator
+
+        if decoded_surfaces_missing(hardware) is None:
+            with shared_accelerator(hardware) as shared:
+                return open_input(spec, hwaccel=shared)
+    return open_input(spec, hwaccel=accelerator(hardware.device_index))
 
 
 def decode_on_hardware(spec: str, stream: Any, hardware: VideoHardware) -> Generator[VideoFrame, None, None]:
-    """Decodes a stream to its end; the frames are in system memory, as NV12 or P010.
+    """Decodes a stream to its end; the frames are in system memory, as NV12 or P010, or on the device if they can be.
 
     Args:
         spec: the file.
@@ -208,7 +243,7 @@ def decode_on_hardware(spec: str, stream: Any, hardware: VideoHardware) -> Gener
     """
     av = import_av()
     try:
-        container = open_on_hardware(spec, hardware.device_index)
+        container = open_on_hardware(spec, hardware)
     except (SourceError, RuntimeError) as error:
         raise HardwareDecoderError(one_line(error)) from error
     try:
@@ -236,11 +271,17 @@ def decode_on_hardware(spec: str, stream: Any, hardware: VideoHardware) -> Gener
         container.close()
 
 
+def sample_format(frame: VideoFrame) -> str:
+    """The pixel format of a frame's samples, wherever they are."""
+    return str((getattr(frame, "sw_format", None) or frame.format).name)
+
+
 def _check(frame: VideoFrame, stream: Any) -> None:
     if frame.is_corrupt:
         raise HardwareDecoderError("a damaged frame")
-    if frame.format.name not in _DOWNLOADED_FORMATS:
-        raise HardwareDecoderError(f"a frame in {frame.format.name}, which is not the hardware's")
+    name = sample_format(frame)
+    if name not in _DOWNLOADED_FORMATS:
+        raise HardwareDecoderError(f"a frame in {name}, which is not the hardware's")
     # Of a cropped picture FFmpeg cuts off only the right and the bottom where it comes from hardware.
     if (frame.width, frame.height) != (stream.width, stream.height):
         raise HardwareDecoderError(

@@ -60,7 +60,7 @@ class TestOnADevice:
         tensor = half[:, :3].contiguous(memory_format=layout)
         torch.library.opcheck(torch.ops.streamgan.tensor_to_frames.default, (tensor, -1.0, 1.0, 8, 8, True))
         luma, chroma = frames[0, :, :, 0], frames[0, :3, :4, :2].contiguous()
-        torch.library.opcheck(torch.ops.streamgan.yuv_to_bgr.default, (luma, chroma, 0.2126, 0.0722, False, 8))
+        torch.library.opcheck(torch.ops.streamgan.yuv_to_bgr.default, (luma, chroma, 0.2126, 0.0722, False, True, 8))
         torch.library.opcheck(torch.ops.streamgan.bgr_to_yuv.default, (frames[0, :4, :6], 0.2126, 0.0722, False))
 
     def test_compiled(self, layout: torch.memory_format) -> None:

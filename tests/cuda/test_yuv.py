@@ -42,10 +42,11 @@ def picture(height: int, width: int) -> torch.Tensor:
 class TestYuvToBgr:
     @pytest.mark.parametrize("bits", [8, 10, 12, 16])
     @pytest.mark.parametrize("pitch", [0, 3, 64])
-    def test_sizes_and_pitches(self, kernels: Kernels, bits: int, pitch: int) -> None:
+    @pytest.mark.parametrize("left_sited", [False, True])
+    def test_sizes_and_pitches(self, kernels: Kernels, bits: int, pitch: int, left_sited: bool) -> None:
         for size in SIZES:
             luma, chroma = planes(*size, bits)
-            settings = {"weights": (0.2126, 0.0722), "full_range": False, "bits": bits}
+            settings = {"weights": (0.2126, 0.0722), "full_range": False, "left_sited": left_sited, "bits": bits}
             expected = reference.yuv_to_bgr(luma, chroma, **settings)
             actual = kernels.call("yuv_to_bgr", with_pitch(luma, pitch), with_pitch(chroma, pitch), **settings)
             assert_same_bits(actual, expected)
@@ -56,7 +57,7 @@ class TestYuvToBgr:
     @pytest.mark.parametrize("bits", [8, 10])
     def test_colours(self, kernels: Kernels, weights: tuple[float, float], full_range: bool, bits: int) -> None:
         luma, chroma = planes(34, 256, bits)
-        settings = {"weights": weights, "full_range": full_range, "bits": bits}
+        settings = {"weights": weights, "full_range": full_range, "left_sited": True, "bits": bits}
         expected = reference.yuv_to_bgr(luma, chroma, **settings)
         assert_same_bits(kernels.call("yuv_to_bgr", luma, chroma, **settings), expected)
 
@@ -118,9 +119,8 @@ def test_every_order_of_threads(kernels: Kernels, order: str) -> None:
     emulate(order=order)
     luma, chroma = planes(40, 300)
     settings = {"weights": (0.299, 0.114), "full_range": True}
-    assert_same_bits(
-        kernels.call("yuv_to_bgr", luma, chroma, **settings), reference.yuv_to_bgr(luma, chroma, **settings)
-    )
+    expected = reference.yuv_to_bgr(luma, chroma, left_sited=True, **settings)
+    assert_same_bits(kernels.call("yuv_to_bgr", luma, chroma, left_sited=True, **settings), expected)
     actual = kernels.call("bgr_to_yuv", picture(40, 300), **settings)
     for plane, expected in zip(actual, reference.bgr_to_yuv(picture(40, 300), **settings), strict=True):
         assert_same_bits(plane, expected)

@@ -82,7 +82,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A hardware decoder that works until frame `fail_at`, and counts how often it was opened."""
     state = SimpleNamespace(opened=0, fail_at=None, error=None)
 
-    def open_on_hardware(spec: str, device_index: int) -> StandInContainer:
+    def open_on_hardware(spec: str, hardware: VideoHardware) -> StandInContainer:
         state.opened += 1
         return StandInContainer(spec, state.fail_at, state.error)
 
@@ -106,8 +106,9 @@ def test_none_and_the_processor_are_software() -> None:
 
 
 def test_auto_on_a_gpu_offers_its_own_hardware_and_tells_nothing() -> None:
-    assert choose_hardware("auto", CUDA) == VideoHardware(0)
-    assert choose_hardware("auto", torch.device("cuda:1")) == VideoHardware(1)
+    for device, index in ((CUDA, 0), (torch.device("cuda:1"), 1)):
+        frames_device = f"cuda:{index}" if torch.cuda.is_available() else ""
+        assert choose_hardware("auto", device) == VideoHardware(index, frames_device=frames_device)
 
 
 @no_gpu
@@ -322,7 +323,7 @@ def test_software_goes_on_where_hardware_fails(
 
 @pytest.mark.parametrize("error", [SourceError("can't be opened"), RuntimeError("no stream is compatible")])
 def test_hardware_that_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def refuse(spec: str, device_index: int) -> None:
+    def refuse(spec: str, hardware: VideoHardware) -> None:
         raise error
 
     monkeypatch.setattr(hardware, "open_on_hardware", refuse)
@@ -478,7 +479,7 @@ def test_options_of_the_hardware_encoder_are_known_to_ffmpeg() -> None:
 
 
 def test_timestamps_of_the_trial() -> None:
-    packets = hardware._trial_packets("libx264", {})
+    packets = hardware.trial_packets("libx264", {})
     assert has_right_timestamps(packets)
     assert not has_right_timestamps(packets[:-1])
     assert not has_right_timestamps(packets[::-1])
