@@ -49,7 +49,8 @@ _TRIAL_DB = 30.0
 
 def device_errors() -> tuple[type[Exception], ...]:
     """What PyAV, DLPack and torch raise where a device, or a version of theirs, does not do what is asked for."""
-    return (import_av().error.FFmpegError, RuntimeError, TypeError, ValueError, BufferError, MemoryError, OSError)
+    of_versions = (ImportError, AttributeError, TypeError)
+    return (import_av().error.FFmpegError, RuntimeError, ValueError, BufferError, MemoryError, OSError, *of_versions)
 
 
 def in_memory(frame: VideoFrame) -> VideoFrame:

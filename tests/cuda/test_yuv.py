@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from engine import reference
-from engine.video.color import LUMA_WEIGHTS
 from tests.cuda.conftest import Kernels
 from tests.cuda.emulated import ORDERS, emulate
 from tests.ops.cases import assert_same_bits
@@ -14,7 +13,8 @@ from tests.ops.cases import assert_same_bits
 # Around runs of eight pixels and pairs of rows, and more of them than a block has threads.
 SIZES = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 7), (2, 8), (5, 9), (4, 16), (6, 23), (33, 135), (64, 160)]
 EVEN_SIZES = [(2, 2), (2, 4), (4, 6), (2, 8), (6, 10), (4, 16), (8, 22), (34, 136), (64, 160), (48, 258)]
-WEIGHTS = sorted(set(LUMA_WEIGHTS.values()))
+# BT.709, FCC, BT.601, SMPTE 240M, BT.2020.
+WEIGHTS = [(0.2126, 0.0722), (0.3, 0.11), (0.299, 0.114), (0.212, 0.087), (0.2627, 0.0593)]
 
 
 def with_pitch(tensor: torch.Tensor, extra: int) -> torch.Tensor:
