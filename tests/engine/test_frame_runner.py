@@ -205,6 +205,10 @@ def test_the_translator_keeps_frames_where_they_are(as_on_a_gpu: list[NormFused]
     for result, one, kind in ((first(), 0, torch.Tensor), (second(), 1, np.ndarray)):
         assert isinstance(result, kind)
         assert psnr_db(np.asarray(result), expected[one]) >= PARITY_PSNR_DB["fp32"]
+    # What an engine runs in is kept for one kind of frames of a size: the last one.
+    assert [runner._format.on_device for runner in translator._runners.values()] == [False]
+    translator(tensors[2])
+    assert [runner._format.on_device for runner in translator._runners.values()] == [True]
     translated = translator(tensors)
     assert isinstance(translated, torch.Tensor)
     assert psnr_db(translated.numpy(), expected) >= PARITY_PSNR_DB["fp32"]
