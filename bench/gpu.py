@@ -1,4 +1,4 @@
-"""A GPU: whole frames through every backend there is, and the norm operator beside a copy.
+"""A GPU: whole frames through every backend there is, and the operators of norms and video colours beside a copy.
 
 A frame goes in and comes out as an array in the processor's memory, as in a video: upload, conversions and download are
 part of it. Latency is that of one call that waits for its result; frames/s are those of a file, where a call is under
@@ -43,6 +43,8 @@ BACKENDS = (
 )
 ALONE = "generator alone"
 
+VIDEOS = ("1280x720", "1920x1080")
+
 # N, C, H, W: a residual block of the full generator at 256x256, its outer layer, and both at 1920x1080.
 NORMS = ("1x256x64x64", "1x64x256x256", "1x256x270x480", "1x64x1080x1920", "8x256x64x64")
 
@@ -50,9 +52,10 @@ NORMS = ("1x256x64x64", "1x64x256x256", "1x256x270x480", "1x64x1080x1920", "8x25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench gpu`."""
     parser.add_argument("--generator", default="resnet9-64", help="name or checkpoint file (default: %(default)s)")
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="WxHxN", help="frame size and batch")
+    parser.add_argument("--cases", nargs="*", default=CASES, metavar="WxHxN", help="frame size and batch")
     parser.add_argument("--backends", nargs="+", default=BACKENDS, metavar="NAME", help=f"(default: {BACKENDS})")
     parser.add_argument("--norms", nargs="*", default=NORMS, metavar="NxCxHxW", help="of instance_norm_act")
+    parser.add_argument("--videos", nargs="*", default=VIDEOS, metavar="WxH", help="of yuv_to_bgr and bgr_to_yuv")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of a backend in a round (default: %(default)s)")
     parser.add_argument(
@@ -82,6 +85,9 @@ def run(arguments: argparse.Namespace) -> None:
     probe = Probe(torch.get_num_threads(), str(device))
     for shape in arguments.norms:
         report.rows += measure_norm(_shape(shape), device, arguments.rounds)
+        _write(report, arguments.json)
+    for size in arguments.videos:
+        report.rows += measure_colours(*parse_size(size), device, arguments.rounds)
         _write(report, arguments.json)
     for case in arguments.cases:
         generator = make_generator(arguments.generator)
@@ -272,7 +278,39 @@ def _in_form(form: str, image: Tensor) -> Tensor:
         del os.environ["STREAMGAN_NORM_FORM"]
 
 
-def _on_each(call: Callable[[Tensor], object], images: list[Tensor]) -> Callable[[Tensor], object]:
+# --- colours of videos ---
+
+
+def measure_colours(width: int, height: int, device: torch.device, rounds: int) -> list[Row]:
+    """yuv_to_bgr and bgr_to_yuv, input read and output written once, beside a copy of as many bytes.
+
+    Raises:
+        EngineError: a side is odd.
+    """
+    if width % 2 or height % 2:
+        raise EngineError(f"video {width}x{height}: sides of frames in 4:2:0 are even")
+    # Several frames in turn, so that they come from memory and not from a cache.
+    count = max(1, min(64, 2**28 // (3 * width * height)))
+    frames = list(torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, device=device).unbind())
+    color: dict[str, Any] = {"weights": (0.2126, 0.0722), "full_range": False}
+    pictures = [ops.bgr_to_yuv(frame, **color) for frame in frames]
+    quarters = [frame.flatten()[: frame.numel() * 3 // 4] for frame in frames]  # 2.25 bytes a pixel, read and written
+    target = torch.empty_like(quarters[0])
+    work: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+        "yuv_to_bgr": (lambda planes: ops.yuv_to_bgr(*planes, left_sited=True, **color), pictures),
+        "bgr_to_yuv": (lambda frame: ops.bgr_to_yuv(frame, **color), frames),
+        "copy": (target.copy_, quarters),
+    }
+    rows = [Row(f"colours {width}x{height}", name, ours=name != "copy") for name in work]
+    for row in rows:
+        row.facts["bytes_moved"] = width * height * 9 // 2
+        call, inputs = work[row.contender]
+        one_after_another = captured(_on_each(call, inputs), frames[0])
+        row.seconds = [_median_seconds(one_after_another, 0.05, device) / count for _ in range(rounds)]
+    return rows
+
+
+def _on_each(call: Callable[[Any], object], images: list[Any]) -> Callable[[Tensor], object]:
     return lambda _: [call(image) for image in images]
 
 

@@ -18,6 +18,7 @@ def run_bench(folder: Path, device: str, *options: str) -> dict[str, Any]:
     save_generator(small_generator("resnet"), weights)
     out = folder / "gpu.json"
     arguments = ["gpu", "--generator", str(weights), "--cases", "48x32x1", "48x32x3", "--norms", "1x16x8x8"]
+    arguments += ["--videos", "48x32"]
     arguments += ["--rounds", "2", "--seconds", "0.02", "--device", device, "--json", str(out), *options]
     assert main(arguments) == 0
     found: dict[str, Any] = json.loads(out.read_text())
@@ -40,6 +41,9 @@ def test_every_backend_of_a_case_is_measured_or_says_why(
         assert "tensorrt" in rows[case, "tensorrt fp32"]["failure"]
     norm = rows["instance_norm_act 1x16x8x8 " + ("float16" if device == "cuda" else "bfloat16"), "instance_norm_act"]
     assert norm["facts"]["bytes_moved"] == 2 * 2 * 16 * 8 * 8
+    for name in ("yuv_to_bgr", "bgr_to_yuv", "copy"):
+        colours = rows["colours 48x32", name]
+        assert (colours["facts"]["bytes_moved"], len(colours["seconds"])) == (48 * 32 * 4.5, 2)
     assert len(found["peaks"]) == 4
     printed = capsys.readouterr().out.splitlines()
     assert any("eager fp32" in line and "%" in line for line in printed)
@@ -54,5 +58,10 @@ def test_what_takes_too_long_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["48x32", "48x32x0", "axbxc"])
 def test_a_wrong_case_is_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gpu", "--device", "cpu", "--cases", case, "--norms"]) == 1
+    assert main(["gpu", "--device", "cpu", "--cases", case, "--norms", "--videos"]) == 1
     assert "WxH" in capsys.readouterr().err
+
+
+def test_videos_have_even_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpu", "--device", "cpu", "--cases", "--norms", "--videos", "47x32"]) == 1
+    assert "47x32" in capsys.readouterr().err

@@ -117,3 +117,16 @@ def test_loads_and_stores_are_of_16_bytes(tmp_path: Path) -> None:
         assert not re.search(r"(ld|st)\.global(\.nc)?\.[bu](8|16)\b", entry)
         if "norm_statistics" not in entry[: entry.index("(")]:
             assert re.search(r"st\.global\.v4", entry)
+
+
+def test_video_moves_in_8_and_16_bytes(tmp_path: Path) -> None:
+    """Where rows are aligned; the same kernels have a way in single bytes for those that are not."""
+    target = tmp_path / "kernels.ptx"
+    command = ["nvcc", "-std=c++17", "-O3", f"-I{ROOT}", "-arch=compute_90", "-ptx", "-o", str(target)]
+    done = subprocess.run([*command, str(ROOT / "csrc/cuda/yuv.cu")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    entries = re.split(r"\.entry ", target.read_text())[1:]
+    assert len(entries) == 3
+    for entry in entries:
+        assert len(re.findall(r"st\.global\.v2\.[bu]32", entry)) >= 3
+        assert re.search(r"ld\.global(\.nc)?\.(v2\.[bu]32|v4\.[bu]32|[bu]64|v4\.[bu]16|v2\.[bu]64)", entry)

@@ -20,7 +20,16 @@ from engine.engines import RunningEngine
 from engine.memory import host_image
 from engine.pipeline import Pipeline, Result
 from engine.precision import is_nearly_uniform, psnr_db
-from engine.video import FileSource, Frame, ImageFolderSink, ImageSink, VideoHardware, device_frames, file_sink
+from engine.video import (
+    FileSource,
+    Frame,
+    ImageFolderSink,
+    ImageSink,
+    VideoHardware,
+    device_frames,
+    file_sink,
+    file_source,
+)
 from engine.video.color import Color, FromBgr, ToBgr
 from engine.video.device_frames import (
     FromDeviceBgr,
@@ -104,6 +113,7 @@ def assert_alike(output: Path, expected: Path) -> None:
         ("libx264", "yuv420p", 8, (6, 2, 6, 6)),
         ("libx265", "yuv420p10le", 10, (9, 1, 9, 1)),
         ("libx265", "yuv420p10le", 10, (1, 2, 1, 1)),
+        ("libvpx-vp9", "yuv420p", 8, (1, 1, 1, 1)),  # does not say where chroma lies
     ],
 )
 def test_frames_look_as_in_software(
@@ -180,6 +190,22 @@ def test_a_first_frame_that_looks_otherwise_leaves_all_to_swscale(
     assert "not converted on the device from frame 0 on: it is at" in line
 
 
+def test_frames_are_compared_until_one_tells_where_chroma_lies(
+    tmp_path: Path, stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film that begins in grey, and a conversion in which colours are wrong: seen at the first frame that has any."""
+    convert = ops.yuv_to_bgr
+    monkeypatch.setattr(ops, "yuv_to_bgr", lambda luma, chroma, **color: convert(luma, chroma.flip(-1), **color))
+    grey = [frame_of_yuv(yuv_of(np.full((48, 64, 3), 90, np.uint8), 1, full=False)) for _ in range(4)]
+    colourful = [frame_of_yuv(yuv_of(moving_picture(index, 64, 48), 1, full=False)) for index in range(6)]
+    path = make_video(tmp_path / "in.mkv", codec="ffv1", frames=[*grey, *colourful], color=(1, 1, 1, 1))
+    monkeypatch.setattr(file_source, "not_decoded", lambda stream: None)
+    source = FileSource(str(path), hardware=ON_CPU)
+    assert [isinstance(frame.image, torch.Tensor) for frame in source] == [True] * 4 + [False] * 6
+    (line,) = source.warnings
+    assert "from frame 4 on: it is at" in line
+
+
 @pytest.mark.parametrize("fail_at", [0, 1, 5])
 def test_a_conversion_that_fails_goes_on_in_swscale(
     tmp_path: Path, stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, fail_at: int
@@ -207,8 +233,6 @@ def test_frames_that_can_not_be_fetched_are_decoded_in_software(
     tmp_path: Path, stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the device is lost: neither converted there nor downloaded."""
-    from engine.video import file_source
-
     fetched = iter(range(100))
 
     def fetch(frame: av.VideoFrame) -> av.VideoFrame:
