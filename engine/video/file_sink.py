@@ -247,7 +247,7 @@ class FileSink:
                 self._codec.name,
                 rate=self._encoder_rate(),
                 options=options,
-                hwaccel=shared,
+                **({"hwaccel": shared} if shared is not None else {}),
                 width=width + self._padding[1],
                 height=height + self._padding[0],
                 time_base=self._time_base,
