@@ -20,6 +20,7 @@ from engine.engines import RunningEngine
 from engine.memory import host_image
 from engine.pipeline import Pipeline, Result
 from engine.precision import is_nearly_uniform, psnr_db
+from engine.translator import Translator
 from engine.video import (
     FileSource,
     Frame,
@@ -39,11 +40,13 @@ from engine.video.device_frames import (
     padded,
 )
 from engine.video.file_sink import FileSink
+from tests.engine.small_generators import small_generator
+from tests.engine.test_frame_runner import as_on_a_gpu
 from tests.engine.video.test_hardware import stand_in
 from tests.media import bars, frame_of_yuv, make_video, moving_picture, read, yuv_of
-from tests.tolerances import DEVICE_FRAMES_DB, HARDWARE_ENCODER_DB
+from tests.tolerances import DEVICE_FRAMES_DB, DEVICE_FRAMES_TRANSLATED_DB, HARDWARE_ENCODER_DB
 
-__all__ = ["stand_in"]
+__all__ = ["as_on_a_gpu", "stand_in"]
 
 ON_CPU = VideoHardware(frames_device="cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)]
@@ -292,6 +295,29 @@ def test_software_in_the_middle_of_a_file(
     assert translator.kinds == list(zip(kinds, counts, strict=True))
     assert encoder_on_cpu == ["nv12 of Tensor"] * 6 + ["nv12 of ndarray"] * 4
     assert_alike(tmp_path / "device.mp4", tmp_path / "software.mp4")
+
+
+def test_through_a_generator(
+    tmp_path: Path, stand_in: SimpleNamespace, encoder_on_cpu: list[str], as_on_a_gpu: list[Any]
+) -> None:
+    """With all that is done on a GPU, step by step: two frames under way, a grey one, software at the end."""
+    grey = [frame_of_yuv(yuv_of(np.full((48, 64, 3), 90, np.uint8), 1, full=False))]
+    others = [frame_of_yuv(yuv_of(moving_picture(index, 64, 48), 1, full=False)) for index in range(9)]
+    path = make_video(tmp_path / "in.mp4", frames=[*others[:4], *grey, *others[4:]], color=(1, 1, 1, 1))
+    stand_in.fail_at, stand_in.error = 8, RuntimeError("no hardware any more")
+    kinds = {}
+    for name, hardware in (("software", None), ("device", ON_CPU)):
+        translator = Translator(small_generator("resnet"), backend="fused", precision="bf16", device="cpu")
+        source = FileSource(str(path), hardware=hardware)
+        sink = FileSink(tmp_path / f"{name}.mp4", info=source.info, media=source.media, crf=10, hardware=hardware)
+        result = Pipeline(source, translator, sink).run()
+        assert (result.frames, str(result.engine), translator.uniform_frames) == (10, "fused bf16", 1)
+        kinds[name], encoder_on_cpu[:] = list(encoder_on_cpu), []
+    assert kinds["device"] == ["nv12 of Tensor"] * 8 + ["nv12 of ndarray"] * 2
+    one, other = read(tmp_path / "device.mp4"), read(tmp_path / "software.mp4")
+    assert (one.times, one.end, one.color) == (other.times, other.end, other.color)
+    coloured = [index for index in range(10) if index != 4]  # in grey a generator sees nothing but rounding
+    assert min(psnr_db(one.image(i), other.image(i)) for i in coloured) >= DEVICE_FRAMES_TRANSLATED_DB
 
 
 def test_an_encoder_that_is_software_gets_arrays(

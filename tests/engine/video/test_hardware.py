@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine import ops
 from engine.errors import BackendError, SourceError
 from engine.video import FileSource, VideoHardware, choose_hardware, file_sink, file_source, hardware, open_source
 from engine.video.color import color_of
@@ -109,6 +110,20 @@ def test_auto_on_a_gpu_offers_its_own_hardware_and_tells_nothing() -> None:
     for device, index in ((CUDA, 0), (torch.device("cuda:1"), 1)):
         frames_device = f"cuda:{index}" if torch.cuda.is_available() else ""
         assert choose_hardware("auto", device) == VideoHardware(index, frames_device=frames_device)
+
+
+@pytest.mark.parametrize("reason", [None, "the CUDA operators aren't built"])
+def test_frames_stay_where_they_are_translated(monkeypatch: pytest.MonkeyPatch, reason: str | None) -> None:
+    """If the operators are there."""
+    monkeypatch.setattr(ops, "cuda_unavailable", lambda: reason)
+    monkeypatch.setattr(hardware, "decoder_missing", lambda index: None)
+    for hwaccel in ("auto", "cuda"):
+        chosen = choose_hardware(hwaccel, torch.device("cuda:1"))
+        assert chosen is not None
+        assert chosen.frames_device == ("cuda:1" if reason is None else "")
+    chosen = choose_hardware("cuda", CPU)
+    assert chosen is not None
+    assert chosen.frames_device == ""
 
 
 @no_gpu
