@@ -74,7 +74,7 @@ class FileSource:
     Args:
         spec: path or URL.
         threads: decoder threads; 0 lets FFmpeg choose.
-        hardware: to decode on, if it takes the stream; None is software.
+        hardware: to decode on, if it takes the stream, and where its frames stay, if they can; None is software.
 
     Attributes:
         hardware: what has decoded frames; "" where software did.
