@@ -19,7 +19,8 @@ GPU_RESULTS ?= bench/results
 BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
 GPU_TESTS := tests/engine/test_frame_runner.py tests/engine/test_fuse_norms.py tests/engine/test_translator.py \
   tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_tensorrt_plugin.py \
-  tests/engine/test_onnxruntime.py tests/engine/test_onnxruntime_tensorrt.py
+  tests/engine/test_onnxruntime.py tests/engine/test_onnxruntime_tensorrt.py \
+  $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/test_device_frames.py tests/engine/video/test_hardware.py)
 
 .PHONY: help setup run test lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import engine
-from engine.backends import BACKENDS, get_backend
+from engine.backends import BACKENDS, get_backend, tensorrt_plugin
 from engine.backends.interface import CompiledGenerator
 from engine.cache import EngineCache, Entry, verify
 from engine.errors import BackendError
@@ -127,6 +127,7 @@ def build_into(
         if hasattr(module, "build_with_operators"):  # it will run here, where they are
             try:
                 facts: dict[str, Any] = module.build_with_operators(generator, example, precision, path)
+                module.load(path, example, precision)
                 return facts
             except BackendError as error:
                 logger.info("the %s engine is built without our operators: %s", backend, error)
@@ -176,6 +177,8 @@ class Exported:
         height, width = example.shape[2:]
         if self.of.get("size") not in (ANY_SIZE, f"{width}x{height}"):
             raise BackendError(f"{self.path} takes frames of {self.of.get('size')}, not {width}x{height}")
+        if self.backend == "tensorrt" and self.facts.get("operators") and (reason := tensorrt_plugin.unavailable()):
+            raise BackendError(f"{self.path} needs this project's operators in TensorRT: {reason}")
         low, high = self.facts.get("smallest_side", 1), self.facts.get("largest_side", max(height, width))
         if min(height, width) < low or max(height, width) > high:
             raise BackendError(f"{self.path} takes frames with sides from {low} to {high}, not {width}x{height}")

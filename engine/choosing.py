@@ -263,7 +263,9 @@ class Chooser:
         if first == "fp16" and precision == "auto":
             half = ["bf16"]  # of the range of float32, for generators whose values outgrow float16
         asked = best_ready if backend == "auto" else backend
-        ladder = [Candidate(asked, tried) for tried in (first, *half, "fp32")]
+        accepted = getattr(BACKENDS.get(asked), "ACCEPTED", PRECISIONS)
+        ladder = [Candidate(asked, first)]
+        ladder += [Candidate(asked, tried) for tried in (*half, "fp32") if tried in accepted]
         if asked not in ("eager", best_ready):
             ladder.append(Candidate(best_ready, first))
         return [*ladder, Candidate("eager", first), Candidate("eager", "fp32")]

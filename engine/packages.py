@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import BackendError
+from engine.packed import told
 
 _CHANNELS = 3
 
@@ -38,7 +39,6 @@ _TORCH_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "aoti_torch_dtype_bfloat16": (ctypes.c_int32, []),
     "aoti_torch_dtype_float16": (ctypes.c_int32, []),
     "aoti_torch_device_type_cpu": (ctypes.c_int32, []),
-    "aoti_torch_grad_mode_set_enabled": (None, [ctypes.c_bool]),
     "aoti_torch_create_tensor_from_blob": (
         ctypes.c_int32,
         [
@@ -132,10 +132,11 @@ class PackagedGenerator:
         self._torch = _libtorch()
         self._library = _load_library(path)
         container = _Pointer()
-        self._check(
-            self._library.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), 1, b"cpu", None),
-            f"{path} can't be loaded",
-        )
+        create = self._library.AOTInductorModelContainerCreateWithDevice
+        try:
+            self._check(create(ctypes.byref(container), 1, b"cpu", None), f"{path} can't be loaded")
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
         self._container = container
         # Not when the process ends: libraries are taken down by then.
         weakref.finalize(self, self._library.AOTInductorModelContainerDelete, container).atexit = False
@@ -150,14 +151,13 @@ class PackagedGenerator:
 
         Raises:
             BackendError: the package failed, or the frame does not fit in its input.
+            FrameSizeError: there is no memory for it.
         """
         facts = self.facts
-        try:
+        with told(frame):
             image = self._native.image_of_frame(np.ascontiguousarray(frame), facts.size, facts.input_range, facts.dtype)
             with self._ran(image) as output:
                 return self._native.frame_of_image(output, frame.shape[:2], facts.output_range, facts.dtype)
-        except RuntimeError as error:
-            raise BackendError(str(error)) from error
 
     def needed_bytes(self, height: int, width: int) -> int:
         """Memory that a frame takes; `height` and `width` are those of `facts.size` or a little less."""
@@ -169,7 +169,6 @@ class PackagedGenerator:
         torch, facts = self._torch, self.facts
         height, width = facts.size
         torch.omp_set_num_threads(self._threads)  # of this thread's parallel regions
-        torch.aoti_torch_grad_mode_set_enabled(False)
         dtype = getattr(torch, f"aoti_torch_dtype_{facts.dtype}")()
         shape = (_Int64 * 4)(1, _CHANNELS, height, width)
         strides = (_Int64 * 4)(image.size, 1, width * _CHANNELS, _CHANNELS)
@@ -209,14 +208,14 @@ class PackagedGenerator:
         return np.ndarray(shape[1:], kind, buffer, strides=steps)
 
     def _check(self, failed: int, what: str) -> None:
-        """Raises unless a call returned 0."""
+        """Raises RuntimeError unless a call returned 0."""
         if not failed:
             return
         reason = ctypes.c_char_p()
         with contextlib.suppress(AttributeError):  # before torch 2.13
             self._library.AOTInductorGetLastError(ctypes.byref(reason))
-        told = (reason.value or b"").decode(errors="replace").strip().splitlines()
-        raise BackendError(f"{what}: {told[0] if told else 'AOTInductor gives no reason'}")
+        lines = (reason.value or b"").decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"{what}: {lines[0] if lines else 'AOTInductor gives no reason'}")
 
 
 @functools.cache

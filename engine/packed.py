@@ -108,7 +108,7 @@ class PackedGenerator:
             BackendError: program and weights don't belong together, or it can't take that image.
             FrameSizeError: there is no memory for it.
         """
-        with _told(image):
+        with told(image):
             return self._native.run(np.ascontiguousarray(image, dtype=np.float32))
 
     def translate(self, frame: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ class PackedGenerator:
             FrameSizeError: there is no memory for it.
         """
         padded = self.padded_size(frame.shape[0], frame.shape[1])
-        with _told(frame):
+        with told(frame):
             return self._native.translate(
                 np.ascontiguousarray(frame), padded, self.facts.input_range, self.facts.output_range
             )
@@ -162,7 +162,7 @@ def read_weights(path: Path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _told(image: np.ndarray) -> Iterator[None]:
+def told(image: np.ndarray) -> Iterator[None]:
     """What goes wrong inside, as the errors of this package."""
     try:
         yield

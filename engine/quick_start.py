@@ -30,7 +30,7 @@ import engine
 from engine import memory
 from engine.cache import EngineCache, sha256
 from engine.engines import Row, RunningEngine, measuring_seconds
-from engine.errors import EngineError, FrameSizeError
+from engine.errors import BackendError, EngineError, FrameSizeError
 from engine.packages import PackagedGenerator, PackageFacts
 from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
 from engine.precision import (
@@ -218,9 +218,15 @@ class QuickTranslator:
         if found is None or found.reference is None:
             return found.engine if found else None  # float32, or proven already
         expected = found.reference.translate(frame)
-        found = self._found[size] = Found(found.engine, found.generator, None)  # its memory is the other's now
+        found = Found(found.engine, found.generator, None)  # the reference's memory is the other's now
+        self._found[size] = None  # until it is proven
         start = time.perf_counter()
-        translated = found.generator.translate(frame)
+        try:
+            translated = found.generator.translate(frame)
+        except BackendError as error:
+            logger.warning("the engine is chosen anew: %s failed: %s", found.engine, error)
+            self._settled.add(size)
+            return None
         frame_ms = 1e3 * (time.perf_counter() - start)
         parity_db = psnr_db(translated, expected)
         least_db = _least_db(found.engine)
@@ -229,7 +235,6 @@ class QuickTranslator:
                 "the engine is chosen anew: this video's first frame in %s is at %.1f dB of float32, not %.1f",
                 *(found.engine, parity_db, least_db),
             )
-            self._found[size] = None
             self._settled.add(size)  # other videos may be less demanding
             return None
         engine = dataclasses.replace(found.engine, parity_db=parity_db, frame_ms=frame_ms, proven_before=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -230,6 +231,9 @@ class Runner:
         self._is_on_cpu = is_surely_cpu(options.device)
         needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
+        if self._hardware is not None and (options.backend not in ("auto", "fused") or options.engine):
+            # Frames of the other backends pass through system memory: better at once than twice.
+            self._hardware = dataclasses.replace(self._hardware, frames_device="")
 
     def run(self, job: str) -> None:
         """Translates one source to its output, with progress and summary.

@@ -8,6 +8,7 @@ module on the device, float32, which the backend may change, `example` is an inp
 dtype to run in, `precision` the name of what was asked for, `parity_db(callable)` the PSNR in dB of such a callable
 against eager float32 on a real frame, and the callable takes inputs of that shape and dtype, or of the dtype that it
 has as an attribute `input_dtype`. HAS_FAST = True says that `fast` is another arithmetic than half precision.
+ACCEPTED are the precisions of a backend that does not have all of them: a fallback is not tried in others.
 PRECISIONS are those of a backend that computes elsewhere than on the device, the fastest first (`own_precisions`).
 
 As a file (`engine.artifacts` keeps them in the cache): `SUFFIX`, `version(device)` (what writes the file and has to

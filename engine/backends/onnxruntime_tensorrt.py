@@ -26,6 +26,7 @@ from engine.generators import Generator
 
 SUFFIX = ".onnx"
 SAME_RUNTIME = True
+ACCEPTED = ("fp16", "fast")
 
 _PROVIDER = "TensorrtExecutionProvider"
 

@@ -14,7 +14,7 @@ import logging
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,14 @@ from engine.backends.interface import CompiledGenerator
 from engine.backends.runtimes import fits, last_line, missing
 from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
 from engine.errors import BackendError
-from engine.fuse_norms import InstanceNormAct, NormFused, fuse_norms
 from engine.generators import Generator
 
-logger = logging.getLogger("streamgan")
+if TYPE_CHECKING:
+    from engine.fuse_norms import NormFused
 
 SUFFIX = ".pt2"
 SAME_RUNTIME = True
+ACCEPTED = ("fp32", "fp16", "fast")
 EXTRA = "tensorrt"
 
 
@@ -100,6 +101,8 @@ def with_plugin(generator: Generator) -> NormFused:
     """
     if reason := tensorrt_plugin.unavailable():
         raise BackendError(reason)
+    from engine.fuse_norms import InstanceNormAct, fuse_norms
+
     fused = fuse_norms(generator)
     if not any(isinstance(layer, InstanceNormAct) for layer in fused.modules()):
         raise BackendError("the generator has no InstanceNorm")
@@ -196,8 +199,11 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     """
     import torch_tensorrt
 
+    from engine.frame_runner import DEVICE_LOCK
+
     if tensorrt_plugin.unavailable() is None:
-        tensorrt_plugin.register()  # the engine may have it
+        with contextlib.suppress(BackendError):
+            tensorrt_plugin.register()  # the engine may have it
     program = _read(path)
     check_program(program, TYPE_NAMES[engine_dtype(precision)])
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
@@ -207,7 +213,8 @@ def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
     module = program.module()
     torch_tensorrt.runtime.set_cudagraphs_mode(True)
     try:
-        module(example)
+        with DEVICE_LOCK:  # it captures a graph
+            module(example)
     except Exception as error:  # a size outside the profile, no memory: RuntimeErrors of several trees
         raise BackendError(
             f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {last_line(error)}"

@@ -11,6 +11,7 @@ sources of TensorRT 11 and Torch-TensorRT 2.11; **not run on a GPU yet**.
 import contextlib
 import functools
 import importlib.util
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine import ops
+from engine.backends.interface import first_line
 from engine.backends.runtimes import missing
+from engine.errors import BackendError
 
 NAMESPACE = "streamgan"
 
@@ -29,6 +31,8 @@ PLUGINS = {
     "instance_norm_act": ("input", "weight", "bias"),
     "instance_norm_act_residual": ("input", "weight", "bias", "residual"),
 }
+
+_REGISTERING = threading.Lock()
 
 # Memory order of a picture for each element type: TensorRT's names, planar and interleaved.
 _INTERLEAVED = {"FLOAT": "HWC", "HALF": "HWC8"}
@@ -44,17 +48,34 @@ def unavailable() -> str | None:
         return absent
     if importlib.util.find_spec("tensorrt.plugin") is None:
         return "this TensorRT has no quick deployable plugins: 10.7 or later does"
+    from engine import ops
+
     return ops.cuda_unavailable()
 
 
-@functools.cache
 def register() -> None:
-    """Makes the plugins known to TensorRT and Torch-TensorRT. To be called before an engine with them is loaded."""
-    import tensorrt.plugin as trtp
+    """Makes the plugins known to TensorRT and Torch-TensorRT. To be called before an engine with them is loaded.
 
-    _register_without_residual(trtp)
-    _register_with_residual(trtp)
-    _register_converter()
+    Raises:
+        BackendError: they do not take them.
+    """
+    with _REGISTERING:
+        if (reason := _register_once()) is not None:
+            raise BackendError(f"TensorRT does not take our plugins: {reason}")
+
+
+@functools.cache
+def _register_once() -> str | None:
+    """Why it failed, if it did. It is tried once: a name can't be taken twice."""
+    try:
+        import tensorrt.plugin as trtp
+
+        _register_without_residual(trtp)
+        _register_with_residual(trtp)
+        _register_converter()
+    except Exception as error:  # of versions whose interface is another one
+        return first_line(error)
+    return None
 
 
 def _register_without_residual(trtp: Any) -> None:

@@ -23,6 +23,7 @@ from engine.generators import Generator
 
 SUFFIX = ".engine"
 SAME_RUNTIME = False  # engines are built on machines without the GPU; loading checks version and GPU
+ACCEPTED = ("fp32", "fp16", "fast")
 EXTRA = "tensorrt-rtx"
 
 # Layers whose arithmetic is nearly all of a generator's.

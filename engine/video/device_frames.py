@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,9 @@ PROOF_DB = 40.0
 
 _BITS = {"nv12": 8, "p010le": 10}
 
+# Frames that don't show where chroma lies, after which it is no longer asked.
+_MOST_TIES = 16
+
 # A trial's pictures are flat or smooth: an encoder moves their mean by less than this, and leaves this much of them.
 _TRIAL_LEVELS = 3.0
 _TRIAL_DB = 30.0
@@ -63,7 +67,8 @@ class ToDeviceBgr:
     """Converts the hardware decoder's frames to BGR tensors on a device: those of a file, as long as that works.
 
     Frames are 4:2:0 with even sides, not HDR, and upright. They are compared with swscale's conversion until one has
-    shown where the samples of chroma lie, which PyAV does not tell: the first one, unless it is all of one colour.
+    shown where the samples of chroma lie, which PyAV does not tell: the first one, unless it is all of one colour. In a
+    black-and-white film none does, and they are taken to lie at the left, as most codecs have it.
 
     Args:
         device: torch's name of it.
@@ -79,6 +84,7 @@ class ToDeviceBgr:
         self._device = torch.device(device)
         self._color = Color()  # of the file, from its first frame on
         self._left_sited: bool | None = None  # not known yet
+        self._ties = 0
         self._is_over = False
         self._staged: dict[int, Tensor] = {}  # by plane
 
@@ -108,7 +114,8 @@ class ToDeviceBgr:
         left_sited = psnr[True] >= psnr[False]
         if psnr[left_sited] < PROOF_DB:
             raise ValueError(f"it is at {psnr[left_sited]:.1f} dB of swscale's, {PROOF_DB:.0f} are needed")
-        if psnr[True] != psnr[False]:
+        self._ties += psnr[True] == psnr[False]
+        if psnr[True] != psnr[False] or self._ties == _MOST_TIES:
             self._left_sited = left_sited
         return images[left_sited]
 
@@ -149,8 +156,13 @@ class FromDeviceBgr:
     def __init__(self, color: Color, hardware: VideoHardware | None) -> None:
         self._color = color
         self._on_device: dict[str, Any] = {}
+        self._memory: Any = None
         if hardware is not None:
+            import torch
             from av.video.frame import CudaContext
+
+            # NVENC keeps what it knows of an address: memory that was given back and taken again is not to come by it.
+            self._memory = torch.cuda.MemPool()
 
             context = CudaContext(device_id=hardware.device_index, primary_ctx=False, current_ctx=True)
             self._on_device = {"cuda_context": context, "primary_ctx": False, "current_ctx": True}
@@ -161,7 +173,8 @@ class FromDeviceBgr:
 
         weights, full_range = LUMA_WEIGHTS[self._color.matrix], self._color.range == RANGE_FULL
         with _alone(image.device):
-            planes = ops.bgr_to_yuv(image, weights=weights, full_range=full_range)
+            with self._kept_memory(image.device):
+                planes = ops.bgr_to_yuv(image, weights=weights, full_range=full_range)
             if not self._on_device:
                 planes = planes[0].cpu(), planes[1].cpu()
         with _torch_is_current(image.device):
@@ -169,6 +182,12 @@ class FromDeviceBgr:
         frame.colorspace, frame.color_range = self._color.matrix, self._color.range
         frame.color_primaries, frame.color_trc = self._color.primaries, self._color.transfer
         return frame
+
+    def _kept_memory(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """What is allocated inside stays allocated as long as this object."""
+        import torch
+
+        return torch.cuda.use_mem_pool(self._memory, device) if self._memory else contextlib.nullcontext()
 
 
 def padded(image: Tensor, bottom: int, right: int) -> Tensor:
@@ -245,6 +264,24 @@ def decoded_surfaces_missing(hardware: VideoHardware) -> str | None:
     expected = [[trial_level(index), 128] for index in range(TRIAL_FRAMES)]
     is_right = np.shape(levels) == np.shape(expected) and np.abs(np.subtract(levels, expected)).max() < _TRIAL_LEVELS
     return None if is_right else "a trial of the decoder's frames on the device gave others"
+
+
+def not_shared(
+    hardware: VideoHardware, crf: int | None, *, width: int, height: int, rate: Fraction, time_base: Fraction
+) -> str | None:
+    """Why the encoder can't read such a video's tensors where they are, None if it can: it has been opened for them."""
+    if (missing := encoded_surfaces_missing(hardware)) is not None:
+        return missing
+    try:
+        with shared_accelerator(hardware) as shared:
+            context = import_av().CodecContext.create(ENCODER, "w", hwaccel=shared)
+            context.width, context.height, context.pix_fmt = width, height, "nv12"
+            context.time_base, context.framerate = time_base, rate
+            context.options = nvenc_options(hardware, crf)
+            context.open()
+    except device_errors() as error:
+        return one_line(error)
+    return None
 
 
 @functools.cache

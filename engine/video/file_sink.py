@@ -21,7 +21,7 @@ from engine.video.color import RANGE_FULL, Color, FromBgr
 from engine.video.device_frames import (
     FromDeviceBgr,
     device_errors,
-    encoded_surfaces_missing,
+    not_shared,
     padded,
     shared_accelerator,
 )
@@ -212,7 +212,7 @@ class FileSink:
             self._take_hardware(self._offered, width + self._padding[1], height + self._padding[0])
         if self.hardware and self._offered is not None and not isinstance(image, np.ndarray):
             pixel_format = "nv12"
-            if image.is_cuda and encoded_surfaces_missing(self._offered) is None:
+            if image.is_cuda and self._can_share(self._offered, width + self._padding[1], height + self._padding[0]):
                 self._sharing = self._offered
             self._from_device_bgr = FromDeviceBgr(color, self._sharing)
         self._from_bgr = FromBgr(color, pixel_format)
@@ -234,6 +234,11 @@ class FileSink:
             self.hardware = ENCODER
         elif hardware.is_wanted:
             self._warnings.append(f"{self._file.path}: encoded by {SOFTWARE_ENCODER}, not {ENCODER}: {reason}")
+
+    def _can_share(self, hardware: VideoHardware, width: int, height: int) -> bool:
+        rate = self._encoder_rate()
+        sides = {"width": width, "height": height}
+        return not_shared(hardware, self._crf, **sides, rate=rate, time_base=self._time_base) is None
 
     def _add_video(self, template: Any, color: Color, pixel_format: str) -> Any:
         assert self._output is not None

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from engine import Translator, _native, ops, quick_start, save_generator
 from engine.backends import aoti
 from engine.cache import EngineCache
-from engine.errors import BackendError
+from engine.errors import BackendError, FrameSizeError
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srvgg import SRVGGConfig
@@ -140,6 +142,11 @@ def test_gives_the_bytes_of_the_loader(built: tuple[Path, PackageFacts]) -> None
     other = sample_frame()[::-1].copy()
     assert not np.array_equal(packaged.translate(other), expected)
     np.testing.assert_array_equal(packaged.translate(frame), expected)
+
+
+def test_it_leaves_torch_as_it_was(built: tuple[Path, PackageFacts]) -> None:
+    PackagedGenerator(*built, threads=1).translate(sample_frame())
+    assert torch.is_grad_enabled()
 
 
 def test_a_frame_of_another_size_is_refused(built: tuple[Path, PackageFacts]) -> None:
@@ -266,6 +273,36 @@ assert "torch" not in sys.modules
         second.engine_for(sample_frame())
         assert len(loads) == 1
         assert "the engine is chosen anew: this video's first frame in aoti fp32 is at " in caplog.text
+
+    def test_a_package_that_fails_proves_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Neither that frame nor the next one is its."""
+
+        def fail(self: PackagedGenerator, frame: np.ndarray) -> np.ndarray:
+            raise BackendError("the package failed: not today")
+
+        second, loads = translator(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(PackagedGenerator, "translate", fail)
+            second.engine_for(sample_frame())
+        assert len(loads) == 1
+        assert "the engine is chosen anew: aoti fp32 failed: the package failed: not today" in caplog.text
+        assert second._found[SIZE] is None
+
+    def test_no_memory_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = quick_start.find(EngineCache(), Request(folder / "style.safetensors", "aoti", "fp32"), SIZE)
+        assert found is not None
+        package = found.generator
+        assert isinstance(package, PackagedGenerator)
+
+        def reason(pointer: Any) -> None:
+            pointer._obj.value = b"DefaultCPUAllocator: can't allocate memory"
+
+        library = SimpleNamespace(AOTInductorModelContainerRun=lambda *_: 1, AOTInductorGetLastError=reason)
+        monkeypatch.setattr(package, "_library", library)
+        with pytest.raises(FrameSizeError, match="use smaller frames"):
+            package.translate(sample_frame())
 
     def test_a_damaged_package_is_made_anew(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         (entry,) = (entry for entry in EngineCache().entries() if entry.of["backend"] == "aoti")

@@ -119,13 +119,13 @@ def stand_ins() -> Iterator[tuple[Registry, Converters]]:
         "torch_tensorrt.dynamo.conversion": conversion,
         "torch_tensorrt.dynamo.conversion.converter_utils": utilities,
     }
-    tensorrt_plugin.register.cache_clear()
+    tensorrt_plugin._register_once.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         tensorrt_plugin.register()
     yield registry, converters
-    tensorrt_plugin.register.cache_clear()
+    tensorrt_plugin._register_once.cache_clear()
 
 
 @pytest.mark.parametrize("name", tensorrt_plugin.PLUGINS)
@@ -283,24 +283,37 @@ def test_a_generator_without_norms_is_not_changed(monkeypatch: pytest.MonkeyPatc
         tensorrt.with_plugin(small_generator("rrdbnet"))
 
 
-@pytest.mark.parametrize("fails", [False, True])
+def test_a_tensorrt_that_does_not_take_them_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that they are asked for: a name can't be taken twice."""
+    tensorrt_plugin._register_once.cache_clear()
+    monkeypatch.setitem(sys.modules, "tensorrt.plugin", None)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"^TensorRT does not take our plugins: [^\n]+$"):
+            tensorrt_plugin.register()
+    tensorrt_plugin._register_once.cache_clear()
+
+
+@pytest.mark.parametrize("fails", ["", "build", "load"])
 def test_the_cache_takes_engines_with_operators_where_they_can_be_built(
-    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchscript = BACKENDS["torchscript"]
 
     def build_with_operators(generator: Any, example: Tensor, precision: str, path: Path) -> dict[str, Any]:
         path.write_bytes(b"half an engine")
-        if fails:
+        if fails == "build":
             raise BackendError("an operator is not to be had")
-        return {**torchscript.build(generator, example, precision, path), "operators": "streamgan"}
+        facts = {**torchscript.build(generator, example, precision, path), "operators": "streamgan"}
+        if fails == "load":
+            path.write_bytes(b"nothing that loads")
+        return facts
 
     monkeypatch.setattr(torchscript, "build_with_operators", build_with_operators, raising=False)
     example = torch.zeros(1, 3, *SIZES[0])
     entry = artifacts.build_into(
         EngineCache(tmp_path / "cache"), small_generator("resnet"), "0", "torchscript", "fp32", example
     )
-    assert ("operators" in entry.facts) != fails
+    assert ("operators" in entry.facts) == (not fails)
     assert torchscript.load(entry.folder / entry.main, example, "fp32")(example).shape == example.shape
 
 

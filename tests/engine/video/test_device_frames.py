@@ -421,6 +421,21 @@ def test_there_and_back(device: str, layout: str, color: Color) -> None:
     assert psnr_db(ToBgr(color, 640, 360)(back), expected) >= DEVICE_FRAMES_DB - 4  # its errors, twice
 
 
+def test_a_film_without_colour_is_not_compared_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its frames shows where chroma lies."""
+    compared: list[int] = []
+    grey = moving_picture(3, 64, 48).copy()
+    grey[:] = grey[..., :1]
+    decoded = FromBgr(Color(), "nv12")(grey)
+    convert = ToDeviceBgr("cpu")
+    proof = convert._prove
+    monkeypatch.setattr(convert, "_prove", lambda frame: compared.append(1) or proof(frame))
+    images = [convert(decoded) for _ in range(40)]
+    assert len(compared) == 16
+    assert all(image is not None and torch.equal(image, images[0]) for image in images)  # type: ignore[arg-type]
+    assert convert.failure is None
+
+
 @pytest.mark.parametrize(("bottom", "right"), [(0, 0), (0, 1), (1, 0), (1, 1), (3, 2)])
 def test_padding_repeats_the_edge(bottom: int, right: int) -> None:
     image = moving_picture(0, 9, 7)
@@ -502,7 +517,7 @@ def test_from_the_hardwares_decoder_to_its_encoder(
             pytest.skip(reason)
     if not is_shared:
         monkeypatch.setattr(device_frames, "decoded_surfaces_missing", lambda hardware: "as if")
-        monkeypatch.setattr(file_sink, "encoded_surfaces_missing", lambda hardware: "as if")
+        monkeypatch.setattr(file_sink, "not_shared", lambda *_, **__: "as if")
     path = make_video(
         tmp_path / "in.mp4",
         pts=[512 * index for index in range(60)],
