@@ -166,15 +166,18 @@ class _Exporter:
             options: dict[str, Any] = {"dynamic": self.dynamic, "targets": targets}
             facts: dict[str, Any] = self.backend.build(generator, self.example, self.precision, path, **options)
             return facts
-        from engine.backends import aoti, tensorrt, torchscript
-        from engine.fuse import fuse
-
-        if self.kind == "tensorrt":
-            return tensorrt.build_with_operators(generator, self.example, self.precision, path, dynamic=self.dynamic)
+        if hasattr(self.backend, "build_with_operators"):
+            facts = self.backend.build_with_operators(
+                generator, self.example, self.precision, path, dynamic=self.dynamic
+            )
+            return facts
         if self.kind not in _WITH_OPERATORS or self.device.type != "cpu":
             raise BackendError(
                 f"our operators go into {' and '.join(_WITH_OPERATORS)} files for the CPU, and tensorrt files, only"
             )
+        from engine.backends import aoti, torchscript
+        from engine.fuse import fuse
+
         fused = fuse(generator, self.precision)
         multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
         if self.kind == "torchscript":

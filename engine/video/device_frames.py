@@ -163,7 +163,6 @@ class FromDeviceBgr:
 
             # NVENC keeps what it knows of an address: memory that was given back and taken again is not to come by it.
             self._memory = torch.cuda.MemPool()
-
             context = CudaContext(device_id=hardware.device_index, primary_ctx=False, current_ctx=True)
             self._on_device = {"cuda_context": context, "primary_ctx": False, "current_ctx": True}
 
@@ -187,7 +186,7 @@ class FromDeviceBgr:
         """What is allocated inside stays allocated as long as this object."""
         import torch
 
-        return torch.cuda.use_mem_pool(self._memory, device) if self._memory else contextlib.nullcontext()
+        return torch.cuda.use_mem_pool(self._memory, device) if self._memory is not None else contextlib.nullcontext()
 
 
 def padded(image: Tensor, bottom: int, right: int) -> Tensor:

@@ -370,3 +370,23 @@ def test_the_summary_names_the_hardware(
 def decode_in_software(spec: str, stream: object, hardware: video.VideoHardware) -> Iterator[av.VideoFrame]:
     with av.open(spec) as container:
         yield from container.decode(video=0)
+
+
+@pytest.mark.parametrize(("backend", "frames_device"), [("auto", "cuda:0"), ("fused", "cuda:0"), ("eager", "")])
+def test_frames_stay_on_the_device_for_our_own_engine_alone(
+    backend: str, frames_device: str, clip: Path, tiny_style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other backends would copy each of them twice."""
+    offered: list[video.VideoHardware] = []
+    open_source = video.open_source
+
+    def opened(spec: str, *, live_size: object, hardware: video.VideoHardware) -> object:
+        offered.append(hardware)
+        return open_source(spec)
+
+    hardware = video.VideoHardware(frames_device="cuda:0")
+    monkeypatch.setattr(video, "choose_hardware", lambda hwaccel, device: hardware)
+    monkeypatch.setattr(video, "open_source", opened)
+    arguments = [str(clip), "--style", str(tiny_style), "--frames", "1", "--benchmark", "--backend", backend]
+    assert main([*arguments, "--hwaccel", "cuda"]) == 0
+    assert [one.frames_device for one in offered] == [frames_device]
