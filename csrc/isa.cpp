@@ -6,12 +6,17 @@
 
 #if defined(STREAMGAN_X86_TIERS)
 #include <cpuid.h>
+#include <immintrin.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace streamgan {
 namespace {
 
-constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAvx512Amx};
 constexpr int kUndecided = -1;
 
 std::atomic<int> active{kUndecided};
@@ -23,6 +28,34 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
 }
 
+bool has_amx_instructions() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1u << 22)) != 0 && (edx & (1u << 24)) != 0;
+}
+
+__attribute__((target("xsave"))) bool saves_tiles() { return (_xgetbv(0) & (3u << 17)) == (3u << 17); }
+
+// Linux saves the tiles of a process only after it has asked (Documentation/arch/x86/xstate.rst).
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+// "" if AMX can be used, or if the processor has none.
+const std::string& amx_refusal() {
+  static const std::string refusal = [] {
+    if (!has_amx_instructions()) return "";
+    if (!saves_tiles()) return "the processor has AMX, but the operating system does not enable it";
+    if (!may_use_tiles()) return "the processor has AMX, but the operating system does not permit it to this process";
+    return "";
+  }();
+  return refusal;
+}
+
 // __builtin_cpu_supports asks the operating system too (xgetbv): registers that it doesn't save count as missing.
 Isa detect() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return Isa::kScalar;
@@ -30,9 +63,14 @@ Isa detect() {
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx2;
   }
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  return has_amx_instructions() && amx_refusal().empty() ? Isa::kAvx512Amx : Isa::kAvx512Bf16;
 }
 #else
+const std::string& amx_refusal() {
+  static const std::string none;
+  return none;
+}
 Isa detect() { return Isa::kScalar; }
 #endif
 
@@ -71,6 +109,8 @@ Isa detected_isa() {
   return detected;
 }
 
+const std::string& refused_isa() { return amx_refusal(); }
+
 std::vector<Isa> supported_isas() {
   std::vector<Isa> supported;
   for (const Isa isa : kAllIsas) {
@@ -103,6 +143,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kAvx512Amx:
+      return "avx512_amx";
   }
   return "unknown";
 }

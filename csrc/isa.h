@@ -22,6 +22,9 @@ namespace streamgan {
 // The highest tier this processor and operating system support.
 Isa detected_isa();
 
+// Why a tier that the processor has can't be used, in one line; "" where there is none.
+const std::string& refused_isa();
+
 // All tiers that can run here, lowest first.
 std::vector<Isa> supported_isas();
 
@@ -32,7 +35,7 @@ Isa active_isa();
 // measurements. Throws as active_isa() does.
 void set_isa(const std::optional<std::string>& name);
 
-// The name that STREAMGAN_ISA takes: scalar, avx2, avx512, avx512_bf16.
+// The name that STREAMGAN_ISA takes: scalar, avx2, avx512, avx512_bf16, avx512_amx.
 const char* isa_name(Isa isa);
 
 // The tiers each operator has a kernel for, lowest first.

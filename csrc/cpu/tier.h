@@ -12,7 +12,7 @@
 namespace streamgan {
 
 // Lowest first: a processor that has one has all before it.
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAvx512Amx };
 
 // Element types of image tensors; kernel structs hold one function for each, in this order.
 enum Dtype : int { kFloat32, kBFloat16, kFloat16, kDtypeCount };

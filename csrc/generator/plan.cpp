@@ -7,10 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
-
+#include "csrc/caches.h"
 #include "csrc/check.h"
 #include "csrc/kernels.h"
 
@@ -49,15 +46,6 @@ int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Of a core's second-level cache.
-int64_t cache_bytes() {
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (size >= 128 * 1024) return size;
-#endif
-  return 512 * 1024;
-}
-
 bool is_winograd(const Convolution& c) { return tile_shape(c.method).rows.in > 0; }
 
 bool makes_picture(const Convolution& c) {
@@ -86,7 +74,7 @@ int64_t transformed_bytes(const Convolution& c, int64_t tiles, int64_t element_b
 // How many tiles a thread works on at a time, where all transformed kernels are a small part of a core's cache and
 // the tiles, their products and the kernels together the larger one.
 void set_segment(Convolution& c, int64_t kernel_bytes, int64_t tile_bytes) {
-  const int64_t cache = cache_bytes(),
+  const int64_t cache = caches().level2_bytes,
                 most = (cache * 5 / 8 - kernel_bytes) / tile_bytes / kSegmentTiles * kSegmentTiles;
   if (kernel_bytes > cache * 3 / 8 || most < kSegmentTiles || c.tile_columns < kSegmentTiles) return;
   const int64_t segments = divided_up(c.tile_columns, most);
@@ -406,7 +394,7 @@ void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) 
   const int64_t tiles = c.chunk_rows * c.tile_columns,
                 units = divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread;
   c.tile_room = divided_up(tiles, kernels_.tile_pixels) * kernels_.tile_pixels;
-  c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (cache_bytes() / 2), 1);
+  c.parts = std::max<int64_t>(tiles * frequencies * kUnitChannels * 4 / (caches().level2_bytes / 2), 1);
   if (owns_tiles) c.parts = divided_up(c.parts, thread_count_) * thread_count_;
   while (units * c.parts < 8 * thread_count_ && units * c.parts % thread_count_ != 0) ++c.parts;
 }

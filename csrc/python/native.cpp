@@ -15,8 +15,10 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "csrc/caches.h"
 #include "csrc/cpu/peak_loop.h"
 #include "csrc/isa.h"
 #include "csrc/python/frames.h"
@@ -41,6 +43,19 @@ std::map<std::string, std::vector<std::string>> kernels() {
   std::map<std::string, std::vector<std::string>> result;
   for (const auto& [op, isas] : streamgan::kernel_tiers()) result[op] = names(isas);
   return result;
+}
+
+using Sizes = std::pair<int64_t, int64_t>;
+
+Sizes caches() {
+  const streamgan::Caches sizes = streamgan::caches();
+  return {sizes.level2_bytes, sizes.level3_bytes};
+}
+
+void set_caches(const std::optional<Sizes>& sizes) {
+  if (!sizes) return streamgan::set_caches(std::nullopt);
+  if (sizes->first < 1 || sizes->second < 0) throw std::invalid_argument("set_caches: sizes must be positive");
+  streamgan::set_caches(streamgan::Caches{sizes->first, sizes->second});
 }
 
 using Clock = std::chrono::steady_clock;
@@ -131,6 +146,12 @@ PYBIND11_MODULE(_native, module) {
       "The instruction set in use; ValueError if STREAMGAN_ISA names one that can't run here.");
   module.def("set_isa", &streamgan::set_isa, pybind11::arg("name"),
              "Forces an instruction set for the whole process; None goes back to STREAMGAN_ISA or detection.");
+  module.def(
+      "refused_isa", [] { return streamgan::refused_isa(); },
+      "Why an instruction set that the processor has can't be used, in one line; '' where there is none.");
+  module.def("caches", &caches, "Level 2 cache of one core and level 3 cache of all, in bytes, as plans use them.");
+  module.def("set_caches", &set_caches, pybind11::arg("sizes"),
+             "Sets both sizes for the whole process; None goes back to what the operating system says. For tests.");
   module.def("kernels", &kernels, "The instruction sets that each operator has a kernel of its own for, lowest first.");
   module.def(
       "peak", &peak, pybind11::arg("kind"), pybind11::arg("threads"), pybind11::arg("seconds"),

@@ -30,6 +30,19 @@ def forced_isa(name: str) -> Iterator[None]:
         _native.set_isa(None)
 
 
+# Level 2 and level 3 caches, in bytes: a desktop processor's and a large server's.
+CACHES = {"small caches": (1 << 20, 8 << 20), "large caches": (2 << 20, 480 << 20)}
+
+
+@contextlib.contextmanager
+def forced_caches(sizes: tuple[int, int]) -> Iterator[None]:
+    _native.set_caches(sizes)
+    try:
+        yield
+    finally:
+        _native.set_caches(None)
+
+
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()

@@ -14,7 +14,7 @@ import engine.ops
 from engine import _native
 
 ROOT = Path(__file__).parents[2]
-ISAS = ["scalar", "avx2", "avx512", "avx512_bf16"]
+ISAS = ["scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"]
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,41 @@
+#include "csrc/caches.h"
+
+#include <mutex>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace streamgan {
+namespace {
+
+constexpr int64_t kLeastBytes = 128 * 1024, kUsualLevel2Bytes = 512 * 1024;
+
+Caches detect() {
+  Caches detected = {kUsualLevel2Bytes, 0};
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  if (const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE); size >= kLeastBytes) detected.level2_bytes = size;
+#endif
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  if (const int64_t size = sysconf(_SC_LEVEL3_CACHE_SIZE); size > 0) detected.level3_bytes = size;
+#endif
+  return detected;
+}
+
+std::mutex mutex;
+std::optional<Caches> chosen;
+
+}  // namespace
+
+Caches caches() {
+  static const Caches detected = detect();
+  const std::lock_guard<std::mutex> lock(mutex);
+  return chosen.value_or(detected);
+}
+
+void set_caches(const std::optional<Caches>& sizes) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  chosen = sizes;
+}
+
+}  // namespace streamgan
