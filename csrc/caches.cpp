@@ -1,5 +1,6 @@
 #include "csrc/caches.h"
 
+#include <fstream>
 #include <mutex>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -16,9 +17,11 @@ Caches detect() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   if (const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE); size >= kLeastBytes) detected.level2_bytes = size;
 #endif
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  if (const int64_t size = sysconf(_SC_LEVEL3_CACHE_SIZE); size > 0) detected.level3_bytes = size;
-#endif
+  // Of one cache: sysconf adds up those of all dies on some processors.
+  if (std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size"); file) {
+    int64_t kibibytes = 0;
+    if (file >> kibibytes && kibibytes > 0) detected.level3_bytes = kibibytes * 1024;
+  }
   return detected;
 }
 

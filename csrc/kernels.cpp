@@ -15,8 +15,9 @@ const KernelTable<FramesToTensorKernels> kFramesToTensor("frames_to_tensor",
                                                                            &kFramesToTensorAvx512Bf16)});
 
 const KernelTable<FusedConvolutionKernels> kFusedConvolution(
-    "fused_generator", {&kFusedConvolutionScalar, STREAMGAN_IF_X86(&kFusedConvolutionAvx2, &kFusedConvolutionAvx512,
-                                                                   &kFusedConvolutionAvx512Bf16)});
+    "fused_generator",
+    {&kFusedConvolutionScalar, STREAMGAN_IF_X86(&kFusedConvolutionAvx2, &kFusedConvolutionAvx512,
+                                                &kFusedConvolutionAvx512Bf16, &kFusedConvolutionAvx512Amx)});
 
 const KernelTable<InstanceNormActKernels> kInstanceNormAct(
     "instance_norm_act", {&kInstanceNormActScalar, STREAMGAN_IF_X86(&kInstanceNormActAvx2, &kInstanceNormActAvx512,

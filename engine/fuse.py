@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from engine import _native
 from engine.errors import BackendError
 from engine.fuse_kernels import (
     PackedWeights,
@@ -21,6 +22,8 @@ from engine.fuse_kernels import (
     direct_kernel,
     enlarged_phases,
     group_of,
+    joined_phases,
+    matrix_kernel,
     padded,
     rounded_up,
     transposed_phases,
@@ -35,6 +38,8 @@ from engine.fuse_program import (
     DIRECT,
     IMAGE_CHANNELS,
     LEAKY_RELU,
+    MATRIX,
+    MATRIX_PICTURE,
     NO_ACTIVATION,
     NONE,
     REFLECT,
@@ -72,10 +77,15 @@ _WIDE_CHANNELS = 64
 # With so few channels memory is a part of the time, and `fast` keeps bfloat16 between the layers.
 _NARROW_CHANNELS = 16
 
+# Side of the block of pixels that the last layer makes at once on a matrix unit.
+_PICTURE_BLOCK = 2
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fast": torch.bfloat16}
 
 
-def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None = None) -> FusedGenerator:
+def fuse(
+    generator: Generator, precision: str, *, tile: tuple[int, int] | None = None, matrix: bool = False
+) -> FusedGenerator:
     """The generator as one operator.
 
     Args:
@@ -84,6 +94,8 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
             what is multiplied; sums are float32 in all, and so is what lies between layers, but for "fast" on few
             channels.
         tile: one of TILES, else the precision's own.
+        matrix: whether convolutions are packed for a matrix unit (AMX). They run everywhere, but where there is none
+            it is emulated, which takes a hundred times as long: see `has_matrix_unit`.
 
     Raises:
         BackendError: it has a layer that the fused operator does not know.
@@ -93,23 +105,41 @@ def fuse(generator: Generator, precision: str, *, tile: tuple[int, int] | None =
     method = TILES[tile or _USUAL_TILES[precision]]
     if method == WINOGRAD8 and precision != "fp32":
         raise BackendError("tiles of 8x8 are for fp32 only")
-    builder = _Builder(generator, precision, method)
+    builder = _Builder(generator, precision, method, matrix=matrix)
     value = builder.walk(_layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
     if value.sources != (NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
-    if precision == "fast" and builder.steps[0].out_channels <= _NARROW_CHANNELS:
-        _write_bfloat16(builder.steps)
+    if matrix and precision != "fp32":
+        _write_bfloat16(builder.steps, residuals=True)
+    elif precision == "fast" and builder.steps[0].out_channels <= _NARROW_CHANNELS:
+        _write_bfloat16(builder.steps, residuals=False)
     return FusedGenerator(
         builder.weights.tensor(), program_of(builder.steps, builder.dtype), generator.config.out_channels
     )
 
 
-def _write_bfloat16(steps: list[Step]) -> None:
-    """Has convolutions write bfloat16, but for what is added to something later: that error would add up."""
-    added = {step.residual for step in steps}
+def has_matrix_unit() -> bool:
+    """Whether the instruction set in use multiplies tiles."""
+    return _native.active_isa() == "avx512_amx"
+
+
+def _write_bfloat16(steps: list[Step], *, residuals: bool) -> None:
+    """Has convolutions write bfloat16.
+
+    Args:
+        residuals: what is added to something later too, where the matrix unit's steps read it.
+    """
+    readers = {step.residual: step for step in steps}
+    on_matrix_unit = (MATRIX, MATRIX_PICTURE)
+
+    def may_be_halves(slot: int) -> bool:
+        return slot not in readers or (residuals and readers[slot].method in on_matrix_unit)
+
     for step in steps:
-        if step.method not in (DEPTHWISE, BILINEAR, COLUMNS) and step.output not in added:
+        if step.method not in (DEPTHWISE, BILINEAR, COLUMNS, MATRIX_PICTURE) and may_be_halves(step.output):
             step.writes_bfloat16 = 1
+        if step.save != NONE and step.method in on_matrix_unit and residuals and may_be_halves(step.save):
+            step.saves_bfloat16 = 1
 
 
 def _layers_of(generator: Generator) -> Iterable[nn.Module]:
@@ -163,9 +193,10 @@ class _Value:
 class _Builder:
     """Turns layers into steps and packs their weights."""
 
-    def __init__(self, generator: Generator, precision: str, square_method: int) -> None:
+    def __init__(self, generator: Generator, precision: str, square_method: int, *, matrix: bool) -> None:
         convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         self._square_method = square_method
+        self._matrix = matrix
         self.dtype = DTYPES[precision]
         self._last = convolutions[-1]
         self._first_is_small = convolutions[0].out_channels >= _WIDE_CHANNELS
@@ -379,11 +410,12 @@ class _Builder:
         """
         low, high = self._image_range
         scale, offset = 255.0 / (high - low), -128.0 - low * 255.0 / (high - low)
-        is_exact = self.dtype == torch.float32 or self._first_is_small or is_vertical(step)
+        is_exact = self.dtype == torch.float32 or ((self._first_is_small or is_vertical(step)) and not self._matrix)
         step.multiplies_float32 = int(is_exact)
         if step.multiplies_float32 or step.padding != REFLECT:
             step.image_scale_bits, step.image_offset_bits = float_bits(1.0), float_bits(0.0)
             return phases, bias
+        step.weight_parts = 2  # of the matrix unit
         step.image_scale_bits, step.image_offset_bits = float_bits(scale), float_bits(offset)
         constant = torch.stack([phase.kernel.sum(dim=(1, 2, 3)) for phase in phases]).sum(dim=0) * (-offset / scale)
         return [dataclasses.replace(phase, kernel=phase.kernel / scale) for phase in phases], bias + constant
@@ -396,6 +428,10 @@ class _Builder:
             side: of the base grid on pictures of the usual size.
         """
         gains = min(step.in_channels, step.out_channels) >= _WINOGRAD_CHANNELS
+        if self._matrix:
+            step.method = MATRIX
+            step.phases = [self._pack_phase(step, phase) for phase in phases]
+            return
         # Those that save a third only.
         is_deep = gains and (self.dtype == torch.float32 or step.in_channels >= _WINOGRAD_DEEP_CHANNELS)
         if gains and (step.kernel, step.stride, step.up) == (3, 1, 1):
@@ -465,6 +501,9 @@ class _Builder:
         self, step: Step, layer: nn.Conv2d | nn.ConvTranspose2d, phases: list[Phase], weight: Tensor, bias: Tensor
     ) -> None:
         """The last layer: a kernel of a single column, with an output channel per kernel column and picture channel."""
+        if self._matrix:
+            self._make_matrix_picture(step, phases, bias)
+            return
         out_channels, width = layer.out_channels, weight.shape[3]
         step.method, step.picture_channels, step.kernel_width = COLUMNS, out_channels, width
         step.out_channels = rounded_up(width * out_channels)
@@ -482,11 +521,30 @@ class _Builder:
             # First column of the products relative to the first input column: columns 2 x - padding + k of the output.
             step.phases.append(self._pack_phase(step, Phase(dy, -pad, as_columns(weight[:, :, taps]))))
 
+    def _make_matrix_picture(self, step: Step, phases: list[Phase], bias: Tensor) -> None:
+        """The last layer on the matrix unit: blocks of 2x2 pixels, whose kernels are one with an output for each."""
+        self._require(step.stride == 1, "a last layer of stride 2")
+        step.method, step.picture_channels, step.block = MATRIX_PICTURE, len(bias), _PICTURE_BLOCK
+        if step.up == 1:
+            phases = [
+                dataclasses.replace(phases[0], dy=phases[0].dy + a, dx=phases[0].dx + b)
+                for a in range(_PICTURE_BLOCK)
+                for b in range(_PICTURE_BLOCK)
+            ]
+        joined = joined_phases(phases)
+        step.out_channels = rounded_up(len(joined.kernel))
+        step.bias = self.weights.append_floats(bias.repeat(len(phases)), step.out_channels)
+        step.phases = [self._pack_phase(step, joined)]
+
     def _pack_phase(self, step: Step, phase: Phase) -> list[int]:
         """Dy, rows, dx, columns and where the weights are."""
+        step.weight_parts = 0 if not self._matrix else 2 if self.dtype == torch.float32 else max(step.weight_parts, 1)
         dtype = torch.float32 if step.multiplies_float32 else self.dtype
         kernel = whole_blocks(phase.kernel)
-        packed = self.weights.append_kernel(direct_kernel(kernel, group_of(dtype)), dtype)
+        if self._matrix:
+            packed = self.weights.append(matrix_kernel(kernel, step.weight_parts))
+        else:
+            packed = self.weights.append_kernel(direct_kernel(kernel, group_of(dtype)), dtype)
         return [phase.dy, kernel.shape[2], phase.dx, kernel.shape[3], packed]
 
     def _require(self, condition: bool, what: object) -> None:

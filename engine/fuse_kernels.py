@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import BackendError
-from engine.fuse_program import BLOCK
+from engine.fuse_program import BLOCK, IMAGE_CHANNELS
 
 _ALIGNMENT = 64
+_MATRIX_DEPTH = 32  # input values that a product of tiles sums, and output channels of a group
 # What the system maps of a file at once.
 _HUGE_PAGE = 2 << 20
 
@@ -117,6 +118,36 @@ def direct_kernel(kernel: Tensor, group: int) -> Tensor:
     return F.pad(runs, (0, missing)) if missing else runs
 
 
+def matrix_kernel(kernel: Tensor, parts: int) -> Tensor:
+    """Taps as csrc/cpu/matrix_x.h multiplies them, bfloat16.
+
+    Args:
+        kernel: [out, in, rows, columns], both channels in whole blocks of 16, or 3 input channels of the image.
+        parts: that a tap is the sum of: 1, or 2 for nearly the precision of float32.
+
+    Returns:
+        [bytes / 2], groups of 32 output channels one after the other: [step][part][2 blocks][16 pairs][16][2].
+    """
+    if kernel.shape[1] == IMAGE_CHANNELS:
+        kernel = F.pad(kernel, (0, 0, 0, 0, 0, 1))
+    steps = torch.cat([_matrix_steps(block) for block in kernel.split(_MATRIX_DEPTH, dim=1)])  # [steps, 32, out]
+    high = steps.to(torch.bfloat16)
+    split = [high] if parts == 1 else [high, (steps - high.to(steps.dtype)).to(torch.bfloat16)]
+    stacked = torch.stack(split, dim=1)
+    groups = []
+    for group in stacked.split(_MATRIX_DEPTH, dim=3):  # [steps, part, 32, 32 or 16]
+        pairs = group.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, 2))  # [steps, part, 16, 2, blocks, 16]
+        groups.append(pairs.permute(0, 1, 4, 2, 5, 3).flatten())
+    return torch.cat(groups)
+
+
+def _matrix_steps(block: Tensor) -> Tensor:
+    """[out, in, rows, columns] of a block of input channels -> [steps, 32, out]: neighbouring taps fill a step."""
+    taps = _MATRIX_DEPTH // block.shape[1]
+    columns = F.pad(block, (0, -block.shape[3] % taps)).unflatten(3, (-1, taps))  # [out, in, rows, steps, taps]
+    return columns.permute(2, 3, 4, 1, 0).flatten(2, 3).flatten(0, 1)
+
+
 def transposed_phases(layer: nn.ConvTranspose2d, weight: Tensor) -> list[Phase]:
     """Output row 2 y + a is the sum of input rows i times kernel rows 2 y + a + padding - 2 i."""
     kernel, pad = layer.kernel_size[0], int(layer.padding[0])
@@ -131,6 +162,26 @@ def transposed_taps(a: int, kernel: int, pad: int) -> tuple[int, list[int]]:
     """First input row, relative to y, and the kernel row of it and of those after it."""
     found = sorted((-((k - a - pad) // 2), k) for k in range(kernel) if (k - a - pad) % 2 == 0)
     return found[0][0], [k for _, k in found]
+
+
+def joined_phases(phases: list[Phase]) -> Phase:
+    """All phases as one, whose kernel has the output channels of each, one phase after the other."""
+    dy, dx = min(phase.dy for phase in phases), min(phase.dx for phase in phases)
+    bottom = max(phase.dy + phase.kernel.shape[2] for phase in phases)
+    right = max(phase.dx + phase.kernel.shape[3] for phase in phases)
+    around = [
+        F.pad(
+            phase.kernel,
+            (
+                phase.dx - dx,
+                right - phase.dx - phase.kernel.shape[3],
+                phase.dy - dy,
+                bottom - phase.dy - phase.kernel.shape[2],
+            ),
+        )
+        for phase in phases
+    ]
+    return Phase(dy, dx, torch.cat(around))
 
 
 def enlarged_phases(weight: Tensor) -> list[Phase]:

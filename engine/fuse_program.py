@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine import ops
 
-_VERSION = 5
+_VERSION = 6
 _HEADER = 4  # numbers before the steps: version, dtype, slots, steps
 NONE = -1
 BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
@@ -22,6 +22,7 @@ IMAGE_CHANNELS = 3
 DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD8 = range(5)
 WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(5, 8)
 DEPTHWISE, BILINEAR, COLUMNS = range(8, 11)
+MATRIX, MATRIX_PICTURE = range(11, 13)
 NO_ACTIVATION, RELU, LEAKY_RELU = range(3)
 ZEROS, REFLECT, REPLICATE = range(3)
 
@@ -78,6 +79,7 @@ class Step:
     out_channels: int = 0
     bias: int = NONE
     writes_bfloat16: int = 0
+    saves_bfloat16: int = 0
     has_norm: int = 0
     norm_weight: int = NONE
     norm_bias: int = NONE
@@ -89,6 +91,8 @@ class Step:
     kernel_width: int = 0
     tanh: int = 0
     aligns_corners: int = 0
+    weight_parts: int = 0
+    block: int = 0
     phases: list[list[int]] = dataclasses.field(default_factory=list)
 
     def numbers(self) -> list[int]:

@@ -39,6 +39,8 @@ enum class Writing : int64_t { kFloats, kFloatsPastCaches, kHalves, kHalvesPastC
 // of stride 2, whose pixels of even number see one tap and whose others see two. kWinogradTransposed: transposed ones,
 // with all phases in one. kDepthwise: each channel by itself; kBilinear: twice as large, by linear interpolation. These
 // two multiply float32.
+// kMatrix, kMatrixPicture: as kDirect, and the last layer, multiplied by the matrix unit (matrix_x.h), with weights
+// that are packed for it. float32 is the sum of three products of bfloat16 there.
 enum class Method : int64_t {
   kDirect,
   kWinograd2,
@@ -51,17 +53,20 @@ enum class Method : int64_t {
   kDepthwise,
   kBilinear,
   kColumns,
-  // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, kDirect of few
-  // pixels, and kDirect and kColumns of tall kernels in float32, which are Winograd's down the columns; the last layer
-  // then with a vector of pixels, not of channels.
+  kMatrix,
+  kMatrixPicture,
+  // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, kDirect and
+  // kMatrix of few pixels, and kDirect and kColumns of tall kernels in float32, which are Winograd's down the columns;
+  // the last layer then with a vector of pixels, not of channels.
   kWinogradPairs4,
   kWinogradStrided4,
   kWinogradTransposed4,
   kSmall,
   kVertical,
-  kVerticalPicture
+  kVerticalPicture,
+  kMatrixSmall
 };
-constexpr int kMethods = 17;
+constexpr int kMethods = 20;
 
 // One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and of the kernel's `taps`, and `out`
 // outputs of these; the next tile begins `step` pixels further on.
@@ -160,7 +165,8 @@ struct Picture {
 struct Phase {
   int64_t dy, rows, dx, columns;  // the taps, relative to the pixel y * stride, x * stride
   // [row][channel block][column][input channel / group][16][group]; of Winograd float32, not transformed yet,
-  // [channel block][planes][input channel][row][column][16]; of kVertical as of kDirect.
+  // [channel block][planes][input channel][row][column][16]; of kVertical as of kDirect; of the matrix unit see
+  // matrix_x.h.
   const void* weights;
 };
 
@@ -170,8 +176,8 @@ struct Convolution {
   Image image;
   Source sources[2];  // one after the other along the channels
   Source residual;    // added after the activation
-  float* save;        // null, or where the input is kept as the layer sees it, [in_height][in_width][in_channels]
-  Writing saving;     // as float32
+  void* save;         // null, or where the input is kept as the layer sees it, [in_height][in_width][in_channels]
+  Writing saving;     // as bfloat16 by the matrix unit's methods only
   Activation activation;
   float slope;
   int64_t in_height, in_width, in_channels;
@@ -209,7 +215,13 @@ struct Convolution {
                       // frequency
   int64_t tile_room;  // a chunk's tiles, rounded up to the kernels' tile_pixels
   int64_t segment;    // tiles that a thread works on at a time; 0 if in chunks
-  void* kernels;      // of kVertical and kVerticalPicture: transformed ones, of all output channels
+  // Of the matrix unit: the groups of rows that threads share out, all as large as possible; how many input rows are
+  // kept, and pixels of each; products of tiles for an output tile, at most.
+  int64_t bands, ring_rows, row_pixels, matrix_products;
+  int64_t weight_parts;
+  bool gathers;   // of kMatrixSmall: what products read is copied side by side
+  int64_t block;  // of kMatrixPicture: side of the block of pixels that a place of the base grid makes
+  void* kernels;  // of kVertical and kVerticalPicture: transformed ones, of all output channels
 };
 
 // Works on units [begin, end): groups of rows of the base grid; of kSmall, and of kernels that are transformed, groups
@@ -244,6 +256,45 @@ inline int64_t picture_strip_step(const Convolution& c) {
   return (kPictureStrip + c.kernel_width + 2 * kChannelBlock) / kChannelBlock * kChannelBlock;
 }
 
+// --- the matrix unit
+
+constexpr int64_t kMatrixSide = 16;   // rows of a tile, and its columns of float32
+constexpr int64_t kMatrixDepth = 32;  // input values that a product of tiles sums: one row of bfloat16
+constexpr int64_t kMatrixTileBytes = 1024;
+constexpr int64_t kMatrixStepBytes = 20;     // of a MatrixStep, and no less than of MatrixChannels (matrix_x.h)
+constexpr int64_t kMatrixImageChannels = 4;  // as which the image's are stored
+
+// The input's channels are multiplied in blocks of 32; the last one may have 16, and the image has one of 4.
+inline int64_t matrix_blocks(const Convolution& c) { return (c.in_channels + kMatrixDepth - 1) / kMatrixDepth; }
+
+inline int64_t matrix_block_channels(const Convolution& c, int64_t block) {
+  if (c.in_channels == kImageChannels) return kMatrixImageChannels;
+  const int64_t left = c.in_channels - block * kMatrixDepth;
+  return left < kMatrixDepth ? left : kMatrixDepth;
+}
+
+// Products of tiles for an output tile: each takes as many neighbouring taps of a row as fill its depth.
+inline int64_t matrix_steps(const Convolution& c, int64_t rows, int64_t columns) {
+  int64_t steps = 0;
+  for (int64_t block = 0; block < matrix_blocks(c); ++block) {
+    const int64_t taps = kMatrixDepth / matrix_block_channels(c, block);
+    steps += rows * ((columns + taps - 1) / taps);
+  }
+  return steps;
+}
+
+// Bytes of a row of the input: [part][channel block][row_pixels][channels of the block].
+inline int64_t matrix_part_bytes(const Convolution& c) {
+  const int64_t channels = c.in_channels == kImageChannels ? kMatrixImageChannels : c.in_channels;
+  return (c.row_pixels * channels * 2 + kLineBytes - 1) / kLineBytes * kLineBytes;
+}
+
+// First row of the base grid of a band: an even one, for products take two rows at a time.
+inline int64_t band_row(const Convolution& c, int64_t band) {
+  const int64_t row = (c.base_height + 1) / 2 * band / c.bands * 2;
+  return row < c.base_height ? row : c.base_height;
+}
+
 // By the type of what is multiplied: float32, bfloat16.
 struct MethodKernels {
   ConvolutionUnits units[2];
@@ -256,11 +307,15 @@ struct FusedConvolutionKernels {
   Isa isa;
   int64_t tile_pixels, tile_blocks;  // pixels, or Winograd tiles, and channel blocks that are multiplied at once
   MethodKernels methods[kMethods];
+  // Adds the product of two tiles to one, as the matrix unit, or its emulation, does: a is bfloat16 [16][32], b
+  // bfloat16 [16][16][2] (of its rows 2 k and 2 k + 1), sums float32 [16][16].
+  void (*multiply_tiles)(const uint16_t* a, const uint16_t* b, float* sums);
 };
 
 extern const FusedConvolutionKernels kFusedConvolutionScalar;
 extern const FusedConvolutionKernels kFusedConvolutionAvx2;
 extern const FusedConvolutionKernels kFusedConvolutionAvx512;
 extern const FusedConvolutionKernels kFusedConvolutionAvx512Bf16;
+extern const FusedConvolutionKernels kFusedConvolutionAvx512Amx;
 
 }  // namespace streamgan

@@ -182,7 +182,7 @@ void read_columns(const Convolution& c, int64_t row, int64_t begin, int64_t end,
   const int64_t first = larger(begin, 0), last = smaller(end, width);
   auto* const zero = to - begin * step;  // column 0
   read_inside<R>(c, from, first, last - first, zero + first * step,
-                 c.save && keeps && from == row ? c.save + (row * width + first) * step : nullptr);
+                 c.save && keeps && from == row ? static_cast<float*>(c.save) + (row * width + first) * step : nullptr);
   for (int64_t x = begin < first ? begin : last; x < end; x = x == first - 1 ? last : x + 1) {
     const int64_t source = padded_index(x, width, c.padding);
     const size_t bytes = static_cast<size_t>(step) * sizeof(typename R::Storage);
@@ -569,9 +569,15 @@ inline void write_picture_row(const Picture& picture, int64_t y, const float* ro
   }
 }
 
+inline void finish_picture_row(const Convolution& c, int64_t y, float* row, int64_t values) {
+  if (c.tanh) {
+    for (int64_t i = 0; i < values; i += kLanes) Float32::store(row + i, hyperbolic_tangent(Float32::load(row + i)));
+  }
+  write_picture_row(c.picture, y, row, values);
+}
+
 template <typename E>
 void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float* products, float* row) {
-  const int64_t values = c.up * c.base_width * c.picture_channels;
   for (int64_t a = 0; a < c.up; ++a) {
     const Phase& phase = c.phases[a];
     if (c.up == 1) {
@@ -581,10 +587,7 @@ void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float*
       multiply_columns(c, phase, ring, y, 0, c.base_width, products);
       add_transposed_columns(c, -phase.dx, products, row);
     }
-    if (c.tanh) {
-      for (int64_t i = 0; i < values; i += kLanes) Float32::store(row + i, hyperbolic_tangent(Float32::load(row + i)));
-    }
-    write_picture_row(c.picture, c.up * y + a, row, values);
+    finish_picture_row(c, c.up * y + a, row, c.up * c.base_width * c.picture_channels);
   }
 }
 

@@ -6,6 +6,11 @@
 #include "csrc/cpu/winograd_x.h"
 // And that:
 #include "csrc/cpu/vertical_x.h"
+// On a MatrixUnit, which is emulated where a tier has not brought its own:
+#if !defined(STREAMGAN_HAS_MATRIX_UNIT)
+#include "csrc/cpu/matrix_unit_emulated.h"
+#endif
+#include "csrc/cpu/matrix_x.h"
 
 template <typename Float32Rows, typename Float32Columns, typename BFloat16Rows, typename BFloat16Columns>
 constexpr MethodKernels tile_kernels() {
@@ -36,10 +41,14 @@ constexpr FusedConvolutionKernels all_kernels(Isa isa) {
            {{depthwise_units, depthwise_units}},
            {{bilinear_units, bilinear_units}},
            {{direct_units<Float32>, direct_units<BFloat16>}},
+           {{matrix_units<Float32>, matrix_units<BFloat16>}},
+           {{matrix_picture_units<Float32>, matrix_picture_units<BFloat16>}},
            tile_kernels<SidePairs4>(),
            tile_kernels<SideStrided4>(),
            tile_kernels<SideTransposed4>(),
            {{small_units<Float32>, small_units<BFloat16>}},
            {{vertical_units}, {}, {}, {vertical_kernels}},
-           {{picture_units}, {}, {}, {picture_kernels}}}};
+           {{picture_units}, {}, {}, {picture_kernels}},
+           {{matrix_small_units<Float32>, matrix_small_units<BFloat16>}}},
+          multiply_single_tiles};
 }

@@ -31,5 +31,6 @@ extern const PeakKernels kPeakScalar;
 extern const PeakKernels kPeakAvx2;
 extern const PeakKernels kPeakAvx512;  // its int8 loop needs AVX512-VNNI, which the tier doesn't guarantee
 extern const PeakKernels kPeakAvx512Bf16;
+extern const PeakKernels kPeakAvx512Amx;
 
 }  // namespace streamgan

@@ -21,8 +21,11 @@ constexpr int64_t kMaxSlots = 64, kMaxChannels = 1 << 16, kMaxSide = 1 << 22;
 // A direct convolution of at most so many pixels shares out its channels; one of more takes together so many pixels, in
 // whole rows, that its weights come out of the caches often enough.
 constexpr int64_t kFewPixels = 256, kUnitPixels = 256;
-// What has more values is written past the caches: it would be gone from a core's own before it is read.
-constexpr int64_t kStreamValues = 3 << 18;
+// So does one of the matrix unit whose weights are so many times its input.
+constexpr int64_t kManyWeights = 4;
+// What has more values, and more than this share of the level 3 cache has bytes, is written past the caches: it would
+// be gone from them before it is read.
+constexpr int64_t kStreamValues = 3 << 18, kStreamShare = 32;
 constexpr int64_t kSegmentTiles = 8;  // a segment is a multiple of
 // Phases share their transformed input where that adds at most one tile to so many.
 constexpr int64_t kSharedTiles = 7;
@@ -49,7 +52,11 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 bool is_winograd(const Convolution& c) { return tile_shape(c.method).rows.in > 0; }
 
 bool makes_picture(const Convolution& c) {
-  return c.method == Method::kColumns || c.method == Method::kVerticalPicture;
+  return c.method == Method::kColumns || c.method == Method::kVerticalPicture || c.method == Method::kMatrixPicture;
+}
+
+bool uses_matrix_unit(const Convolution& c) {
+  return c.method == Method::kMatrix || c.method == Method::kMatrixPicture || c.method == Method::kMatrixSmall;
 }
 
 int64_t tiles_beside(int64_t outputs, const TileSide& side) { return divided_up(outputs, side.out); }
@@ -125,7 +132,7 @@ void Plan::add(const Step& step) {
         ": a step after the one that makes the picture");
   PlannedStep planned = {step, {}, read(step.source), read(step.second_source), read(step.residual), kNone, kNone};
   Convolution& c = planned.convolution;
-  check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kColumns) && step.activation >= 0 &&
+  check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kMatrixPicture) && step.activation >= 0 &&
             step.activation <= 2 && step.padding >= 0 && step.padding <= 2,
         kOp, ": a step of an unknown kind");
   c.method = static_cast<Method>(step.method);
@@ -147,7 +154,8 @@ void Plan::add(const Step& step) {
     check(
         step.residual == kNone || (values_[planned.residual].channels == c.in_channels && step.second_source == kNone),
         kOp, ": a residual of other channels");
-    check(step.residual == kNone || values_[planned.residual].dtype == kFloat32, kOp, ": a residual in bfloat16");
+    check(step.residual == kNone || values_[planned.residual].dtype == kFloat32 || uses_matrix_unit(c), kOp,
+          ": a residual in bfloat16");
   }
   check(c.in_channels == step.in_channels, kOp, ": a step reads other channels than there are");
   check((step.stride == 1 || step.stride == 2) && (step.up == 1 || step.up == 2) && step.out_channels > 0 &&
@@ -168,6 +176,7 @@ void Plan::add(const Step& step) {
   c.aligns_corners = step.aligns_corners != 0;
   check(step.norm_channels >= 0 && step.norm_channels <= c.out_channels, kOp,
         ": a norm of more channels than there are");
+  const int64_t base_height = c.base_height, base_width = c.base_width;
   set_geometry(step, c);
 
   for (const int64_t read : {step.source, step.second_source, step.residual}) {
@@ -175,10 +184,12 @@ void Plan::add(const Step& step) {
   }
   check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
   check(step.save == kNone || step.source != kNone, kOp, ": a step keeps the image");
-  c.saving = writing_of(c.in_height * c.in_width, c.in_channels, kFloat32);
-  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, kFloat32, false);
+  const Dtype saved = step.saves_bfloat16 ? kBFloat16 : kFloat32;
+  check(saved == kFloat32 || uses_matrix_unit(c), kOp, ": a step keeps its input in bfloat16");
+  c.saving = writing_of(c.in_height * c.in_width, c.in_channels, saved);
+  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, saved, false);
   if (makes_picture(c)) {
-    check(step.output == kNone && c.up * c.base_height == height_ && c.up * c.base_width == width_, kOp,
+    check(step.output == kNone && c.up * base_height == height_ && c.up * base_width == width_, kOp,
           ": the picture has another size than the image");
   } else {
     const int64_t height = c.up * c.base_height, width = c.up * c.base_width;
@@ -242,7 +253,7 @@ const void* Plan::weight(int64_t offset, int64_t bytes) const {
 int Plan::element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
 
 Writing Plan::writing_of(int64_t pixels, int64_t channels, Dtype dtype) const {
-  const bool is_large = pixels * channels > kStreamValues;
+  const bool is_large = pixels * channels > std::max(kStreamValues, caches().level3_bytes / kStreamShare);
   if (dtype == kFloat32) return is_large ? Writing::kFloatsPastCaches : Writing::kFloats;
   const bool has_lines = channels % kUnitChannels == 0 && kernels_.tile_blocks == kMaxTileBlocks;
   return is_large && has_lines ? Writing::kHalvesPastCaches : Writing::kHalves;
@@ -250,6 +261,10 @@ Writing Plan::writing_of(int64_t pixels, int64_t channels, Dtype dtype) const {
 
 void Plan::set_geometry(const Step& step, Convolution& c) {
   const int64_t element_bytes = element_type(step) == 0 ? 4 : 2;
+  if (uses_matrix_unit(c)) {
+    scratch_bytes_ = std::max(scratch_bytes_, set_matrix_geometry(step, c, element_bytes));
+    return;
+  }
   const int64_t scratch =
       is_winograd(c) ? set_winograd_geometry(step, c, element_bytes) : set_direct_geometry(step, c, element_bytes);
   const int64_t ring = c.method == Method::kVerticalPicture
@@ -321,12 +336,12 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
 // Returns the bytes that a thread needs beside its ring.
 int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
   int64_t scratch = 0;
-  const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
+  const bool makes_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
   const bool is_bilinear = c.method == Method::kBilinear;
   check(!(is_depthwise || is_bilinear) || (element_bytes == 4 && c.in_channels == c.out_channels), kOp,
         ": a step on single channels that are not the same before and after it");
   int64_t right = 0;
-  for (int64_t i = 0; i < (is_bilinear ? 0 : is_columns ? c.up : c.up * c.up); ++i) {
+  for (int64_t i = 0; i < (is_bilinear ? 0 : makes_columns ? c.up : c.up * c.up); ++i) {
     const StepPhase& phase = step.phases[i];
     check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
               std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
@@ -337,7 +352,7 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
     c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
     c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
   }
-  if (is_columns) {
+  if (makes_columns) {
     check(c.stride == 1 && c.kernel_width >= 1 && c.kernel_width <= kMaxKernel && c.picture_channels >= 1 &&
               c.kernel_width * c.picture_channels <= c.out_channels,
           kOp, ": a last layer of an unknown shape");
@@ -353,16 +368,16 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
   }
   c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
   const TileSide vertical = vertical_side(c.phases[0].rows);
-  if (!is_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
+  if (!makes_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
     c.method = Method::kSmall;
     c.unit_rows = c.base_height;
   } else if (vertical.taps > 0 && element_bytes == 4 && c.stride == 1 && c.up == 1 &&
-             (c.method == Method::kDirect || (is_columns && step.save == kNone && has_picture_strips(c)))) {
-    c.method = is_columns ? Method::kVerticalPicture : Method::kVertical;
+             (c.method == Method::kDirect || (makes_columns && step.save == kNone && has_picture_strips(c)))) {
+    c.method = makes_columns ? Method::kVerticalPicture : Method::kVertical;
     c.unit_rows = vertical.out;
-    const int64_t run = is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
+    const int64_t run = makes_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
     kernel_bytes_ = std::max(kernel_bytes_, vertical.frequencies * c.in_channels * run * 4);
-    if (is_columns) {
+    if (makes_columns) {
       scratch = aligned((vertical.in + 1) * c.in_channels * picture_strip_step(c) * 4) +
                 aligned(vertical.frequencies * kChannelBlock * picture_strip_step(c) * 4) +
                 aligned((vertical.frequencies + vertical.out) * c.picture_channels * kPictureStrip * 4);
@@ -372,11 +387,77 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
     }
   } else {
     const int64_t share = std::max<int64_t>(c.base_height / thread_count_, 1);
-    c.unit_rows = is_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
+    c.unit_rows = makes_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
   }
   c.last += (c.unit_rows - 1) * c.stride;
   if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
   return scratch;
+}
+
+// Returns the bytes that a thread needs.
+int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
+  const bool makes_blocks = c.method == Method::kMatrixPicture, is_split = element_bytes == 4;
+  c.weight_parts = step.weight_parts;
+  check((c.in_channels == kImageChannels || c.in_channels % kChannelBlock == 0) &&
+            (c.weight_parts == 2 || (c.weight_parts == 1 && !is_split)),
+        kOp, ": a step of the matrix unit of an unknown shape");
+  if (makes_blocks) {
+    c.block = step.block;
+    check(c.stride == 1 && c.picture_channels >= 1 && c.block >= c.up && c.block <= kMaxKernel && c.block % c.up == 0 &&
+              c.picture_channels <= c.out_channels / (c.block * c.block),
+          kOp, ": a last layer of an unknown shape");
+    c.stride = c.block / c.up;
+    c.base_height = divided_up(c.base_height, c.stride), c.base_width = divided_up(c.base_width, c.stride);
+  }
+  int64_t right = 0, weight_bytes = 0;
+  for (int64_t i = 0; i < (makes_blocks ? 1 : c.up * c.up); ++i) {
+    const StepPhase& phase = step.phases[i];
+    check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
+              std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
+          kOp, ": a kernel of an unknown shape");
+    const int64_t steps = matrix_steps(c, phase.rows, phase.columns);
+    const int64_t bytes = steps * c.weight_parts * kMatrixTileBytes * (c.out_channels / kChannelBlock);
+    c.phases[i] = {phase.dy, phase.rows, phase.dx, phase.columns, weight(phase.weights, bytes)};
+    weight_bytes += bytes;
+    c.matrix_products = std::max(c.matrix_products, steps * (c.weight_parts + (is_split ? 1 : 0)));
+    c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
+    c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
+  }
+  c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
+  // Whole tiles are read, and all taps of a step.
+  const int64_t most_pixels =
+      (aligned(c.base_width) - 1) * c.stride + std::max<int64_t>(right, 0) + kMatrixDepth / kMatrixImageChannels;
+  c.row_pixels = c.before + std::max(c.in_width + c.after, most_pixels) + 1;
+  const int64_t row_bytes = matrix_part_bytes(c) * (is_split ? 2 : 1), rows = c.last - c.first + 1;
+  check(row_bytes < (int64_t{1} << 30) && c.matrix_products * 2 * kMatrixTileBytes < (int64_t{1} << 30), kOp,
+        ": a step is too large for the matrix unit");
+  int64_t work = aligned(c.matrix_products * (makes_blocks ? 2 : 1) * kMatrixStepBytes) + 9 * kMatrixTileBytes +
+                 aligned((c.in_channels / kChannelBlock + 1) * kMatrixStepBytes);
+  const int64_t pixels = c.base_height * c.base_width, all_rows = (c.base_height - 1) * c.stride + rows;
+  if (makes_blocks) {
+    c.bands = c.base_height, c.unit_rows = 1, c.ring_rows = rows;
+    work += aligned(aligned(c.base_width) * c.out_channels * 4) +
+            aligned((c.base_width * c.block * c.picture_channels + kChannelBlock) * 4);
+  } else if (pixels <= kFewPixels || weight_bytes > kManyWeights * all_rows * row_bytes) {
+    c.method = Method::kMatrixSmall;
+    c.ring_rows = all_rows;
+    c.gathers = c.base_width < kMatrixSide;
+    if (c.gathers) work += c.matrix_products * divided_up(pixels, kMatrixSide) * kMatrixTileBytes;
+  } else {
+    // A band's input stays in a core's cache while all output channels are made of it.
+    const int64_t pairs = divided_up(c.base_height, 2), share = divided_up(pairs, thread_count_);
+    const int64_t room = caches().level2_bytes * 3 / 8 / row_bytes - (rows - 1);
+    const int64_t most = std::clamp<int64_t>(room / (2 * c.stride), 1, share);
+    c.bands = std::min(divided_up(share, most) * thread_count_, pairs);
+    c.unit_rows = 2 * divided_up(pairs, c.bands);
+    c.ring_rows = (c.unit_rows - 1) * c.stride + rows;
+  }
+  if (step.save != kNone) {
+    // Rows that are kept, and that no product reads.
+    const int64_t unread = std::max(c.in_height - 1 - ((c.base_height - 1) * c.stride + c.last), c.stride - 1 - c.last);
+    c.ring_rows += std::max<int64_t>(unread, 0);
+  }
+  return aligned(c.ring_rows * row_bytes) + aligned(c.ring_rows * static_cast<int64_t>(sizeof(char*))) + work;
 }
 
 // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
@@ -400,13 +481,14 @@ void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) 
 }
 
 int64_t Plan::units(const Convolution& c) const {
-  if (c.method == Method::kSmall) return divided_up(c.out_channels, kUnitChannels);
+  if (c.method == Method::kSmall || c.method == Method::kMatrixSmall) return divided_up(c.out_channels, kUnitChannels);
+  if (uses_matrix_unit(c)) return c.bands;
   if (is_winograd(c)) return divided_up(c.out_channels, kUnitChannels) * c.spread * c.spread * c.parts;
   return divided_up(c.base_height, c.unit_rows);
 }
 
 int64_t Plan::statistic_slots(const Convolution& c) const {
-  if (c.method == Method::kSmall) return c.up * c.up;
+  if (c.method == Method::kSmall || c.method == Method::kMatrixSmall) return c.up * c.up;
   if (c.segment > 0) return c.tile_rows * segments_of_row(c) * c.spread * c.spread;
   if (is_winograd(c)) return divided_up(c.tile_rows, c.chunk_rows) * c.parts * c.spread * c.spread;
   return units(c) * c.up * c.up;
@@ -468,7 +550,7 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, const Pictur
     c.sources[1] = source_of(planned.second_source, c.sources[1].channels, memory);
     c.residual = source_of(planned.residual, c.in_channels, memory);
   }
-  if (planned.save != kNone) c.save = reinterpret_cast<float*>(data_of(planned.save, memory));
+  if (planned.save != kNone) c.save = data_of(planned.save, memory);
   if (makes_picture(c)) {
     c.picture = picture;
   } else {

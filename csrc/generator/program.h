@@ -5,7 +5,7 @@
 
 namespace streamgan {
 
-constexpr int64_t kProgramVersion = 5, kNone = -1;
+constexpr int64_t kProgramVersion = 6, kNone = -1;
 
 // The program: these numbers, then one Step after the other.
 struct Header {
@@ -25,12 +25,14 @@ struct Step {
   int64_t stride, up;
   int64_t in_channels, out_channels;
   int64_t bias;                                            // float32 [out_channels]
-  int64_t writes_bfloat16;                                 // float32 otherwise
+  int64_t writes_bfloat16, saves_bfloat16;                 // float32 otherwise
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
   int64_t norm_channels;                                   // that are normalised together; 0: each by itself
   int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
   int64_t picture_channels, kernel_width, tanh;            // of the last step
   int64_t aligns_corners;                                  // of linear interpolation
+  int64_t weight_parts;                                    // of a step on the matrix unit: 1 or 2
+  int64_t block;                                           // of the last one
   StepPhase phases[4];
 };
 

@@ -33,7 +33,8 @@ def compile_generator(
 ) -> Callable[[Tensor], Tensor]:
     """Packs the weights, in a fraction of a second, for every frame size; on a GPU, fuses what is between convolutions.
 
-    On the CPU in bf16 the tiles of Winograd's convolutions are as large as the real frame allows.
+    A CPU with a matrix unit multiplies on it, float32 as sums of bfloat16 products, and `fast` is bf16 there. On other
+    CPUs the tiles of Winograd's convolutions in bf16 are as large as the real frame allows.
 
     Raises:
         BackendError: the generator has a layer that the fused operator does not know, or the dtype is float16.
@@ -42,11 +43,13 @@ def compile_generator(
         from engine.fuse_norms import fuse_norms
 
         return fuse_norms(generator).to(example.device, example.dtype)
-    from engine.fuse import fuse
+    from engine.fuse import fuse, has_matrix_unit
     from engine.fuse_program import WINOGRAD42, retiled, steps_of
 
     if example.dtype not in (torch.float32, torch.bfloat16):
         raise BackendError(f"the fused backend runs in fp32, bf16 and fast, not in {precision}")
+    if has_matrix_unit():
+        return fuse(generator, "fp32" if example.dtype == torch.float32 else "bf16", matrix=True)
     if example.dtype == torch.float32:
         return fuse(generator, "fp32")
     if precision == "fast":

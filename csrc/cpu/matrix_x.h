@@ -1,0 +1,769 @@
+// Direct convolution by a matrix unit: products of tiles of bfloat16, summed in float32. Included after
+// fused_convolution_x.h and a MatrixUnit (matrix_unit_amx.h, or its emulation).
+//
+// An output tile is 16 neighbouring pixels of a row by 16 channels. A step multiplies 16 pixels by 32 input values of
+// each, which lie side by side in memory: a block of 32 input channels of one tap, or of neighbouring taps where a
+// pixel has fewer channels (two of 16; eight of the image, whose pixels are stored with four).
+//
+//   input row    [part][channel block][pixel][32 channels], bfloat16, in a ring of the last rows
+//   weights      [32 output channels][channel block][kernel row][taps][part][2 blocks of 16][16 pairs][16][2], bfloat16
+//
+// Float32 values are two parts, high and low: x = bf16(x) + bf16(x - bf16(x)). Of the four products the one of both
+// low parts is left out, which is below the rounding of float32 sums. Weights alone may be in two parts too.
+//
+// A thread works on a band of rows: it brings the input rows to the ring, then takes 32 output channels after the
+// other, and for each all tiles of the band, four at a time (two rows, two blocks of channels), so that weights come
+// from afar once a band. What is to be done to the sums of four tiles (bias, statistics, rounding, writing) is done a
+// pixel at a time between the products of the next four, where the vector units have nothing else to do.
+// (Reading the next band's rows there as well gained nothing: docs/notes/amx.md.)
+
+// One product: where its input and its weights are.
+struct MatrixStep {
+  int32_t row;      // kernel row
+  int32_t source;   // bytes from the beginning of the input row, for output column 0
+  int32_t stride;   // bytes from one output pixel to the next
+  int32_t weights;  // bytes from the group's first
+  bool reuses;      // the input of the step before it
+};
+static_assert(sizeof(MatrixStep) == kMatrixStepBytes);
+
+template <typename E>
+struct MatrixParts {
+  static constexpr int kCount = E::kGroup == 1 ? 2 : 1;  // float32 is in two parts
+};
+
+// Bytes of a group of 32 output channels, or of 16.
+inline int64_t matrix_group_bytes(const Convolution& c, const Phase& phase, int64_t blocks) {
+  return matrix_steps(c, phase.rows, phase.columns) * c.weight_parts * blocks * kMatrixTileBytes;
+}
+
+// Writes the products of a phase for groups of kBlocks blocks; returns how many there are. Kernel rows and columns
+// that see zeros alone are left out.
+template <typename E, int kBlocks>
+int matrix_products(const Convolution& c, const Phase& phase, const Taps& rows, const Taps& columns, MatrixStep* to) {
+  constexpr int64_t kBytes = kBlocks * kMatrixTileBytes;
+  const int64_t part_bytes = matrix_part_bytes(c);
+  int count = 0;
+  int64_t weights = 0;
+  for (int64_t block = 0; block < matrix_blocks(c); ++block) {
+    const int64_t channels = matrix_block_channels(c, block), taps = kMatrixDepth / channels;
+    const int64_t begin = block * kMatrixDepth * c.row_pixels * 2, pixel = channels * 2;
+    for (int64_t r = 0; r < phase.rows; ++r) {
+      for (int64_t k = 0; k < phase.columns; k += taps, weights += c.weight_parts * kBytes) {
+        if (r < rows.first || r >= rows.last || k + taps <= columns.first || k >= columns.last) continue;
+        const int64_t source = begin + (c.before + phase.dx + k) * pixel;
+        const auto add = [&](int64_t input_part, int64_t weight_part) {
+          to[count++] = {static_cast<int32_t>(r), static_cast<int32_t>(source + input_part * part_bytes),
+                         static_cast<int32_t>(c.stride * pixel), static_cast<int32_t>(weights + weight_part * kBytes),
+                         weight_part > 0};
+        };
+        add(0, 0);
+        if (c.weight_parts == 2) add(0, 1);
+        if constexpr (MatrixParts<E>::kCount == 2) add(1, 0);
+      }
+    }
+  }
+  return count;
+}
+
+// --- input rows
+
+template <typename E>
+inline __attribute__((always_inline)) void store_parts(V value, char* to, int64_t part_bytes) {
+  BFloat16::store(reinterpret_cast<uint16_t*>(to), value);
+  if constexpr (MatrixParts<E>::kCount == 2) {
+    const V high = BFloat16::load(reinterpret_cast<uint16_t*>(to));
+    BFloat16::store(reinterpret_cast<uint16_t*>(to + part_bytes), value - high);
+  }
+}
+
+struct NoResidual {
+  using Storage = char;
+};
+
+template <typename A, typename B>
+struct IsSame {
+  static constexpr bool kValue = false;
+};
+template <typename A>
+struct IsSame<A, A> {
+  static constexpr bool kValue = true;
+};
+
+// 16 kHalves channels of `width` pixels of a source, from `channel` of the source on; the residual is of type R.
+template <typename E, typename S, typename R, int kHalves>
+void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel,
+                          int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+  constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
+  constexpr int kVectors = kHalves * kBlockVectors;
+  const Source& residual = c.residual;
+  V scale[kVectors], shift[kVectors], other_scale[kVectors], other_shift[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t at = channel + v * kLanes;
+    scale[v] = source.scale ? Float32::load(source.scale + at) : splat(1.0f);
+    shift[v] = source.scale ? Float32::load(source.shift + at) : V{};
+    other_scale[v] = residual.scale ? Float32::load(residual.scale + at) : splat(1.0f);
+    other_shift[v] = residual.scale ? Float32::load(residual.shift + at) : V{};
+  }
+  // max(x, slope * x): of slope 1 it is x, of 0 a ReLU.
+  const V slope = splat(c.activation == Activation::kNone ? 1.0f : c.activation == Activation::kRelu ? 0.0f : c.slope);
+  const int64_t part_bytes = matrix_part_bytes(c);
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.channels + channel;
+  const auto* around = static_cast<const typename R::Storage*>(residual.data) +
+                       (kHasResidual ? first_pixel * source.channels + channel : 0);
+  const int64_t kept_bytes = bytes_of(c.saving);
+  for (int64_t x = 0; x < width; ++x, from += source.channels, to += pixel_bytes) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
+      value = maximum(value, value * slope);
+      if constexpr (kHasResidual) {
+        value = value + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
+      }
+      store_parts<E>(value, to + v * kLanes * 2, part_bytes);
+      if (kept) write_output(kept + v * kLanes * kept_bytes, value, c.saving);
+    }
+    if constexpr (kHasResidual) around += source.channels;
+    if (kept) kept += c.in_channels * kept_bytes;
+  }
+}
+
+template <typename E, int kHalves>
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t width,
+                        char* to, int64_t pixel_bytes, char* kept) {
+  const bool is_float32 = source.dtype == kFloat32;
+  const auto read = !c.residual.data ? (is_float32 ? read_matrix_channels<E, Float32, NoResidual, kHalves>
+                                                   : read_matrix_channels<E, BFloat16, NoResidual, kHalves>)
+                    : c.residual.dtype == kFloat32 ? (is_float32 ? read_matrix_channels<E, Float32, Float32, kHalves>
+                                                                 : read_matrix_channels<E, BFloat16, Float32, kHalves>)
+                    : is_float32                   ? read_matrix_channels<E, Float32, BFloat16, kHalves>
+                                                   : read_matrix_channels<E, BFloat16, BFloat16, kHalves>;
+  read(c, source, first_pixel, channel, width, to, pixel_bytes, kept);
+}
+
+// A row of the image; `to` is its first pixel.
+template <typename E>
+void read_matrix_image(const Convolution& c, int64_t row, char* to) {
+  constexpr int64_t kPixels = 64, kValues = kPixels * kImageChannels;
+  float values[kValues];
+  uint16_t parts[MatrixParts<E>::kCount][kValues + kLanes];
+  const int64_t part_bytes = matrix_part_bytes(c);
+  for (int64_t x = 0; x < c.in_width; x += kPixels) {
+    const int64_t count = smaller(c.in_width - x, kPixels);
+    read_image_row<Float32>(c.image, row, x, count, values);
+    for (int64_t i = 0; i < count * kImageChannels; i += kLanes) {
+      store_parts<E>(Float32::load(values + i), reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
+    }
+    for (int part = 0; part < MatrixParts<E>::kCount; ++part) {
+      for (int64_t i = 0; i < count; ++i) {
+        uint64_t pixel;  // and one value of the next one, which is not wanted
+        __builtin_memcpy(&pixel, parts[part] + i * kImageChannels, sizeof pixel);
+        pixel &= 0x0000ffffffffffffull;
+        __builtin_memcpy(to + part * part_bytes + (x + i) * 8, &pixel, sizeof pixel);
+      }
+    }
+  }
+}
+
+// Repeats pixels where padding does, and clears the others, in a block of a row whose picture is there.
+template <size_t kPixelBytes>
+void pad_matrix_block(const Convolution& c, char* block) {
+  constexpr int64_t kTaps = kLineBytes / kPixelBytes;
+  const auto pixel = [&](int64_t x) { return block + (c.before + x) * static_cast<int64_t>(kPixelBytes); };
+  // Beyond the row lie pixels that have no weights, which a step of several taps reads all the same.
+  for (int64_t x = -c.before; x < c.in_width + c.after + kTaps - 1; x = x == -1 ? c.in_width : x + 1) {
+    const int64_t source = x < c.in_width + c.after ? padded_index(x, c.in_width, c.padding) : -1;
+    if (source < 0) {
+      __builtin_memset(pixel(x), 0, kPixelBytes);
+    } else {
+      __builtin_memcpy(pixel(x), pixel(source), kPixelBytes);
+    }
+  }
+}
+
+inline void pad_matrix_row(const Convolution& c, char* block, int64_t channels) {
+  if (channels == kMatrixDepth) return pad_matrix_block<64>(c, block);
+  if (channels == kChannelBlock) return pad_matrix_block<32>(c, block);
+  pad_matrix_block<8>(c, block);
+}
+
+// 16 or 32 channels of a source, and where they stand among all.
+struct MatrixChannels {
+  int32_t source, channel, at, halves;
+};
+
+inline int64_t matrix_channel_groups(const Convolution& c, MatrixChannels* to) {
+  int64_t count = 0, first = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int64_t channels = c.sources[i].data ? c.sources[i].channels : 0;
+    for (int64_t channel = 0; channel < channels;) {
+      const int64_t at = first + channel;
+      const int64_t halves = at % kMatrixDepth == 0 && channel + kMatrixDepth <= channels ? 2 : 1;
+      to[count++] = {i, static_cast<int32_t>(channel), static_cast<int32_t>(at), static_cast<int32_t>(halves)};
+      channel += halves * kChannelBlock;
+    }
+    first += channels;
+  }
+  return count;
+}
+
+// The last rows of the input as the products read them, each read once.
+template <typename E>
+class MatrixRing {
+ public:
+  // Keeps input rows [first_owned, last_owned) where the input is to be kept.
+  MatrixRing(const Convolution& convolution, Scratch& scratch, int64_t first_row, int64_t first_owned,
+             int64_t last_owned)
+      : convolution_(convolution),
+        groups_(scratch.take<MatrixChannels>(convolution.in_channels / kChannelBlock + 1)),
+        group_count_(matrix_channel_groups(convolution, groups_)),
+        next_(first_row),
+        first_owned_(first_owned),
+        last_owned_(last_owned),
+        part_bytes_(matrix_part_bytes(convolution)),
+        row_bytes_(MatrixParts<E>::kCount * part_bytes_),
+        window_(scratch.take<const char*>(convolution.ring_rows)),
+        buffer_(scratch.take<char>(convolution.ring_rows * row_bytes_)) {}
+
+  // The rows from `first` on, as many as are kept.
+  const char* const* window(int64_t first) {
+    for (int64_t i = 0; i < convolution_.ring_rows; ++i) window_[i] = slot(first + i);
+    return window_;
+  }
+
+  // Reads on until `row` is there.
+  void advance_to(int64_t row) {
+    for (; next_ <= row; ++next_) read_row(next_, slot(next_));
+  }
+
+ private:
+  // Pixels that are read of all channels before the next ones.
+  static constexpr int64_t kPiecePixels = 16;
+
+  // Rows above the picture have negative numbers.
+  char* slot(int64_t row) const {
+    return buffer_ + (row + (convolution_.ring_rows << 8)) % convolution_.ring_rows * row_bytes_;
+  }
+
+  void read_row(int64_t row, char* to) const {
+    const Convolution& c = convolution_;
+    const int64_t from = padded_index(row, c.in_height, c.padding);
+    if (from < 0) {
+      __builtin_memset(to, 0, static_cast<size_t>(row_bytes_));
+      return;
+    }
+    if (c.image.data) {
+      read_matrix_image<E>(c, from, to + c.before * kMatrixImageChannels * 2);
+    } else {
+      const bool keeps = c.save && from == row && row >= first_owned_ && row < last_owned_;
+      for (int64_t x = 0; x < c.in_width; x += kPiecePixels) {
+        const int64_t count = smaller(c.in_width - x, kPiecePixels);
+        for (int64_t i = 0; i < group_count_; ++i) read_channels(groups_[i], from, x, count, keeps, to);
+      }
+    }
+    for (int64_t part = 0; part < MatrixParts<E>::kCount; ++part) {
+      for (int64_t block = 0; block < matrix_blocks(c); ++block) {
+        pad_matrix_row(c, block_of(to, block) + part * part_bytes_, matrix_block_channels(c, block));
+      }
+    }
+  }
+
+  char* block_of(char* row, int64_t block) const { return row + block * kMatrixDepth * convolution_.row_pixels * 2; }
+
+  void read_channels(const MatrixChannels& group, int64_t row, int64_t x, int64_t count, bool keeps, char* to) const {
+    const Convolution& c = convolution_;
+    const int64_t block = group.at / kMatrixDepth, pixel_bytes = matrix_block_channels(c, block) * 2;
+    const int64_t pixel = row * c.in_width + x;
+    const auto read = group.halves == 2 ? read_matrix_source<E, 2> : read_matrix_source<E, 1>;
+    read(c, c.sources[group.source], pixel, group.channel, count,
+         block_of(to, block) + (c.before + x) * pixel_bytes + group.at % kMatrixDepth * 2, pixel_bytes,
+         keeps ? static_cast<char*>(c.save) + (pixel * c.in_channels + group.at) * bytes_of(c.saving) : nullptr);
+  }
+
+  const Convolution& convolution_;
+  MatrixChannels* const groups_;
+  const int64_t group_count_;
+  int64_t next_;
+  const int64_t first_owned_, last_owned_, part_bytes_, row_bytes_;
+  const char** const window_;
+  char* const buffer_;
+};
+
+// --- products
+
+// Two stores of tiles should not lie further apart than some 2,000 cycles: the next one would take 1,000 more.
+constexpr int kStepsBetweenStores = 16;
+
+// Lines of the next weights that are fetched in each step, at least.
+constexpr int kLeastLines = 2;
+
+// Where a tile of pixels reads: the input row of each kernel row, and its first output column.
+struct MatrixInput {
+  const char* const* rows;
+  int64_t column;
+};
+
+// How many tiles of pixels are multiplied at once. Three keep their input in registers, for a second part of the
+// weights.
+template <int kBlocks>
+constexpr int kMostTiles = kBlocks == 2 ? 2 : 4;
+
+// Multiplies kTiles tiles of pixels by kBlocks blocks of output channels: 2 by 2, 4 by 1, 3 by 1, or a single tile;
+// sums become [kTiles][16][16 kBlocks]. Tiles are loaded in turn with the products that need them.
+template <int kTiles, int kBlocks, typename Beside>
+__attribute__((noinline)) void multiply_matrix(MatrixUnit& unit, const MatrixStep* steps, int count,
+                                               const MatrixInput (&input)[kTiles], const char* weights,
+                                               char* unused_tile, Beside& beside, float* const (&sums)[kTiles],
+                                               int64_t sums_bytes) {
+  static_assert(kTiles * kBlocks <= 4);
+  constexpr bool kKeepsInput = kTiles < 4;
+  constexpr int kA = kTiles == 3 ? 3 : 4, kB = kBlocks == 2 ? 6 : 7;
+  MatrixUnit::settle();
+  unit.template zero<0>();
+  if constexpr (kTiles * kBlocks > 1) unit.template zero<1>();
+  if constexpr (kTiles * kBlocks > 2) unit.template zero<2>();
+  if constexpr (kTiles * kBlocks > 3) unit.template zero<3>();
+  int until_store = kStepsBetweenStores;
+  for (const MatrixStep* step = steps; step < steps + count; ++step) {
+    const bool loads = !kKeepsInput || !step->reuses;
+    const auto pixels = [&](int tile) {
+      return input[tile].rows[step->row] + step->source + input[tile].column * step->stride;
+    };
+    const char* const b = weights + step->weights;
+    unit.template load<kB>(b, 64);
+    if (loads) unit.template load<kA>(pixels(0), step->stride);
+    if constexpr (kBlocks == 2) {
+      unit.template load<kB + 1>(b + kMatrixTileBytes, 64);
+      if constexpr (kTiles == 2) {
+        if (loads) unit.template load<kA + 1>(pixels(1), step->stride);
+      }
+      unit.template multiply<0, kA, kB>();
+      unit.template multiply<1, kA, kB + 1>();
+      if constexpr (kTiles == 2) {
+        unit.template multiply<2, kA + 1, kB>();
+        unit.template multiply<3, kA + 1, kB + 1>();
+      }
+    } else {
+      if constexpr (kTiles > 1) {
+        if (loads) unit.template load<kA + 1>(pixels(1), step->stride);
+      }
+      unit.template multiply<0, kA, kB>();
+      if constexpr (kTiles > 2) {
+        if (loads) unit.template load<kA + 2>(pixels(2), step->stride);
+      }
+      if constexpr (kTiles > 1) unit.template multiply<1, kA + 1, kB>();
+      if constexpr (kTiles > 3) unit.template load<kA>(pixels(3), step->stride);
+      if constexpr (kTiles > 2) unit.template multiply<2, kA + 2, kB>();
+      if constexpr (kTiles > 3) unit.template multiply<3, kA, kB>();
+    }
+    beside.step();
+    if (--until_store == 0) {
+      unit.template store<kB>(unused_tile, 64);
+      until_store = kStepsBetweenStores;
+    }
+  }
+  unit.template store<0>(sums[0], sums_bytes);
+  if constexpr (kBlocks == 2) unit.template store<1>(sums[0] + 16, sums_bytes);
+  if constexpr (kBlocks == 2 && kTiles == 2) {
+    unit.template store<2>(sums[1], sums_bytes);
+    unit.template store<3>(sums[1] + 16, sums_bytes);
+  }
+  if constexpr (kBlocks == 1 && kTiles > 1) unit.template store<1>(sums[1], sums_bytes);
+  if constexpr (kBlocks == 1 && kTiles > 2) unit.template store<2>(sums[2], sums_bytes);
+  if constexpr (kBlocks == 1 && kTiles > 3) unit.template store<3>(sums[3], sums_bytes);
+  MatrixUnit::settle();
+}
+
+// --- output
+
+// 16 kBlocks channels of a pixel.
+template <int kBlocks>
+inline __attribute__((always_inline)) void write_pixel(char* to, const V* values, Writing writing) {
+#if defined(__AVX512BF16__)
+  if (kBlocks == 2 && writing >= Writing::kHalves) {
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]);
+    if (writing == Writing::kHalves) {
+      _mm512_storeu_si512(to, halves);
+    } else {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), halves);
+    }
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+    write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
+  }
+}
+
+// Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output.
+struct MatrixTarget {
+  char* at;
+  int64_t pixels, in_row;
+};
+
+// The sums of up to four tiles on their way to the output, some pixels at a time beside the products of the next ones.
+template <int kBlocks>
+struct MatrixOutput {
+  static constexpr int kVectors = kBlocks * kBlockVectors;
+  static constexpr int kChains = 2;  // of additions that do not wait for each other
+
+  MatrixTarget targets[4];
+  const float* sums = nullptr;  // [tile][16][16 kBlocks]
+  const float* bias;
+  Writing writing;
+  int64_t pixel_bytes, row_pixels, row_step;  // row_step: from the end of one row to the beginning of the next
+  int64_t pixels_at_once, lines_at_once;
+  const char *prefetch, *prefetch_end;  // the weights that are multiplied next
+  int tile = 0, tiles = 0;
+  int64_t pixel = 0;
+  V total[kChains][kVectors] = {}, squares[kChains][kVectors] = {};
+
+  void begin(int count) { tile = 0, tiles = count, pixel = 0; }
+
+  void step() {
+    if (prefetch < prefetch_end) {
+      for (int64_t i = 0; i < lines_at_once; ++i, prefetch += kLineBytes) __builtin_prefetch(prefetch, 0, 2);
+    }
+    if (tile < tiles) write(pixels_at_once);
+  }
+
+  void finish() {
+    while (tile < tiles) write(kMatrixSide);
+  }
+
+  // Writes at most `count` pixels of a tile.
+  void write(int64_t count) {
+    MatrixTarget& target = targets[tile];
+    count = smaller(smaller(count, target.pixels - pixel), target.in_row);
+    const float* from = sums + (tile * kMatrixSide + pixel) * kBlocks * kChannelBlock;
+    char* to = target.at;
+    int64_t i = 0;
+    for (; i + kChains <= count; i += kChains) {
+#pragma GCC unroll 4
+      for (int chain = 0; chain < kChains; ++chain) {
+        write_next(chain, from, to);
+        from += kBlocks * kChannelBlock, to += pixel_bytes;
+      }
+    }
+    for (; i < count; ++i, from += kBlocks * kChannelBlock, to += pixel_bytes) write_next(0, from, to);
+    pixel += count;
+    target.in_row -= count;
+    if (target.in_row == 0) target.in_row = row_pixels, to += row_step;
+    target.at = to;
+    if (pixel == target.pixels) ++tile, pixel = 0;
+  }
+
+  inline __attribute__((always_inline)) void write_next(int chain, const float* from, char* to) {
+    V values[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = Float32::load(from + v * kLanes) + Float32::load(bias + v * kLanes);
+      total[chain][v] = total[chain][v] + values[v];
+      squares[chain][v] = multiply_add(values[v], values[v], squares[chain][v]);
+    }
+    write_pixel<kBlocks>(to, values, writing);
+  }
+
+  void write_statistics(float* slot, int64_t channels, int64_t channel) const {
+    for (int v = 0; v < kVectors; ++v) {
+      V all = total[0][v], all_squares = squares[0][v];
+      for (int i = 1; i < kChains; ++i) all = all + total[i][v], all_squares = all_squares + squares[i][v];
+      Float32::store(slot + channel + v * kLanes, all);
+      Float32::store(slot + channels + channel + v * kLanes, all_squares);
+    }
+  }
+};
+
+// The weights of a group of output channels, and those that are multiplied after them.
+struct MatrixWeights {
+  const char* data;
+  const char* next;
+  int64_t next_bytes;
+};
+
+// Calls use(channel, number of blocks, weights) for groups of two blocks of output channels, and a last one of one.
+// After the last group comes `after`.
+template <typename Use>
+void each_matrix_group(const Convolution& c, const Phase& phase, int64_t first, int64_t last, const Phase& after,
+                       const Use& use) {
+  const int64_t block_bytes = matrix_group_bytes(c, phase, 1);
+  const auto* const all = static_cast<const char*>(phase.weights);
+  for (int64_t channel = first; channel < last; channel += kMatrixDepth) {
+    MatrixWeights weights = {all + channel / kChannelBlock * block_bytes, static_cast<const char*>(after.weights), 0};
+    const int64_t next = channel + kMatrixDepth;
+    if (next < last) weights.next = all + next / kChannelBlock * block_bytes;
+    weights.next_bytes = smaller(next < last ? (last - next) / kChannelBlock : 2, 2) * block_bytes;
+    if (next >= last && after.weights == nullptr) weights.next_bytes = 0;
+    if (next <= last) {
+      use(channel, Constant<2>{}, weights);
+    } else {
+      use(channel, Constant<1>{}, weights);
+    }
+  }
+}
+
+// What a thread multiplies with, beside its ring.
+struct MatrixScratch {
+  MatrixStep* steps;
+  float* sums;  // two times four tiles
+  char* unused_tile;
+
+  MatrixScratch(int64_t products, Scratch& scratch)
+      : steps(scratch.take<MatrixStep>(products)),
+        sums(scratch.take<float>(2 * 4 * kMatrixSide * kMatrixSide)),
+        unused_tile(scratch.take<char>(kMatrixTileBytes)) {}
+};
+
+// Output channels [channel, channel + 16 kBlocks) of `rows` rows of a phase, each of `columns` tiles: input(y, x) says
+// where the tile of pixels from x on reads, and target(y, x) where it is written. Tiles of one column follow each
+// other, so that those which are multiplied together share input rows.
+template <int kTiles, int kBlocks, typename Input, typename Target>
+void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch& scratch, int products,
+                     const MatrixWeights& weights, int64_t channel, int64_t rows, int64_t columns, float* statistics,
+                     const Input& input, const Target& target) {
+  constexpr int64_t kTileSums = kMatrixSide * kBlocks * kChannelBlock;
+  const int64_t tiles = rows * columns, steps = larger((tiles + kTiles - 1) / kTiles * products, 1),
+                bytes = bytes_of(c.writing);
+  MatrixOutput<kBlocks> pending;
+  pending.bias = c.bias + channel;
+  pending.writing = c.writing;
+  pending.pixel_bytes = c.up * c.out_channels * bytes;
+  pending.row_pixels = c.base_width;
+  pending.row_step = (c.up - 1) * c.up * c.base_width * c.out_channels * bytes;
+  pending.pixels_at_once = (kTiles * kMatrixSide + products - 1) / larger(products, 1);
+  pending.lines_at_once = larger((weights.next_bytes / kLineBytes + steps - 1) / steps, kLeastLines);
+  pending.prefetch = weights.next;
+  pending.prefetch_end = weights.next + weights.next_bytes;
+  MatrixInput inputs[kTiles];
+  float* sums = scratch.sums;
+  for (int64_t first = 0, y = 0, x = 0; first < tiles; first += kTiles) {
+    MatrixTarget targets[kTiles];
+    float* to[kTiles];
+    for (int i = 0; i < kTiles; ++i) {
+      to[i] = sums + i * kTileSums;
+      inputs[i] = first + i < tiles ? input(y, x) : inputs[0];
+      if (first + i < tiles) targets[i] = target(y, x);
+      if (++y == rows) y = 0, x += kMatrixSide;
+    }
+    multiply_matrix<kTiles, kBlocks>(unit, scratch.steps, products, inputs, weights.data, scratch.unused_tile, pending,
+                                     to, kBlocks * kChannelBlock * 4);
+    pending.finish();
+    const int made = static_cast<int>(smaller(tiles - first, kTiles));
+    for (int i = 0; i < made; ++i) pending.targets[i] = targets[i];
+    pending.sums = sums;
+    pending.begin(made);
+    sums = sums == scratch.sums ? scratch.sums + 4 * kMatrixSide * kMatrixSide : scratch.sums;
+  }
+  pending.finish();
+  if (statistics) pending.write_statistics(statistics, c.out_channels, channel);
+}
+
+// The same, with as many tiles at once as is fastest.
+template <int kBlocks, typename Input, typename Target>
+void matrix_group(const Convolution& c, MatrixUnit& unit, const MatrixScratch& scratch, int products,
+                  const MatrixWeights& weights, int64_t channel, int64_t rows, int64_t columns, float* statistics,
+                  const Input& input, const Target& target) {
+  const auto multiply = [&](auto tiles) {
+    matrix_channels<decltype(tiles)::kValue, kBlocks>(c, unit, scratch, products, weights, channel, rows, columns,
+                                                      statistics, input, target);
+  };
+  if (rows * columns == 1) return multiply(Constant<1>{});
+  if constexpr (kBlocks == 1) {
+    if (c.weight_parts == 2) return multiply(Constant<3>{});
+  }
+  multiply(Constant<kMostTiles<kBlocks>>{});
+}
+
+// --- bands of rows, and shares of the output channels
+
+// All of a kernel's rows or columns.
+inline Taps all_taps(int64_t taps) { return Taps(taps, 0, 1, 1, 1, Padding::kReflect); }
+
+// Output channels [first, last) of a phase of rows [top, top + rows); `window` holds their input from the first row
+// that any phase reads.
+template <typename E>
+void matrix_rows(const Convolution& c, const char* const* window, MatrixUnit& unit, const MatrixScratch& scratch,
+                 int64_t number, int64_t top, int64_t rows, int64_t first, int64_t last, const Phase& after,
+                 float* statistics) {
+  const Phase& phase = c.phases[number];
+  const int64_t columns = (c.base_width + kMatrixSide - 1) / kMatrixSide;
+  const auto input = [&](int64_t y, int64_t x) -> MatrixInput {
+    return {window + y * c.stride + phase.dy - c.first, x};
+  };
+  int made_for = 0, products = 0;
+  each_matrix_group(c, phase, first, last, after, [&](int64_t channel, auto blocks, const MatrixWeights& weights) {
+    constexpr int kBlocks = decltype(blocks)::kValue;
+    if (made_for != kBlocks) {
+      products = matrix_products<E, kBlocks>(c, phase, all_taps(phase.rows), all_taps(phase.columns), scratch.steps);
+      made_for = kBlocks;
+    }
+    char* const to = output_at(c, c.up * top + number / c.up, number % c.up, channel);
+    const int64_t pixel_bytes = c.up * c.out_channels * bytes_of(c.writing),
+                  row_bytes = c.up * c.base_width * pixel_bytes;
+    const auto target = [&](int64_t y, int64_t x) -> MatrixTarget {
+      return {to + y * row_bytes + x * pixel_bytes, smaller(c.base_width - x, kMatrixSide), c.base_width - x};
+    };
+    matrix_group<kBlocks>(c, unit, scratch, products, weights, channel, rows, columns, statistics, input, target);
+  });
+}
+
+template <typename E>
+void matrix_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  Scratch scratch{memory};
+  const int64_t first_row = band_row(c, begin), last_row = band_row(c, end), phases = c.up * c.up;
+  const int64_t last_owned = last_row == c.base_height ? c.in_height : last_row * c.stride;
+  MatrixRing<E> ring(c, scratch, first_row * c.stride + c.first, first_row * c.stride, last_owned);
+  const MatrixScratch work(c.matrix_products, scratch);
+  MatrixUnit unit;
+  for (int64_t band = begin; band < end; ++band) {
+    const int64_t top = band_row(c, band), rows = band_row(c, band + 1) - top;
+    ring.advance_to((top + rows - 1) * c.stride + c.last);
+    const char* const* const window = ring.window(top * c.stride + c.first);
+    for (int64_t i = 0; i < phases; ++i) {
+      float* const statistics = c.statistics ? c.statistics + (band * phases + i) * 2 * c.out_channels : nullptr;
+      const Phase& after = i + 1 < phases ? c.phases[i + 1] : band + 1 < end ? c.phases[0] : Phase{};
+      matrix_rows<E>(c, window, unit, work, i, top, rows, 0, c.out_channels, after, statistics);
+    }
+  }
+  if (c.save) ring.advance_to(last_owned - 1);
+}
+
+// What each product reads of few pixels in rows narrower than a tile, side by side: [product][pixel][32]. Returns how
+// many products there are; kernel rows and columns that see zeros alone are left out.
+template <typename E, int kBlocks>
+int gather_products(const Convolution& c, const Phase& phase, const char* const* window, int64_t tiles, bool copies,
+                    MatrixStep* steps, char* gathered) {
+  const Taps rows(phase.rows, phase.dy, c.stride, c.base_height, c.in_height, c.padding);
+  const Taps columns(phase.columns, phase.dx, c.stride, c.base_width, c.in_width, c.padding);
+  const int products = matrix_products<E, kBlocks>(c, phase, rows, columns, steps);
+  for (int i = 0; i < products; ++i) {
+    MatrixStep& step = steps[i];
+    char* to = gathered + i * tiles * kMatrixTileBytes;
+    for (int64_t y = 0; y < c.base_height && copies; ++y) {
+      const char* from = window[y * c.stride + phase.dy - c.first + step.row] + step.source;
+      for (int64_t x = 0; x < c.base_width; ++x, from += step.stride, to += 64) __builtin_memcpy(to, from, 64);
+    }
+    step.row = 0, step.source = static_cast<int32_t>(i * tiles * kMatrixTileBytes), step.stride = 64;
+  }
+  return products;
+}
+
+// Where weights are most of what is read, each thread takes a share of the output channels, and reads all of the input.
+template <typename E>
+void matrix_small_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  constexpr int64_t kUnitChannels = kMaxTileBlocks * kChannelBlock;
+  Scratch scratch{memory};
+  MatrixRing<E> ring(c, scratch, c.first, begin == 0 ? 0 : c.in_height, c.in_height);
+  const MatrixScratch work(c.matrix_products, scratch);
+  ring.advance_to(larger((c.base_height - 1) * c.stride + c.last, c.save ? c.in_height - 1 : 0));
+  const char* const* const window = ring.window(c.first);
+  const int64_t pixels = c.base_height * c.base_width, tiles = (pixels + kMatrixSide - 1) / kMatrixSide;
+  const int64_t first = begin * kUnitChannels, last = smaller(end * kUnitChannels, c.out_channels);
+  char* const gathered = c.gathers ? scratch.take<char>(c.matrix_products * tiles * kMatrixTileBytes) : nullptr;
+  MatrixUnit unit;
+  for (int64_t number = 0; number < c.up * c.up; ++number) {
+    const Phase& phase = c.phases[number];
+    const Phase& after = number + 1 < c.up * c.up ? c.phases[number + 1] : Phase{};
+    float* const statistics = c.statistics ? c.statistics + number * 2 * c.out_channels : nullptr;
+    if (!c.gathers) {
+      matrix_rows<E>(c, window, unit, work, number, 0, c.base_height, first, last, after, statistics);
+      continue;
+    }
+    const char* const rows[1] = {gathered};
+    const auto input = [&](int64_t, int64_t pixel) -> MatrixInput { return {rows, pixel}; };
+    int made_for = 0, products = 0;
+    each_matrix_group(c, phase, first, last, after, [&](int64_t channel, auto blocks, const MatrixWeights& weights) {
+      constexpr int kBlocks = decltype(blocks)::kValue;
+      if (made_for != kBlocks) {
+        products = gather_products<E, kBlocks>(c, phase, window, tiles, made_for == 0, work.steps, gathered);
+        made_for = kBlocks;
+      }
+      const auto target = [&](int64_t, int64_t pixel) -> MatrixTarget {
+        const int64_t y = pixel / c.base_width, x = pixel % c.base_width;
+        return {output_at(c, c.up * y + number / c.up, c.up * x + number % c.up, channel),
+                smaller(pixels - pixel, kMatrixSide), c.base_width - x};
+      };
+      matrix_group<kBlocks>(c, unit, work, products, weights, channel, 1, tiles, statistics, input, target);
+    });
+  }
+}
+
+// --- the last layer
+
+// Each place of the base grid makes a block of c.block by c.block pixels of the picture, so that few picture channels
+// fill a tile; output channels are [row of the block][column of the block][picture channel].
+
+struct NothingBeside {
+  void step() {}
+};
+
+// A row of a block, [base_width][values], of products [base_width][out_channels].
+inline void spread_blocks(const Convolution& c, const float* products, int64_t first, int64_t values, float* row) {
+  const float* const bias = c.bias + first;
+  products += first;
+  if (values == 6) {
+    // Eight at a time, of which the next place writes over the last two.
+    typedef float Eight __attribute__((vector_size(32)));
+    Eight biases = {bias[0], bias[1], bias[2], bias[3], bias[4], bias[5]}, sums;
+    for (int64_t x = 0; x < c.base_width; ++x, products += c.out_channels, row += values) {
+      __builtin_memcpy(&sums, products, sizeof sums);
+      sums += biases;
+      __builtin_memcpy(row, &sums, sizeof sums);
+    }
+    return;
+  }
+  for (int64_t x = 0; x < c.base_width; ++x, products += c.out_channels, row += values) {
+    for (int64_t k = 0; k < values; ++k) row[k] = products[k] + bias[k];
+  }
+}
+
+template <typename E>
+void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  Scratch scratch{memory};
+  const int64_t last_owned = end == c.base_height ? c.in_height : end * c.stride;
+  MatrixRing<E> ring(c, scratch, begin * c.stride + c.first, begin * c.stride, last_owned);
+  const MatrixScratch work(2 * c.matrix_products, scratch);
+  const int64_t tiles = (c.base_width + kMatrixSide - 1) / kMatrixSide;
+  float* const products = scratch.take<float>(round_up(tiles, 4) * kMatrixSide * c.out_channels);
+  const int64_t values = c.block * c.picture_channels, row_values = c.up * c.in_width * c.picture_channels;
+  float* const row = scratch.take<float>(round_up(c.base_width * values, kChannelBlock));
+  const Phase& phase = c.phases[0];
+  MatrixStep* const steps[2] = {work.steps, work.steps + c.matrix_products};
+  const int counts[2] = {matrix_products<E, 1>(c, phase, all_taps(phase.rows), all_taps(phase.columns), steps[0]),
+                         matrix_products<E, 2>(c, phase, all_taps(phase.rows), all_taps(phase.columns), steps[1])};
+  MatrixUnit unit;
+  NothingBeside nothing;
+  for (int64_t y = begin; y < end; ++y) {
+    ring.advance_to(y * c.stride + c.last);
+    const char* const* const window = ring.window(y * c.stride + c.first);
+    each_matrix_group(c, phase, 0, c.out_channels, {}, [&](int64_t channel, auto blocks, const MatrixWeights& weights) {
+      constexpr int kBlocks = decltype(blocks)::kValue, kTiles = kMostTiles<kBlocks>;
+      MatrixInput inputs[kTiles];
+      for (int64_t tile = 0; tile < tiles; tile += kTiles) {
+        float* sums[kTiles];
+        for (int i = 0; i < kTiles; ++i) {
+          inputs[i] = {window, smaller(tile + i, tiles - 1) * kMatrixSide};
+          sums[i] = products + (tile + i) * kMatrixSide * c.out_channels + channel;
+        }
+        multiply_matrix<kTiles, kBlocks>(unit, steps[kBlocks - 1], counts[kBlocks - 1], inputs, weights.data,
+                                         work.unused_tile, nothing, sums, c.out_channels * 4);
+      }
+    });
+    for (int64_t i = 0; i < c.block && y * c.block + i < c.up * c.in_height; ++i) {
+      spread_blocks(c, products, i * values, values, row);
+      finish_picture_row(c, y * c.block + i, row, row_values);
+    }
+  }
+  if (c.save) ring.advance_to(last_owned - 1);
+}
+
+inline void multiply_single_tiles(const uint16_t* a, const uint16_t* b, float* sums) {
+  MatrixUnit unit;
+  MatrixUnit::settle();
+  unit.load<0>(reinterpret_cast<const char*>(sums), 64);
+  unit.load<1>(reinterpret_cast<const char*>(a), 64);
+  unit.load<2>(reinterpret_cast<const char*>(b), 64);
+  unit.multiply<0, 1, 2>();
+  unit.store<0>(sums, 64);
+}
