@@ -122,7 +122,9 @@ def run(arguments: argparse.Namespace) -> None:
         row.facts = {"gflop": layer.gflop, "multiplied_gflop": layer.multiplied_gflop}
     probe = Probe(arguments.threads)
     for number in range(-1, arguments.rounds):
-        seconds = ops.fused_generator_seconds(image, fused.weights, fused.program, channels=fused.out_channels)
+        seconds = ops.fused_generator_seconds(
+            image, fused.weights, fused.program, channels=fused.out_channels, scale=fused.scale
+        )
         if number < 0:
             continue  # the first frame finds nothing in the caches
         report.peaks.append({"group": group, "round": number, **probe.measure()})

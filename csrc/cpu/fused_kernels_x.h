@@ -36,6 +36,7 @@ constexpr FusedConvolutionKernels all_kernels(Isa isa) {
            {{depthwise_units, depthwise_units}},
            {{bilinear_units, bilinear_units}},
            {{direct_units<Float32>, direct_units<BFloat16>}},
+           {{shuffle_units, shuffle_units}},
            tile_kernels<SidePairs4>(),
            tile_kernels<SideStrided4>(),
            tile_kernels<SideTransposed4>(),
