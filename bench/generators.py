@@ -17,6 +17,9 @@ from engine.generators import (
     Generator,
     GeneratorConfig,
     ResNetConfig,
+    RRDBNetConfig,
+    SRResNetConfig,
+    SRVGGConfig,
     TransformerNetConfig,
     UNetConfig,
     build,
@@ -26,13 +29,14 @@ from engine.styles import DEFAULT_STYLE
 from engine.translator import load_generator
 
 
-def _untrained(config: GeneratorConfig, *, output_std: float | None = None) -> Callable[[], Generator]:
+def _untrained(config: GeneratorConfig, *, output_std: float | None = None, side: int = 256) -> Callable[[], Generator]:
     """Weights as PyTorch initialises them: what a frame costs does not depend on their values.
 
     Args:
         output_std: the last convolution is scaled so that each channel of the output, for a real frame, is in the
             middle of its range and varies by this many grey levels. For a generator that would paint all but one grey,
             in which no error shows.
+        side: of that frame, in pixels.
     """
 
     def make() -> Generator:
@@ -40,17 +44,17 @@ def _untrained(config: GeneratorConfig, *, output_std: float | None = None) -> C
             torch.manual_seed(0)
             generator = build(config).eval()
         if output_std is not None:
-            _spread_output(generator, output_std)
+            _spread_output(generator, output_std, side)
         return generator
 
     return make
 
 
-def _spread_output(generator: Generator, grey_levels: float) -> None:
+def _spread_output(generator: Generator, grey_levels: float, side: int) -> None:
     low, high = generator.output_range
     last = [layer for layer in generator.modules() if isinstance(layer, nn.Conv2d)][-1]
     with torch.inference_mode(False), torch.no_grad():
-        output = generator(torch.from_numpy(generator_input(generator, real_frame(256, 256))))
+        output = generator(torch.from_numpy(generator_input(generator, real_frame(side, side))))
         std, mean = torch.std_mean(output, dim=(0, 2, 3))
         gain = grey_levels / 255 * (high - low) / std
         last.weight.mul_(gain[:, None, None, None])
@@ -59,7 +63,8 @@ def _spread_output(generator: Generator, grey_levels: float) -> None:
 
 
 # Name -> how to get the generator: the full CycleGAN generator, a compact one, one of separable blocks (as in GAN
-# Compression), pix2pix's, fast neural style's, AnimeGANv2's, and the bundled trained style.
+# Compression), pix2pix's, fast neural style's, AnimeGANv2's, Real-ESRGAN's two and MSRResNet, which enlarge four times,
+# and the bundled trained style.
 GENERATORS: dict[str, Callable[[], Generator]] = {
     "resnet9-64": _untrained(ResNetConfig(width=64, blocks=9)),
     "resnet6-16": _untrained(ResNetConfig(width=16, blocks=6)),
@@ -67,6 +72,9 @@ GENERATORS: dict[str, Callable[[], Generator]] = {
     "unet256": _untrained(UNetConfig(width=64, downsamplings=8, norm="batch")),
     "transformer": _untrained(TransformerNetConfig(), output_std=25.0),
     "animegan": _untrained(AnimeGANConfig()),
+    "srvgg": _untrained(SRVGGConfig()),
+    "srresnet": _untrained(SRResNetConfig()),
+    "rrdbnet": _untrained(RRDBNetConfig(), output_std=25.0, side=48),
     DEFAULT_STYLE: lambda: load_generator(DEFAULT_STYLE),
 }
 

@@ -28,6 +28,7 @@ from engine.fuse_program import (
     COLUMNS,
     DEPTHWISE,
     DIRECT,
+    SHUFFLE,
     TILES,
     WINOGRAD2,
     WINOGRAD4,
@@ -41,7 +42,7 @@ from engine.fuse_program import (
     steps_of,
 )
 
-_METHODS = {DIRECT: "direct", DEPTHWISE: "depthwise", BILINEAR: "bilinear", COLUMNS: "columns"}
+_METHODS = {DIRECT: "direct", DEPTHWISE: "depthwise", BILINEAR: "bilinear", COLUMNS: "columns", SHUFFLE: "shuffle"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,9 @@ def run(arguments: argparse.Namespace) -> None:
         row.facts = {"gflop": layer.gflop, "multiplied_gflop": layer.multiplied_gflop}
     probe = Probe(arguments.threads)
     for number in range(-1, arguments.rounds):
-        seconds = ops.fused_generator_seconds(image, fused.weights, fused.program, channels=fused.out_channels)
+        seconds = ops.fused_generator_seconds(
+            image, fused.weights, fused.program, channels=fused.out_channels, scale=fused.scale
+        )
         if number < 0:
             continue  # the first frame finds nothing in the caches
         report.peaks.append({"group": group, "round": number, **probe.measure()})
@@ -143,7 +146,7 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         if step.save >= 0:
             sizes[step.save] = rows, columns
         sizes[step.output] = base[0] * step.up, base[1] * step.up
-        used = step.phases[: step.up if step.method == COLUMNS else step.up**2]
+        used = step.phases[: step.up if step.method == COLUMNS else 0 if step.method == SHUFFLE else step.up**2]
         taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
         taps = 9 if step.method == WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
         taps = 8 if step.method == BILINEAR else taps  # two for each of four outputs

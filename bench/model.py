@@ -63,6 +63,8 @@ FULL = (
     ("resnet6-16", SIZES[2]),
     ("unet256", SIZES[0]),
     ("transformer", SIZES[1]),
+    ("srvgg", "320x180"),
+    ("rrdbnet", "160x90"),
 )
 
 # A contender this many times slower than the fastest of its group (in float32: the fastest in float32) sits out the

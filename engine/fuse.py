@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine import _native
@@ -26,13 +28,17 @@ from engine.fuse_kernels import (
     matrix_kernel,
     padded,
     rounded_up,
+    shuffled,
     transposed_phases,
     transposed_taps,
+    unshuffled_kernel,
     whole_blocks,
     winograd_kernel,
 )
+from engine.fuse_layers import Skip, flattened, layers_of
 from engine.fuse_program import (
     BILINEAR,
+    BILINEAR_BASE,
     COLUMNS,
     DEPTHWISE,
     DIRECT,
@@ -40,11 +46,15 @@ from engine.fuse_program import (
     LEAKY_RELU,
     MATRIX,
     MATRIX_PICTURE,
+    NEAREST_BASE,
     NO_ACTIVATION,
+    NO_BASE,
     NONE,
+    PRELU,
     REFLECT,
     RELU,
     REPLICATE,
+    SHUFFLE,
     TILES,
     WINOGRAD8,
     WINOGRAD_PAIRS,
@@ -57,11 +67,28 @@ from engine.fuse_program import (
     is_vertical,
     program_of,
 )
-from engine.generators import AnimeGAN, Generator, ResNet, TransformerNet, UNet, animegan, resnet, transformer_net
+from engine.generators import (
+    SRVGG,
+    AnimeGAN,
+    Generator,
+    ResNet,
+    RRDBNet,
+    SRResNet,
+    TransformerNet,
+    UNet,
+    animegan,
+    resnet,
+    rrdbnet,
+    srresnet,
+    transformer_net,
+)
 from engine.generators.unet import SkipBlock
 
 # The tiles that are taken where nothing is said.
 _USUAL_TILES = {"fp32": (8, 8), "bf16": (2, 2), "fast": (4, 4)}
+
+# What is added to the picture of generators for super-resolution: the enlarged image.
+_BASES = {SRVGG: NEAREST_BASE, SRResNet: BILINEAR_BASE}
 
 # A convolution of at least so many channels gains by Winograd; that of pairs, if it has so many pixels a side on
 # pictures of the usual size, or the generator's smallest if that is larger.
@@ -79,6 +106,8 @@ _NARROW_CHANNELS = 16
 
 # Side of the block of pixels that the last layer makes at once on a matrix unit.
 _PICTURE_BLOCK = 2
+# What RRDBNet multiplies the results of its blocks by.
+_RESIDUAL_SCALE = 0.2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fast": torch.bfloat16}
 
@@ -100,21 +129,25 @@ def fuse(
     Raises:
         BackendError: it has a layer that the fused operator does not know.
     """
-    if not isinstance(generator, (ResNet, TransformerNet, UNet, AnimeGAN)):
+    if not isinstance(generator, (ResNet, TransformerNet, UNet, AnimeGAN, SRVGG, SRResNet, RRDBNet)):
         raise BackendError(f"the fused backend has no form of {type(generator).__name__} yet")
     method = TILES[tile or _USUAL_TILES[precision]]
     if method == WINOGRAD8 and precision != "fp32":
         raise BackendError("tiles of 8x8 are for fp32 only")
     builder = _Builder(generator, precision, method, matrix=matrix)
-    value = builder.walk(_layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
+    value = builder.walk(layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
     if value.sources != (NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
+    builder.steps[-1].base = _BASES.get(type(generator), NO_BASE)
     if matrix and precision != "fp32":
         _write_bfloat16(builder.steps, residuals=True)
     elif precision == "fast" and builder.steps[0].out_channels <= _NARROW_CHANNELS:
         _write_bfloat16(builder.steps, residuals=False)
     return FusedGenerator(
-        builder.weights.tensor(), program_of(builder.steps, builder.dtype), generator.config.out_channels
+        builder.weights.tensor(),
+        program_of(builder.steps, builder.dtype),
+        generator.config.out_channels,
+        generator.scale,
     )
 
 
@@ -129,26 +162,40 @@ def _write_bfloat16(steps: list[Step], *, residuals: bool) -> None:
     Args:
         residuals: what is added to something later too, where the matrix unit's steps read it.
     """
-    readers = {step.residual: step for step in steps}
     on_matrix_unit = (MATRIX, MATRIX_PICTURE)
-
-    def may_be_halves(slot: int) -> bool:
-        return slot not in readers or (residuals and readers[slot].method in on_matrix_unit)
-
+    added = {
+        slot
+        for step in steps
+        for slot in (step.residual, step.second_residual)
+        if not residuals or step.method not in on_matrix_unit
+    }
+    # A slot that several steps write is of one type.
+    writers: dict[int, list[tuple[Step, str]]] = {}
     for step in steps:
-        if step.method not in (DEPTHWISE, BILINEAR, COLUMNS, MATRIX_PICTURE) and may_be_halves(step.output):
-            step.writes_bfloat16 = 1
-        if step.save != NONE and step.method in on_matrix_unit and residuals and may_be_halves(step.save):
-            step.saves_bfloat16 = 1
+        writers.setdefault(step.output, []).append((step, "writes_bfloat16"))
+        writers.setdefault(step.save, []).append((step, "saves_bfloat16"))
+    for slot, writing in writers.items():
+        can_write = all(
+            (residuals and step.method in on_matrix_unit)
+            if name == "saves_bfloat16"
+            else step.method not in (DEPTHWISE, BILINEAR, COLUMNS, SHUFFLE, MATRIX_PICTURE)
+            for step, name in writing
+        )
+        if slot != NONE and slot not in added and can_write:
+            for step, name in writing:
+                setattr(step, name, 1)
 
 
-def _layers_of(generator: Generator) -> Iterable[nn.Module]:
-    """The layers in the order of the forward."""
-    if not isinstance(generator, AnimeGAN):
-        return generator.children()
-    enlarge = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=generator.align_corners)
-    down = (generator.block_a, generator.block_b, generator.block_c)
-    return (*down, enlarge, generator.block_d, enlarge, generator.block_e, generator.out_layer)
+@dataclasses.dataclass(frozen=True)
+class _Buffer:
+    """An activation that several convolutions write side by side; the first of them keeps its own input there.
+
+    Attributes:
+        channels: for all of them.
+    """
+
+    slot: int
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,23 +205,29 @@ class _Value:
     Attributes:
         sources: one slot, or two, one after the other along the channels; `NONE` is the image, at the beginning, and
             the picture, at the end.
-        channels: of each source.
+        channels: of each source; of one source perhaps in several parts, each stored in whole blocks.
         reduction: how many times smaller than the image it is.
-        residual: slot that is added after norm and activation.
+        slopes: of PReLU, where they are in the weights.
+        residual: slot that is added after norm and activation, times `residual_scale`.
+        second_residual: slot that is added too.
         pad: of a padding layer, before (left and top) and after.
         is_plain: whether the one slot holds the very values, with nothing to be done.
     """
 
     sources: tuple[int, ...]
     channels: tuple[int, ...]
-    reduction: int = 1
+    reduction: Fraction = Fraction(1)
     is_normalised: bool = False
     activation: int = NO_ACTIVATION
     slope: float = 0.0
+    slopes: int = NONE
     residual: int = NONE
+    residual_scale: float = 1.0
+    second_residual: int = NONE
     padding: int = ZEROS
     pad: tuple[int, int] = (0, 0)
     enlarged: bool = False
+    unshuffled: int = 1  # by how much a pixel unshuffle is still to make the image smaller
 
     @property
     def is_plain(self) -> bool:
@@ -205,7 +258,8 @@ class _Builder:
         self.steps: list[Step] = []
         self.slots = 0
         self._kept = NONE  # slot of the input that a convolution was to keep
-        self._folded: set[nn.Module] = set()  # norms that are in the convolution before them
+        self._folded: set[nn.Module] = set()  # norms and pixel shuffles that are in the convolution before them
+        self._slopes: dict[tuple[float, ...], int] = {}  # where they are in the weights
         self.weights = PackedWeights()
 
     # --- the layers
@@ -216,7 +270,7 @@ class _Builder:
         Args:
             keep: the first convolution keeps its input as it reads it, in the slot `self._kept`.
         """
-        flat = list(_flattened(layers))
+        flat = list(flattened(layers))
         for layer, following in zip(flat, [*flat[1:], None], strict=True):
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 value = self._convolution(layer, value, keep=keep, following=following)
@@ -230,6 +284,12 @@ class _Builder:
             return self._residual_block([layer.conv_block], value)
         if isinstance(layer, transformer_net.ResidualBlock):
             return self._residual_block([layer.conv1, layer.in1, layer.relu, layer.conv2, layer.in2], value)
+        if isinstance(layer, srresnet.ResidualBlock):
+            return self._residual_block([layer.conv1, layer.relu, layer.conv2], value)
+        if isinstance(layer, rrdbnet.ResidualInResidualBlock):
+            return self._dense_blocks(layer, value)
+        if isinstance(layer, Skip):
+            return self._residual_block([*layer], value)
         if isinstance(layer, SkipBlock):
             return self._skip_block(layer, value)
         if isinstance(layer, animegan.InvertedResidualBlock):
@@ -241,6 +301,15 @@ class _Builder:
             return self._activated(value, RELU, 0.0)
         if isinstance(layer, nn.LeakyReLU):
             return self._activated(value, LEAKY_RELU, layer.negative_slope)
+        if isinstance(layer, nn.PReLU):
+            parts = layer.weight.detach().expand(sum(value.channels)).split(value.channels)
+            return self._activated(value, PRELU, 0.0, slopes=self._stored_slopes(parts))
+        if isinstance(layer, nn.PixelUnshuffle) and value.is_picture and not self.steps:
+            return dataclasses.replace(value, unshuffled=layer.downscale_factor)
+        if isinstance(layer, nn.PixelShuffle) and layer not in self._folded and layer.upscale_factor > 1:
+            return self._shuffled_picture(layer, value)
+        if isinstance(layer, nn.PixelShuffle):
+            return value
         if isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2:
             return dataclasses.replace(value, enlarged=True)
         if isinstance(layer, nn.Upsample) and layer.mode == "bilinear" and layer.scale_factor == 2:
@@ -258,12 +327,20 @@ class _Builder:
             return value
         raise BackendError(f"the fused backend does not know {layer}")
 
-    def _activated(self, value: _Value, activation: int, slope: float) -> _Value:
+    def _activated(self, value: _Value, activation: int, slope: float, *, slopes: int = NONE) -> _Value:
         # ReLU of a LeakyReLU is a ReLU.
         known = value.activation == NO_ACTIVATION or activation == RELU
         if not known or value.residual != NONE or value.is_padded or value.is_picture:
             raise BackendError("the fused backend knows no activation in this place")
-        return dataclasses.replace(value, activation=activation, slope=slope)
+        return dataclasses.replace(value, activation=activation, slope=slope, slopes=slopes)
+
+    def _stored_slopes(self, parts: Sequence[Tensor]) -> int:
+        """Slopes of the channels of each part, in whole blocks."""
+        stored = torch.cat([F.pad(part.float(), (0, rounded_up(len(part)) - len(part))) for part in parts])
+        key = tuple(stored.tolist())
+        if key not in self._slopes:
+            self._slopes[key] = self.weights.append_floats(stored, len(stored))
+        return self._slopes[key]
 
     def _normalised(self, layer: nn.InstanceNorm2d | nn.GroupNorm, value: _Value, *, channels: int = 0) -> _Value:
         """Args: channels: that are normalised together; 0: each by itself."""
@@ -293,30 +370,55 @@ class _Builder:
         channels = value.channels + inner.channels
         return _Value(value.sources + inner.sources, channels, value.reduction, is_normalised=True)
 
+    def _dense_blocks(self, block: rrdbnet.ResidualInResidualBlock, value: _Value) -> _Value:
+        first = self._dense_block(block.rdb1, value)
+        last = self._dense_block(block.rdb3, self._dense_block(block.rdb2, first), scale=_RESIDUAL_SCALE)
+        return dataclasses.replace(last, second_residual=first.residual)
+
+    def _dense_block(self, block: rrdbnet.ResidualDenseBlock, value: _Value, *, scale: float = 1.0) -> _Value:
+        """`scale` times the block's result. Its convolutions read and write one activation, input and results alike."""
+        is_raw = value.activation == NO_ACTIVATION and not value.is_normalised and not value.is_picture
+        self._require(is_raw and not value.is_padded and len(value.channels) == 1, block)
+        width, growth = value.channels[0], block.conv1.out_channels
+        parts = [torch.ones(width), *[torch.full([growth], block.activation.negative_slope)] * 4]
+        slopes = self._stored_slopes(parts)
+        buffer = _Buffer(self._new_slot(), rounded_up(width) + 4 * rounded_up(growth))
+        self._convolution(block.conv1, value, keep=True, buffer=buffer)
+        inside = _Value((buffer.slot,), (width, growth), value.reduction, activation=PRELU, slopes=slopes)
+        for layer in (block.conv2, block.conv3, block.conv4):
+            self._convolution(layer, inside, buffer=buffer)
+            inside = dataclasses.replace(inside, channels=(*inside.channels, growth))
+        result = self._convolution(block.conv5, inside, gain=_RESIDUAL_SCALE * scale)
+        return dataclasses.replace(result, residual=buffer.slot, residual_scale=scale)
+
     # --- what works on each channel by itself
 
     def _channelwise(self, method: int, value: _Value, *, keep: bool = False) -> Step:
         """A step of as many channels as `value`, which multiplies float32; without its shape and weights."""
         self._require(len(value.sources) == 1 and not value.is_picture and not value.enlarged, "this on two inputs")
         channels = rounded_up(value.channels[0])
-        step = Step(
-            method=method,
-            multiplies_float32=1,
-            source=value.sources[0],
-            residual=value.residual,
-            activation=value.activation,
-            slope_bits=float_bits(value.slope),
-            in_channels=channels,
-            out_channels=channels,
-        )
+        step = self._reading(value)
+        step.method, step.multiplies_float32, step.in_channels, step.out_channels = method, 1, channels, channels
         if keep:
             self._kept = step.save = self._new_slot()
         self.steps.append(step)
         step.output = self._new_slot()
         return step
 
+    def _reading(self, value: _Value) -> Step:
+        return Step(
+            source=value.sources[0],
+            second_source=value.sources[1] if len(value.sources) == 2 else NONE,
+            residual=value.residual,
+            second_residual=value.second_residual,
+            residual_scale_bits=float_bits(value.residual_scale),
+            activation=value.activation,
+            slope_bits=float_bits(value.slope),
+            slopes=value.slopes,
+        )
+
     def _made_by(self, step: Step, value: _Value) -> _Value:
-        return _Value((step.output,), value.channels, value.reduction * step.stride // step.up)
+        return _Value((step.output,), value.channels, value.reduction * step.stride / step.up)
 
     def _depthwise(self, step: Step, phases: list[Phase], bias: Tensor) -> None:
         """Packs kernels [channels, 1, rows, columns] as [row][column][channel]."""
@@ -364,41 +466,84 @@ class _Builder:
         step.bias = self.weights.append_floats(torch.zeros(0), step.out_channels)
         return self._made_by(step, value)
 
+    def _shuffled_picture(self, layer: nn.PixelShuffle, value: _Value) -> _Value:
+        """The last step, of channels that `_convolution` has put in its order."""
+        self._require(value.is_plain and not value.is_padded, layer)
+        step = self._channelwise(SHUFFLE, value)
+        step.up, step.output = layer.upscale_factor, NONE
+        step.picture_channels = value.channels[0] // layer.upscale_factor**2
+        step.bias = self.weights.append_floats(torch.zeros(0), step.out_channels)
+        return _Value((NONE,), (step.picture_channels,))
+
     # --- a convolution
 
     def _convolution(
-        self, layer: nn.Conv2d | nn.ConvTranspose2d, value: _Value, *, keep: bool, following: nn.Module | None
+        self,
+        layer: nn.Conv2d | nn.ConvTranspose2d,
+        value: _Value,
+        *,
+        keep: bool = False,
+        following: nn.Module | None = None,
+        buffer: _Buffer | None = None,
+        gain: float = 1.0,
     ) -> _Value:
+        """A step for the layer.
+
+        Args:
+            keep: it keeps its input as it reads it, in the slot `self._kept`.
+            buffer: where its output goes, after what is there, and what it keeps.
+            gain: that its output is multiplied by.
+        """
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             return self._depthwise_convolution(layer, value, keep=keep, following=following)
         self._require(layer.groups == 1 and layer.dilation == (1, 1), layer)
-        weight, bias = self._weights(layer, following)
+        weight, bias = (gain * values for values in self._weights(layer, following))
+        if value.unshuffled > 1:
+            weight = unshuffled_kernel(weight, value.unshuffled)
         # The channels of each source are stored, and read, in whole blocks.
         stored = [IMAGE_CHANNELS] if value.is_picture else [rounded_up(channels) for channels in value.channels]
         parts = [padded(*part) for part in zip(weight.split(value.channels, dim=1), stored, strict=True)]
         weight = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        step = Step(
-            source=value.sources[0],
-            second_source=value.sources[1] if len(value.sources) == 2 else NONE,
-            residual=value.residual,
-            activation=value.activation,
-            slope_bits=float_bits(value.slope),
-            in_channels=sum(stored),
-        )
+        step = self._reading(value)
+        step.in_channels = sum(stored)
         phases = self._shape(step, layer, value, weight)
         if value.is_picture:
             phases, bias = self._read_image(step, phases, bias)
         if keep:
-            self._kept = step.save = self._new_slot()
+            self._kept = step.save = buffer.slot if buffer else self._new_slot()
+            step.save_channels = buffer.channels if buffer else 0
         self.steps.append(step)
-        if layer is self._last:
+        factor = following.upscale_factor if isinstance(following, nn.PixelShuffle) else 1
+        if layer is self._last and factor == 1:
             self._make_picture(step, layer, phases, weight, bias)
             return _Value((NONE,), (layer.out_channels,))
-        step.output = self._new_slot()
-        step.out_channels = rounded_up(layer.out_channels)
-        step.bias = self.weights.append_floats(bias, step.out_channels)
-        self._pack_phases(step, layer, weight, phases, side=self._side // (value.reduction * step.stride))
-        return _Value((step.output,), (layer.out_channels,), value.reduction * step.stride // step.up)
+        step.output, step.appends = buffer.slot if buffer else self._new_slot(), int(buffer is not None)
+        out_channels, biases = layer.out_channels, [bias]
+        if factor > 1:
+            self._require(len(phases) == 1 and step.stride == 1 and layer.out_channels % factor**2 == 0, layer)
+            kernels, biases = shuffled(phases[0].kernel, factor), shuffled(bias, factor)
+            if layer is self._last and self._matrix:
+                assert following is not None
+                self._folded.add(following)
+                step.up, step.output = factor, NONE
+                phases = [dataclasses.replace(phases[0], kernel=torch.cat(kernels))]
+                self._make_matrix_picture(step, phases, torch.cat(biases), block=factor)
+                return _Value((NONE,), (layer.out_channels // factor**2,))
+            if layer is self._last:  # which shuffles row by row
+                phases = [dataclasses.replace(phases[0], kernel=torch.cat(kernels))]
+                biases = [torch.cat(biases)]
+            else:
+                assert following is not None
+                self._require(factor <= 3, following)
+                self._folded.add(following)
+                phases = [dataclasses.replace(phases[0], kernel=kernel) for kernel in kernels]
+                out_channels, step.up, step.shuffles = layer.out_channels // factor**2, factor, 1
+        step.out_channels = rounded_up(out_channels)
+        stored_biases = torch.cat([F.pad(values, (0, step.out_channels - out_channels)) for values in biases])
+        step.bias = self.weights.append_floats(stored_biases, len(stored_biases))
+        side = int(self._side / (value.reduction * step.stride))
+        self._pack_phases(step, layer, weight, phases, side=side)
+        return _Value((step.output,), (out_channels,), value.reduction * step.stride / step.up)
 
     def _read_image(self, step: Step, phases: list[Phase], bias: Tensor) -> tuple[list[Phase], Tensor]:
         """Spares the first layer what bfloat16 can't hold, the largest part of the rounding that a generator sees.
@@ -434,7 +579,8 @@ class _Builder:
             return
         # Those that save a third only.
         is_deep = gains and (self.dtype == torch.float32 or step.in_channels >= _WINOGRAD_DEEP_CHANNELS)
-        if gains and (step.kernel, step.stride, step.up) == (3, 1, 1):
+        is_square = (step.kernel, step.stride) == (3, 1) and (step.up == 1 or step.shuffles)
+        if gains and is_square:
             step.method = self._square_method
         elif is_deep and side >= _WINOGRAD_SIDE and (step.kernel, step.stride) == (3, 2):
             step.method = WINOGRAD_STRIDED
@@ -467,6 +613,15 @@ class _Builder:
         kernel, stride = layer.kernel_size[0], layer.stride[0]
         self._require(layer.stride in ((1, 1), (2, 2)) and layer.kernel_size == (kernel, kernel), layer)
         step.padding, pad = _padding_of(layer, value)
+        if value.unshuffled > 1:
+            self._require(stride == 1 and step.padding == ZEROS and not value.is_padded, layer)
+            factor = value.unshuffled
+            step.stride, step.kernel, step.pad_before, step.pad_after = (
+                factor,
+                factor * kernel,
+                *(factor * p for p in pad),
+            )
+            return [Phase(-step.pad_before, -step.pad_before, weight)]
         if value.enlarged:
             self._require(stride == 1 and kernel == 3 and pad == (1, 1), layer)
             step.up = 2
@@ -502,7 +657,7 @@ class _Builder:
     ) -> None:
         """The last layer: a kernel of a single column, with an output channel per kernel column and picture channel."""
         if self._matrix:
-            self._make_matrix_picture(step, phases, bias)
+            self._last_on_matrix_unit(step, phases, bias)
             return
         out_channels, width = layer.out_channels, weight.shape[3]
         step.method, step.picture_channels, step.kernel_width = COLUMNS, out_channels, width
@@ -521,20 +676,20 @@ class _Builder:
             # First column of the products relative to the first input column: columns 2 x - padding + k of the output.
             step.phases.append(self._pack_phase(step, Phase(dy, -pad, as_columns(weight[:, :, taps]))))
 
-    def _make_matrix_picture(self, step: Step, phases: list[Phase], bias: Tensor) -> None:
-        """The last layer on the matrix unit: blocks of 2x2 pixels, whose kernels are one with an output for each."""
+    def _last_on_matrix_unit(self, step: Step, phases: list[Phase], bias: Tensor) -> None:
+        """The last layer on the matrix unit: of its 2x2 phases, or of blocks of 2x2 pixels, whose kernels overlap."""
         self._require(step.stride == 1, "a last layer of stride 2")
-        step.method, step.picture_channels, step.block = MATRIX_PICTURE, len(bias), _PICTURE_BLOCK
         if step.up == 1:
-            phases = [
-                dataclasses.replace(phases[0], dy=phases[0].dy + a, dx=phases[0].dx + b)
-                for a in range(_PICTURE_BLOCK)
-                for b in range(_PICTURE_BLOCK)
-            ]
-        joined = joined_phases(phases)
-        step.out_channels = rounded_up(len(joined.kernel))
-        step.bias = self.weights.append_floats(bias.repeat(len(phases)), step.out_channels)
-        step.phases = [self._pack_phase(step, joined)]
+            places = [(a, b) for a in range(_PICTURE_BLOCK) for b in range(_PICTURE_BLOCK)]
+            phases = [dataclasses.replace(phases[0], dy=phases[0].dy + a, dx=phases[0].dx + b) for a, b in places]
+        self._make_matrix_picture(step, [joined_phases(phases)], bias.repeat(len(phases)), block=_PICTURE_BLOCK)
+
+    def _make_matrix_picture(self, step: Step, phases: list[Phase], bias: Tensor, *, block: int) -> None:
+        """Ends with blocks of pixels, whose channels are [row][column][picture channel]."""
+        step.method, step.picture_channels, step.block = MATRIX_PICTURE, len(bias) // block**2, block
+        step.out_channels = rounded_up(len(bias))
+        step.bias = self.weights.append_floats(bias, step.out_channels)
+        step.phases = [self._pack_phase(step, phase) for phase in phases]
 
     def _pack_phase(self, step: Step, phase: Phase) -> list[int]:
         """Dy, rows, dx, columns and where the weights are."""
@@ -554,14 +709,6 @@ class _Builder:
     def _new_slot(self) -> int:
         self.slots += 1
         return self.slots - 1
-
-
-def _flattened(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
-    for layer in layers:
-        if isinstance(layer, (nn.Sequential, transformer_net.ReflectConvolution, resnet.SeparableConvolution)):
-            yield from _flattened(layer.children())
-        else:
-            yield layer
 
 
 def _padding_of(layer: nn.Conv2d, value: _Value) -> tuple[int, tuple[int, int]]:

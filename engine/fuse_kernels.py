@@ -184,6 +184,21 @@ def joined_phases(phases: list[Phase]) -> Phase:
     return Phase(dy, dx, torch.cat(around))
 
 
+def shuffled(values: Tensor, factor: int) -> list[Tensor]:
+    """Of output channels [c * factor^2] before a pixel shuffle, those of each output position: row a, column b."""
+    return [values[position :: factor * factor] for position in range(factor * factor)]
+
+
+def unshuffled_kernel(weight: Tensor, factor: int) -> Tensor:
+    """A kernel behind a pixel unshuffle as one of stride `factor`.
+
+    [out, in * factor^2, rows, columns] -> [out, in, rows * factor, columns * factor].
+    """
+    out_channels, _, rows, columns = weight.shape
+    apart = weight.reshape(out_channels, -1, factor, factor, rows, columns)  # [out, in, a, b, rows, columns]
+    return apart.permute(0, 1, 4, 2, 5, 3).reshape(out_channels, -1, rows * factor, columns * factor)
+
+
 def enlarged_phases(weight: Tensor) -> list[Phase]:
     """A 3x3 convolution of a picture of repeated pixels: taps that see the same pixel are added."""
     rows = [(-1, [[0], [1, 2]]), (0, [[0, 1], [2]])]

@@ -18,12 +18,14 @@ _HEADER = 4  # numbers before the steps: version, dtype, slots, steps
 NONE = -1
 BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 IMAGE_CHANNELS = 3
+_PHASES = 9  # of a step, used or not
 
 DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD8 = range(5)
 WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(5, 8)
-DEPTHWISE, BILINEAR, COLUMNS = range(8, 11)
-MATRIX, MATRIX_PICTURE = range(11, 13)
-NO_ACTIVATION, RELU, LEAKY_RELU = range(3)
+DEPTHWISE, BILINEAR, COLUMNS, SHUFFLE = range(8, 12)
+MATRIX, MATRIX_PICTURE = range(12, 14)
+NO_ACTIVATION, RELU, LEAKY_RELU, PRELU = range(4)
+NO_BASE, NEAREST_BASE, BILINEAR_BASE = range(3)
 ZEROS, REFLECT, REPLICATE = range(3)
 
 # How 3x3 convolutions of stride 1 are multiplied, by the outputs of a tile.
@@ -36,7 +38,9 @@ _VERTICAL_ROWS = (7, 9)
 
 
 class FusedGenerator(nn.Module):
-    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H, W], channels_last.
+    """A generator on the fused operator: float32 or bfloat16 [N, C, H, W] -> float32 [N, C', H * scale, W * scale].
+
+    The result is contiguous in channels_last.
 
     Attributes:
         input_dtype: float32, also where bfloat16 is multiplied, so that the bytes of a frame are exact.
@@ -46,14 +50,19 @@ class FusedGenerator(nn.Module):
     weights: Tensor
     program: Tensor
 
-    def __init__(self, weights: Tensor, program: Tensor, out_channels: int) -> None:
+    def __init__(self, weights: Tensor, program: Tensor, out_channels: int, scale: int = 1) -> None:
         super().__init__()
         self.register_buffer("weights", weights)
         self.register_buffer("program", program)
         self.out_channels = out_channels
+        self.scale = scale
 
     def forward(self, image: Tensor) -> Tensor:
-        return ops.fused_generator(image, self.weights, self.program, channels=self.out_channels)
+        return ops.fused_generator(image, self.weights, self.program, channels=self.out_channels, scale=self.scale)
+
+    def with_program(self, program: Tensor) -> FusedGenerator:
+        """Another program on the same weights."""
+        return FusedGenerator(self.weights, program, self.out_channels, self.scale)
 
 
 @dataclasses.dataclass
@@ -65,10 +74,15 @@ class Step:
     source: int = NONE
     second_source: int = NONE
     residual: int = NONE
+    second_residual: int = NONE
     save: int = NONE
     output: int = NONE
+    residual_scale_bits: int = 0
+    save_channels: int = 0
+    appends: int = 0
     activation: int = NO_ACTIVATION
     slope_bits: int = 0
+    slopes: int = NONE
     padding: int = ZEROS
     pad_before: int = 0
     pad_after: int = 0
@@ -77,6 +91,7 @@ class Step:
     up: int = 1
     in_channels: int = 0
     out_channels: int = 0
+    shuffles: int = 0
     bias: int = NONE
     writes_bfloat16: int = 0
     saves_bfloat16: int = 0
@@ -90,14 +105,18 @@ class Step:
     picture_channels: int = 0
     kernel_width: int = 0
     tanh: int = 0
+    base: int = NO_BASE
     aligns_corners: int = 0
     weight_parts: int = 0
     block: int = 0
     phases: list[list[int]] = dataclasses.field(default_factory=list)
 
+    def read_slots(self) -> tuple[int, ...]:
+        return self.source, self.second_source, self.residual, self.second_residual
+
     def numbers(self) -> list[int]:
         values = dataclasses.asdict(self)
-        phases = (values.pop("phases") + [[0] * 5] * 4)[:4]
+        phases = (values.pop("phases") + [[0] * 5] * _PHASES)[:_PHASES]
         return [*values.values(), *(number for phase in phases for number in phase)]
 
     @classmethod
@@ -128,7 +147,7 @@ def retiled(fused: FusedGenerator, tile: tuple[int, int]) -> FusedGenerator:
             step.method = TILES[tile]
     header = fused.program[:_HEADER].tolist()
     numbers = [number for step in steps for number in step.numbers()]
-    return FusedGenerator(fused.weights, torch.tensor(header + numbers, dtype=torch.int64), fused.out_channels)
+    return fused.with_program(torch.tensor(header + numbers, dtype=torch.int64))
 
 
 def program_of(steps: list[Step], dtype: torch.dtype) -> Tensor:
@@ -152,23 +171,21 @@ def _share_slots(steps: list[Step]) -> int:
     """Gives slots that are not needed at the same time the same number; returns how many there are."""
     last_read: dict[int, int] = {}
     for position, step in enumerate(steps):
-        for slot in (step.source, step.second_source, step.residual):
+        for slot in step.read_slots():
             last_read[slot] = position
     numbers: dict[int, int] = {NONE: NONE}
     free: list[int] = []
     count = 0
     for position, step in enumerate(steps):
-        read = {step.source, step.second_source, step.residual} - {NONE}
-        for name in ("save", "output"):
-            slot = getattr(step, name)
-            if slot == NONE:
+        read = set(step.read_slots()) - {NONE}
+        for slot in (step.save, step.output):
+            if slot in numbers:  # nothing, or what a step appends to
                 continue
             if not free:
                 free.append(count)
                 count += 1
             numbers[slot] = free.pop()
-        step.source, step.second_source, step.residual, step.save, step.output = (
-            numbers[slot] for slot in (step.source, step.second_source, step.residual, step.save, step.output)
-        )
+        for name in ("source", "second_source", "residual", "second_residual", "save", "output"):
+            setattr(step, name, numbers[getattr(step, name)])
         free += [numbers[slot] for slot in read if last_read[slot] == position]
     return count

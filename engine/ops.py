@@ -234,7 +234,7 @@ def instance_norm_act(
     return output
 
 
-def fused_generator(image: Tensor, weights: Tensor, program: Tensor, *, channels: int) -> Tensor:
+def fused_generator(image: Tensor, weights: Tensor, program: Tensor, *, channels: int, scale: int = 1) -> Tensor:
     """Runs a whole generator as `engine.fuse.fuse` packed it.
 
     Args:
@@ -242,20 +242,23 @@ def fused_generator(image: Tensor, weights: Tensor, program: Tensor, *, channels
         weights: uint8 [bytes], packed weights.
         program: int64 [numbers], what is done with them.
         channels: of the picture.
+        scale: how many times as high and wide as the image the picture is.
 
     Returns:
-        float32 [N, channels, H, W], contiguous in torch.channels_last.
+        float32 [N, channels, H * scale, W * scale], contiguous in torch.channels_last.
 
     Raises:
         RuntimeError: the image is too small for the generator or of another dtype, or program and weights don't fit.
     """
-    picture: Tensor = torch.ops.streamgan.fused_generator(image, weights, program, channels)
+    picture: Tensor = torch.ops.streamgan.fused_generator(image, weights, program, channels, scale)
     return picture.permute(0, 3, 1, 2)
 
 
-def fused_generator_seconds(image: Tensor, weights: Tensor, program: Tensor, *, channels: int) -> Tensor:
+def fused_generator_seconds(
+    image: Tensor, weights: Tensor, program: Tensor, *, channels: int, scale: int = 1
+) -> Tensor:
     """Runs a generator as `fused_generator` does and returns how long each step took: float64 [steps], seconds."""
-    seconds: Tensor = torch.ops.streamgan.fused_generator_seconds(image, weights, program, channels)
+    seconds: Tensor = torch.ops.streamgan.fused_generator_seconds(image, weights, program, channels, scale)
     return seconds
 
 
@@ -301,8 +304,8 @@ torch.library.register_kernel("streamgan::bgr_to_yuv", "cpu", _bgr_to_yuv_on_cpu
 
 
 @torch.library.register_fake("streamgan::fused_generator")
-def _(image: Tensor, weights: Tensor, program: Tensor, channels: int) -> Tensor:
-    shape = (image.shape[0], image.shape[2], image.shape[3], channels)
+def _(image: Tensor, weights: Tensor, program: Tensor, channels: int, scale: int = 1) -> Tensor:
+    shape = (image.shape[0], image.shape[2] * scale, image.shape[3] * scale, channels)
     return torch.empty(shape, dtype=torch.float32, device=image.device)
 
 

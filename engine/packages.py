@@ -80,6 +80,7 @@ class PackageFacts:
         size: (H, W) of its input.
         input_range, output_range: (low, high), what 0 and 255 stand for.
         frame_bytes: memory that a frame takes, estimated.
+        scale: output size over input size.
     """
 
     dtype: str
@@ -87,6 +88,7 @@ class PackageFacts:
     input_range: tuple[float, float]
     output_range: tuple[float, float]
     frame_bytes: int
+    scale: int
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -105,6 +107,7 @@ class PackageFacts:
             input_range=(float(in_low), float(in_high)),
             output_range=(float(out_low), float(out_high)),
             frame_bytes=int(values["frame_bytes"]),
+            scale=int(values["scale"]),
         )
 
 
@@ -157,7 +160,8 @@ class PackagedGenerator:
         with told(frame):
             image = self._native.image_of_frame(np.ascontiguousarray(frame), facts.size, facts.input_range, facts.dtype)
             with self._ran(image) as output:
-                return self._native.frame_of_image(output, frame.shape[:2], facts.output_range, facts.dtype)
+                size = (frame.shape[0] * facts.scale, frame.shape[1] * facts.scale)
+                return self._native.frame_of_image(output, size, facts.output_range, facts.dtype)
 
     def needed_bytes(self, height: int, width: int) -> int:
         """Memory that a frame takes; `height` and `width` are those of `facts.size` or a little less."""
@@ -165,7 +169,7 @@ class PackagedGenerator:
 
     @contextlib.contextmanager
     def _ran(self, image: np.ndarray) -> Any:
-        """What the package makes of an image, [H, W, 3]: an array [3, H, W], of any layout, that lives in the block."""
+        """What the package makes of an image, [H, W, 3]: an array [3, H * scale, W * scale] that lives in the block."""
         torch, facts = self._torch, self.facts
         height, width = facts.size
         torch.omp_set_num_threads(self._threads)  # of this thread's parallel regions
@@ -199,8 +203,9 @@ class PackagedGenerator:
         torch.aoti_torch_get_strides(tensor, ctypes.byref(strides))
         torch.aoti_torch_get_data_ptr(tensor, ctypes.byref(data))
         shape = tuple(sizes[axis] for axis in range(rank.value))
-        if found.value != dtype or shape != (1, _CHANNELS, *self.facts.size):
-            raise BackendError(f"the package made a tensor of {list(shape)}, no frame of {list(self.facts.size)}")
+        size = [side * self.facts.scale for side in self.facts.size]
+        if found.value != dtype or shape != (1, _CHANNELS, *size):
+            raise BackendError(f"the package made a tensor of {list(shape)}, no frame of {size}")
         kind = np.dtype(_KEPT_AS[self.facts.dtype])
         steps = tuple(strides[axis] * kind.itemsize for axis in range(1, 4))
         extent = sum((side - 1) * step for side, step in zip(shape[1:], steps, strict=True)) + kind.itemsize

@@ -32,6 +32,7 @@ class PackedFacts:
         input_range, output_range: (low, high), what 0 and 255 stand for.
         multiple: both sides of its input are multiples of it.
         minimum_size: neither side is smaller, in pixels.
+        scale: output size over input size.
     """
 
     program: tuple[int, ...]
@@ -39,6 +40,7 @@ class PackedFacts:
     output_range: tuple[float, float]
     multiple: int
     minimum_size: int
+    scale: int
 
     @classmethod
     def of(cls, fused: FusedGenerator, generator: Generator) -> PackedFacts:
@@ -49,6 +51,7 @@ class PackedFacts:
             output_range=generator.output_range,
             multiple=generator.multiple,
             minimum_size=generator.minimum_size,
+            scale=generator.scale,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,10 +68,11 @@ class PackedFacts:
                 output_range=_pair(values["output_range"]),
                 multiple=int(values["multiple"]),
                 minimum_size=int(values["minimum_size"]),
+                scale=int(values["scale"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BackendError("the packed generator's description is damaged") from error
-        if facts.multiple < 1 or facts.minimum_size < 1:
+        if min(facts.multiple, facts.minimum_size, facts.scale) < 1:
             raise BackendError("the packed generator's description is damaged")
         return facts
 
@@ -102,7 +106,7 @@ class PackedGenerator:
             image: float32 [H, W, 3], RGB, in the input range; sides as the generator takes them.
 
         Returns:
-            float32 [H, W, channels], in the output range.
+            float32 [H * scale, W * scale, channels], in the output range.
 
         Raises:
             BackendError: program and weights don't belong together, or it can't take that image.
@@ -113,6 +117,9 @@ class PackedGenerator:
 
     def translate(self, frame: np.ndarray) -> np.ndarray:
         """Translates a frame, uint8 [H, W, 3], BGR, of any size: pads, normalises, runs, rounds and crops.
+
+        Returns:
+            uint8 [H * scale, W * scale, 3].
 
         Raises:
             BackendError: program and weights don't belong together.
@@ -138,7 +145,7 @@ class PackedGenerator:
         """
         padded = self.padded_size(height, width)
         try:
-            return self._native.workspace_bytes(padded) + _CHANNELS * height * width
+            return self._native.workspace_bytes(padded) + _CHANNELS * height * width * self.facts.scale**2
         except RuntimeError as error:
             raise BackendError(str(error)) from error
 

@@ -138,9 +138,12 @@ class QuickTranslator:
         self._runs_full = False  # whether the last frame that was not nearly uniform went to the translator
         # The frame that an engine was proven on, and what it has made of it, until that is asked for.
         self._proof: tuple[np.ndarray, np.ndarray] | None = None
-        self.scale = 1  # of all generators that can be fused
-        if self._find(size) is None:
+        self.scale = 1
+        found = self._find(size)
+        if found is None:
             self._full()
+        else:
+            self.scale = found.generator.facts.scale
 
     @property
     def engine(self) -> RunningEngine | None:

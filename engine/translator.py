@@ -333,6 +333,7 @@ class Translator:
             input_range=self.generator.input_range,
             output_range=self.generator.output_range,
             frame_bytes=self._needed_bytes((1, *size), engine.dtype),
+            scale=self.scale,
         )
 
     def cache_key(self, engine: Engine, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:

@@ -33,10 +33,10 @@ inline void depthwise_rows(const Convolution& c, const RowRing<Float32>& ring, i
                            int64_t b, float* statistics) {
   constexpr int kPixels = 4;
   const Phase& phase = c.phases[a * c.up + b];
-  const int64_t to_step = c.up * c.out_channels;
+  const int64_t to_step = c.up * c.output_step;
   for (int64_t channel = 0; channel < c.out_channels; channel += kLanes) {
     const float* weights = static_cast<const float*>(phase.weights) + channel;
-    const V bias = Float32::load(c.bias + channel);
+    const V bias = Float32::load(bias_of(c, a * c.up + b, channel));
     V total[1] = {}, squares[1] = {};
     for (int64_t y = begin; y < end; ++y) {
       const float* rows[kMaxKernel];
@@ -98,7 +98,7 @@ inline void bilinear_units(const Convolution& c, int64_t begin, int64_t end, cha
           Float32::store(row + i, between(Float32::load(first + i), Float32::load(second + i), down));
         }
         float* to = reinterpret_cast<float*>(output_at(c, 2 * y + a, 0, 0));
-        for (int64_t x = 0; x < 2 * c.base_width; ++x, to += channels) {
+        for (int64_t x = 0; x < 2 * c.base_width; ++x, to += c.output_step) {
           const float* left = row + (x / 2 + x % 2) * channels;  // column x / 2 - 1 + x % 2
           const V across = splat(share_of_second(x / 2, x % 2, c.in_width, c.aligns_corners));
           for (int64_t k = 0; k < channels; k += kLanes) {

@@ -8,7 +8,11 @@
 //
 // An output row y of the base grid takes input rows y * stride + dy ... for each phase; with up = 2 the four phases
 // (a, b) make output rows 2 y + a and columns 2 x + b, which is what a transposed convolution of stride 2, or a
-// convolution of a picture that was enlarged by repeating pixels, comes to.
+// convolution of a picture that was enlarged by repeating pixels, comes to. So are the channels of a pixel shuffle,
+// whose phases differ in weights and bias alone; it may have up = 3.
+//
+// Several convolutions can write side by side into one activation, each after the channels of those before it, and read
+// all that is there: a dense block without copies. So a pixel's step and its number of channels are two things.
 #pragma once
 
 #include <stddef.h>
@@ -19,12 +23,17 @@
 namespace streamgan {
 
 constexpr int64_t kChannelBlock = 16;
-constexpr int64_t kImageChannels = 3;                       // of the first layer's input, some of them zero if need be
-constexpr int64_t kLineBytes = 64;                          // of the caches
-constexpr int64_t kMaxKernel = 16;                          // rows of a kernel
+constexpr int64_t kImageChannels = 3;  // of the first layer's input, some of them zero if need be
+constexpr int64_t kLineBytes = 64;     // of the caches
+constexpr int64_t kMaxKernel = 16;     // rows of a kernel
+constexpr int64_t kMaxPhases = 9;
 constexpr int64_t kMaxTilePixels = 16, kMaxTileBlocks = 2;  // of the micro-kernels of all tiers
 
-enum class Activation : int64_t { kNone, kRelu, kLeakyRelu };
+// kPRelu has a slope for each channel, of any size and sign; of 1 it leaves a channel as it is.
+enum class Activation : int64_t { kNone, kRelu, kLeakyRelu, kPRelu };
+// What is added to the picture: the image, enlarged by repeating pixels or by linear interpolation (its corners are not
+// aligned).
+enum class Base : int64_t { kNone, kNearest, kBilinear };
 enum class Padding : int64_t { kZeros, kReflect, kReplicate };
 // What becomes of an output: float32 or bfloat16, past the caches where it is too large for them. Only whole lines go
 // there well, so bfloat16 of 32 channels, or a multiple, from kernels that multiply as many at once.
@@ -38,7 +47,8 @@ enum class Writing : int64_t { kFloats, kFloatsPastCaches, kHalves, kHalvesPastC
 // a side, and for 4x4 kernels of stride 2, which are four 2x2 ones on every other pixel. kWinogradStrided: 3x3 kernels
 // of stride 2, whose pixels of even number see one tap and whose others see two. kWinogradTransposed: transposed ones,
 // with all phases in one. kDepthwise: each channel by itself; kBilinear: twice as large, by linear interpolation. These
-// two multiply float32.
+// two multiply float32. kShuffle: the last step, a pixel shuffle without weights, of channels [row][column][picture
+// channel].
 // kMatrix, kMatrixPicture: as kDirect, and the last layer, multiplied by the matrix unit (matrix_x.h), with weights
 // that are packed for it. float32 is the sum of three products of bfloat16 there.
 enum class Method : int64_t {
@@ -53,6 +63,7 @@ enum class Method : int64_t {
   kDepthwise,
   kBilinear,
   kColumns,
+  kShuffle,
   kMatrix,
   kMatrixPicture,
   // No program says these: pairs, strided and transposed in larger tiles, where that multiplies less, kDirect and
@@ -66,7 +77,7 @@ enum class Method : int64_t {
   kVerticalPicture,
   kMatrixSmall
 };
-constexpr int kMethods = 20;
+constexpr int kMethods = 21;
 
 // One side of a Winograd tile: it reads `in` pixels, makes `frequencies` of them, and of the kernel's `taps`, and `out`
 // outputs of these; the next tile begins `step` pixels further on.
@@ -137,6 +148,7 @@ struct Source {
   const void* data;  // null: none
   Dtype dtype;
   int64_t channels;
+  int64_t pixel_step;  // elements from a pixel to the next, which may hold more channels
   const float* scale;  // [channels]; null: taken as it is
   const float* shift;
 };
@@ -175,11 +187,15 @@ struct Convolution {
   // Input.
   Image image;
   Source sources[2];  // one after the other along the channels
-  Source residual;    // added after the activation
-  void* save;         // null, or where the input is kept as the layer sees it, [in_height][in_width][in_channels]
-  Writing saving;     // as bfloat16 by the matrix unit's methods only
+  Source residual;    // times residual_scale, added after the activation
+  float residual_scale;
+  Source second_residual;  // added too
+  void* save;              // null, or where the input is kept as the layer sees it, [in_height][in_width][save_step]
+  int64_t save_step;       // in_channels, or more
+  Writing saving;          // as bfloat16 by the matrix unit's methods only
   Activation activation;
   float slope;
+  const float* slopes;  // [in_channels], of kPRelu
   int64_t in_height, in_width, in_channels;
   Padding padding;
   // What a unit reads around its own rows and columns: rows [first, last] relative to its first row's pixel, and
@@ -187,17 +203,23 @@ struct Convolution {
   int64_t first, last, before, after;
   // The convolution.
   int64_t stride, up;
-  Phase phases[4];
+  bool shuffles;  // whether the phases are those of a pixel shuffle
+  Phase phases[kMaxPhases];
   int64_t base_height, base_width;
   int64_t out_channels;
-  const float* bias;  // [out_channels]
+  const float* bias;  // [out_channels]; of phase i at bias + i * bias_step
+  int64_t bias_step;
   // Output.
-  void* output;  // [up * base_height][up * base_width][out_channels]
+  void* output;         // [up * base_height][up * base_width][output_step], of its first channel
+  int64_t output_step;  // out_channels, or more
   Writing writing;
   float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
   // Of kColumns: [up * base_height][up * base_width][picture_channels], and how many columns the kernel has.
   Picture picture;
-  int64_t picture_channels, kernel_width;
+  Base base;
+  Image base_image;  // up * base_height is a multiple of its height
+  int64_t base_scale, image_height, image_width;
+  int64_t picture_channels, picture_width, kernel_width;
   bool tanh;
   bool aligns_corners;  // of kBilinear, as torch.nn.functional.interpolate means it
   // Rows of the base grid in a unit, which share what is in the caches of the weights.
@@ -233,14 +255,24 @@ struct Convolution {
 // products, [frequencies][tiles of a part, or a segment, and kMaxTilePixels][16 kMaxTileBlocks] float32; by segments
 // all transformed kernels, the ring, a segment's input as in `transformed`, and products; of kBilinear a row, [in_width
 // + 2][in_channels] float32; of kColumns the products of a row, [base_width + kernel_width - 1][out_channels] float32,
-// and the row, up * base_width * picture_channels rounded up to 16; of kVertical and kVerticalPicture what their units
-// take.
+// the picture's row, picture_row_elements(convolution) float32, and with a base base_elements(convolution); of kShuffle
+// these two; of kVertical and kVerticalPicture what their units take.
 using ConvolutionUnits = void (*)(const Convolution& convolution, int64_t begin, int64_t end, char* scratch);
 
 // Elements of a row of the ring. An odd number of channels (the image's) leaves one more, zero, for the products of
 // pairs to end with.
 inline int64_t row_elements(const Convolution& c) {
   return (c.before + c.in_width + c.after) * c.in_channels + c.in_channels % 2;
+}
+
+// Values of a row of the picture, and what is read and written beyond.
+inline int64_t picture_row_elements(const Convolution& c) {
+  return (c.up * c.base_width * c.picture_channels + kChannelBlock - 1) / kChannelBlock * kChannelBlock + kChannelBlock;
+}
+
+// Two rows of the image with a pixel before and after them, a mix of them, and what is read beyond.
+inline int64_t base_elements(const Convolution& c) {
+  return c.base == Base::kNone ? 0 : 3 * ((c.image_width + 2) * kImageChannels + kChannelBlock);
 }
 
 inline int64_t segments_of_row(const Convolution& c) { return (c.tile_columns + c.segment - 1) / c.segment; }

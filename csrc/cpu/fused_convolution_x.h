@@ -94,54 +94,72 @@ inline int64_t bytes_of(Writing writing) {
   return writing == Writing::kFloats || writing == Writing::kFloatsPastCaches ? 4 : 2;
 }
 
-// `kept`, unless null, gets the same values in float32, [width][to_step].
+// A vector of the layer's input, of channels from `channel` on.
+inline __attribute__((always_inline)) V activated(V value, Activation activation, const Convolution& c,
+                                                  int64_t channel) {
+  if (activation == Activation::kRelu) return maximum(value, V{});
+  if (activation == Activation::kLeakyRelu) return maximum(value, value * c.slope);
+  if (activation == Activation::kPRelu) {
+    return multiply_add(minimum(value, V{}), Float32::load(c.slopes + channel), maximum(value, V{}));
+  }
+  return value;
+}
+
+// Pixels of one source, channels [channel, channel + source.channels) of the layer's input. `kept`, unless null, gets
+// the same values in float32, [width][c.save_step].
 template <typename R, typename S, bool kNormalised, Activation kActivation>
-void read_source_pixels(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step,
-                        typename R::Storage* to, float* kept, Writing keeping, float slope) {
-  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.channels;
-  for (int64_t x = 0; x < width; ++x, from += source.channels, to += to_step) {
-    for (int64_t c = 0; c < source.channels; c += kLanes) {
-      V value = S::load(from + c);
-      if (kNormalised) value = multiply_add(value, Float32::load(source.scale + c), Float32::load(source.shift + c));
-      if (kActivation == Activation::kRelu) value = maximum(value, V{});
-      if (kActivation == Activation::kLeakyRelu) value = maximum(value, value * slope);
-      R::store(to + c, value);
-      if (kept) write_output(reinterpret_cast<char*>(kept + x * to_step + c), value, keeping);
+void read_source_pixels(const Convolution& c, const Source& source, int64_t channel, int64_t first_pixel, int64_t width,
+                        typename R::Storage* to, float* kept) {
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.pixel_step;
+  for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += c.in_channels) {
+    for (int64_t k = 0; k < source.channels; k += kLanes) {
+      V value = S::load(from + k);
+      if (kNormalised) value = multiply_add(value, Float32::load(source.scale + k), Float32::load(source.shift + k));
+      value = activated(value, kActivation, c, channel + k);
+      R::store(to + k, value);
+      if (kept) write_output(reinterpret_cast<char*>(kept + x * c.save_step + k), value, c.saving);
     }
   }
 }
 
 template <typename R, typename S, bool kNormalised>
-void read_source_row(const Source& source, int64_t first_pixel, int64_t width, int64_t to_step, typename R::Storage* to,
-                     float* kept, Writing keeping, Activation activation, float slope) {
+void read_source_row(const Convolution& c, const Source& source, int64_t channel, int64_t first_pixel, int64_t width,
+                     typename R::Storage* to, float* kept) {
+  const Activation activation = c.activation;
   const auto read = activation == Activation::kNone   ? read_source_pixels<R, S, kNormalised, Activation::kNone>
                     : activation == Activation::kRelu ? read_source_pixels<R, S, kNormalised, Activation::kRelu>
-                                                      : read_source_pixels<R, S, kNormalised, Activation::kLeakyRelu>;
-  read(source, first_pixel, width, to_step, to, kept, keeping, slope);
+                    : activation == Activation::kLeakyRelu
+                        ? read_source_pixels<R, S, kNormalised, Activation::kLeakyRelu>
+                        : read_source_pixels<R, S, kNormalised, Activation::kPRelu>;
+  read(c, source, channel, first_pixel, width, to, kept);
 }
 
 // A residual block's end and the next one's beginning: normalise, then add what went around.
 template <typename R, typename S>
 void read_with_residual(const Convolution& c, int64_t first_pixel, int64_t width, typename R::Storage* to,
                         float* kept) {
-  const Source &source = c.sources[0], &residual = c.residual;
-  const int64_t channels = source.channels, offset = first_pixel * channels;
-  const auto* from = static_cast<const typename S::Storage*>(source.data) + offset;
-  const auto* around = static_cast<const float*>(residual.data) + offset;
-  for (int64_t x = 0; x < width; ++x, from += channels, around += channels, to += channels) {
-    for (int64_t k = 0; k < channels; k += kLanes) {
+  const Source &source = c.sources[0], &residual = c.residual, &second = c.second_residual;
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.pixel_step;
+  const auto* around = static_cast<const float*>(residual.data) + first_pixel * residual.pixel_step;
+  const auto* further =
+      second.data ? static_cast<const float*>(second.data) + first_pixel * second.pixel_step : nullptr;
+  const V factor = splat(c.residual_scale);
+  for (int64_t x = 0; x < width; ++x) {
+    for (int64_t k = 0; k < c.in_channels; k += kLanes) {
       V value = S::load(from + k);
       if (source.scale) value = multiply_add(value, Float32::load(source.scale + k), Float32::load(source.shift + k));
-      if (c.activation == Activation::kRelu) value = maximum(value, V{});
-      if (c.activation == Activation::kLeakyRelu) value = maximum(value, value * c.slope);
+      value = activated(value, c.activation, c, k);
       V other = Float32::load(around + k);
       if (residual.scale) {
         other = multiply_add(other, Float32::load(residual.scale + k), Float32::load(residual.shift + k));
       }
-      value = value + other;
+      value = multiply_add(other, factor, value);
+      if (further) value = value + Float32::load(further + k);
       R::store(to + k, value);
-      if (kept) write_output(reinterpret_cast<char*>(kept + x * channels + k), value, c.saving);
+      if (kept) write_output(reinterpret_cast<char*>(kept + x * c.save_step + k), value, c.saving);
     }
+    from += source.pixel_step, around += residual.pixel_step, to += c.in_channels;
+    if (further) further += second.pixel_step;
   }
 }
 
@@ -155,6 +173,7 @@ void read_inside(const Convolution& c, int64_t row, int64_t first, int64_t width
     const auto read = c.sources[0].dtype == kFloat32 ? read_with_residual<R, Float32> : read_with_residual<R, BFloat16>;
     return read(c, first_pixel, width, to, kept);
   }
+  int64_t channel = 0;
   for (const Source& source : c.sources) {
     if (!source.data) continue;
     const bool is_float32 = source.dtype == kFloat32;
@@ -162,9 +181,8 @@ void read_inside(const Convolution& c, int64_t row, int64_t first, int64_t width
                           ? (is_float32 ? read_source_row<R, Float32, true> : read_source_row<R, BFloat16, true>)
                       : is_float32 ? read_source_row<R, Float32, false>
                                    : read_source_row<R, BFloat16, false>;
-    read(source, first_pixel, width, c.in_channels, to, kept, c.saving, c.activation, c.slope);
-    to += source.channels;
-    if (kept) kept += source.channels;
+    read(c, source, channel, first_pixel, width, to + channel, kept ? kept + channel : nullptr);
+    channel += source.channels;
   }
 }
 
@@ -181,8 +199,9 @@ void read_columns(const Convolution& c, int64_t row, int64_t begin, int64_t end,
   }
   const int64_t first = larger(begin, 0), last = smaller(end, width);
   auto* const zero = to - begin * step;  // column 0
-  read_inside<R>(c, from, first, last - first, zero + first * step,
-                 c.save && keeps && from == row ? static_cast<float*>(c.save) + (row * width + first) * step : nullptr);
+  read_inside<R>(
+      c, from, first, last - first, zero + first * step,
+      c.save && keeps && from == row ? static_cast<float*>(c.save) + (row * width + first) * c.save_step : nullptr);
   for (int64_t x = begin < first ? begin : last; x < end; x = x == first - 1 ? last : x + 1) {
     const int64_t source = padded_index(x, width, c.padding);
     const size_t bytes = static_cast<size_t>(step) * sizeof(typename R::Storage);
@@ -376,12 +395,15 @@ Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel)
 }
 
 inline char* output_at(const Convolution& c, int64_t y, int64_t x, int64_t channel) {
-  return static_cast<char*>(c.output) +
-         ((y * c.up * c.base_width + x) * c.out_channels + channel) * bytes_of(c.writing);
+  return static_cast<char*>(c.output) + ((y * c.up * c.base_width + x) * c.output_step + channel) * bytes_of(c.writing);
 }
 
-inline void load_biases(const Convolution& c, int64_t channel, V* biases, int count) {
-  for (int v = 0; v < count; ++v) biases[v] = Float32::load(c.bias + channel + v * kLanes);
+inline const float* bias_of(const Convolution& c, int64_t phase, int64_t channel) {
+  return c.bias + phase * c.bias_step + channel;
+}
+
+inline void load_biases(const Convolution& c, int64_t phase, int64_t channel, V* biases, int count) {
+  for (int v = 0; v < count; ++v) biases[v] = Float32::load(bias_of(c, phase, channel) + v * kLanes);
 }
 
 // Output channels [channel, channel + 16 kBlocks) of phase (a, b) of rows [begin, end).
@@ -392,9 +414,9 @@ void direct_blocks(const Convolution& c, const RowRing<E>& ring, int64_t begin, 
   const Phase& phase = c.phases[a * c.up + b];
   Product<E> product = product_of<E>(c, phase, channel);
   V bias[kVectors], total[kVectors] = {}, squares[kVectors] = {};
-  load_biases(c, channel, bias, kVectors);
+  load_biases(c, a * c.up + b, channel, bias, kVectors);
   alignas(64) float tile[kTilePixels * kBlocks * kChannelBlock];
-  const int64_t pixel_step = c.up * c.out_channels * bytes_of(c.writing);
+  const int64_t pixel_step = c.up * c.output_step * bytes_of(c.writing);
   for (int64_t y = begin; y < end; ++y) {
     for (int64_t r = 0; r < phase.rows; ++r) product.runs[r] = ring.at(y * c.stride + phase.dy + r, phase.dx);
     char* to = output_at(c, c.up * y + a, b, channel);
@@ -439,10 +461,10 @@ template <typename E, int kBlocks>
 void small_blocks(const Convolution& c, const typename E::Storage* input, int64_t row_step, int64_t channel) {
   constexpr int kVectors = kBlocks * kBlockVectors;
   V bias[kVectors];
-  load_biases(c, channel, bias, kVectors);
   alignas(64) float tile[kTilePixels * kBlocks * kChannelBlock];
   for (int64_t a = 0; a < c.up; ++a) {
     for (int64_t b = 0; b < c.up; ++b) {
+      load_biases(c, a * c.up + b, channel, bias, kVectors);
       const Phase& phase = c.phases[a * c.up + b];
       Product<E> product = product_of<E>(c, phase, channel);
       product.row_pixels = c.base_width;
@@ -560,6 +582,71 @@ inline void add_transposed_columns(const Convolution& c, int64_t pad, const floa
   }
 }
 
+// Where output row or column y * scale + a of a base lies: between rows `first` and first + 1 of the image, by `share`
+// nearer to the second.
+struct BasePlace {
+  int64_t first;
+  float share;
+
+  BasePlace(Base base, int64_t place, int64_t scale) : first(place / scale), share(0.0f) {
+    if (base == Base::kNearest) return;
+    const double from_middle = (static_cast<double>(place % scale) + 0.5) / static_cast<double>(scale) - 0.5;
+    if (from_middle < 0.0) --first;
+    share = static_cast<float>(from_middle < 0.0 ? from_middle + 1.0 : from_middle);
+  }
+};
+
+// A row of the image as [pixel][kImageChannels], with the first and the last pixel repeated, and zeros after it.
+inline void read_base_row(const Convolution& c, int64_t row, float* to) {
+  const int64_t inside = smaller(larger(row, 0), c.image_height - 1), values = c.image_width * kImageChannels;
+  read_image_row<Float32>(c.base_image, inside, 0, c.image_width, to + kImageChannels);
+  for (int64_t k = 0; k < kImageChannels; ++k) {
+    to[k] = to[kImageChannels + k];
+    to[kImageChannels + values + k] = to[values + k];
+  }
+  for (int64_t k = 0; k < kChannelBlock; ++k) to[2 * kImageChannels + values + k] = 0.0f;
+}
+
+// Adds the base to row `y` of the picture, [pixel][picture channel], which may be written a value further.
+inline void add_base(const Convolution& c, int64_t y, float* row, float* scratch) {
+  if (c.base == Base::kNone) return;
+  const int64_t scale = c.base_scale, step = base_elements(c) / 3, pictures = c.picture_channels;
+  float *const first = scratch, *const second = first + step, *const mixed = second + step;
+  const BasePlace down(c.base, y, scale);
+  read_base_row(c, down.first, first);
+  if (down.share != 0.0f) {
+    read_base_row(c, down.first + 1, second);
+    for (int64_t i = 0; i <= (c.image_width + 2) * kImageChannels; i += kLanes) {
+      const V value = Float32::load(first + i);
+      Float32::store(mixed + i, multiply_add(Float32::load(second + i) - value, splat(down.share), value));
+    }
+  }
+  const float* const from = down.share != 0.0f ? mixed : first;
+  for (int64_t b = 0; b < scale; ++b) {
+    const BasePlace across(c.base, b, scale);
+    const float* left = from + (across.first + 1) * kImageChannels;
+    float* to = row + b * pictures;
+    if (pictures == kImageChannels && scale > 1) {
+      // Four at a time, of which the last stays as it is.
+      typedef float Four __attribute__((vector_size(16)));
+      const Four rest = {1.0f - across.share, 1.0f - across.share, 1.0f - across.share, 0.0f};
+      const Four share = {across.share, across.share, across.share, 0.0f};
+      for (int64_t x = 0; x < c.image_width; ++x, left += kImageChannels, to += scale * pictures) {
+        Four one, other, sum;
+        __builtin_memcpy(&one, left, sizeof one);
+        __builtin_memcpy(&other, left + kImageChannels, sizeof other);
+        __builtin_memcpy(&sum, to, sizeof sum);
+        sum += one * rest + other * share;
+        __builtin_memcpy(to, &sum, sizeof sum);
+      }
+      continue;
+    }
+    for (int64_t x = 0; x < c.image_width; ++x, left += kImageChannels, to += scale * pictures) {
+      for (int64_t p = 0; p < pictures; ++p) to[p] += left[p] + (left[kImageChannels + p] - left[p]) * across.share;
+    }
+  }
+}
+
 inline void write_picture_row(const Picture& picture, int64_t y, const float* row, int64_t values) {
   if (picture.data) {
     __builtin_memcpy(picture.data + y * values, row, static_cast<size_t>(values) * sizeof(float));
@@ -569,7 +656,10 @@ inline void write_picture_row(const Picture& picture, int64_t y, const float* ro
   }
 }
 
-inline void finish_picture_row(const Convolution& c, int64_t y, float* row, int64_t values) {
+// Adds the base to row `y` of the picture, [pixel][picture channel], applies tanh, and writes it.
+inline void finish_picture_row(const Convolution& c, int64_t y, float* row, float* base_scratch) {
+  const int64_t values = c.picture_width * c.picture_channels;
+  add_base(c, y, row, base_scratch);
   if (c.tanh) {
     for (int64_t i = 0; i < values; i += kLanes) Float32::store(row + i, hyperbolic_tangent(Float32::load(row + i)));
   }
@@ -577,7 +667,8 @@ inline void finish_picture_row(const Convolution& c, int64_t y, float* row, int6
 }
 
 template <typename E>
-void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float* products, float* row) {
+void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float* products, float* row,
+                 float* base_scratch) {
   for (int64_t a = 0; a < c.up; ++a) {
     const Phase& phase = c.phases[a];
     if (c.up == 1) {
@@ -587,7 +678,7 @@ void columns_row(const Convolution& c, const RowRing<E>& ring, int64_t y, float*
       multiply_columns(c, phase, ring, y, 0, c.base_width, products);
       add_transposed_columns(c, -phase.dx, products, row);
     }
-    finish_picture_row(c, c.up * y + a, row, c.up * c.base_width * c.picture_channels);
+    finish_picture_row(c, c.up * y + a, row, base_scratch);
   }
 }
 
@@ -611,18 +702,40 @@ void direct_units(const Convolution& c, int64_t begin, int64_t end, char* memory
   const OwnedRows owned(c, begin, end);
   RowRing<E> ring(c, scratch, owned.first + c.first, owned.first, owned.last);
   float* products = nullptr;
-  float* row = nullptr;
+  float *row = nullptr, *base_scratch = nullptr;
   if (is_columns) {
     products = scratch.take<float>((c.base_width + c.kernel_width - 1) * c.out_channels);
-    row = scratch.take<float>(round_up(c.up * c.base_width * c.picture_channels, kChannelBlock));
+    row = scratch.take<float>(picture_row_elements(c));
+    base_scratch = scratch.take<float>(base_elements(c));
   }
   for (int64_t unit = begin; unit < end; ++unit) {
     ring.advance_to(unit * c.unit_rows * c.stride + c.last);
     if (is_columns) {
-      columns_row<E>(c, ring, unit, products, row);
+      columns_row<E>(c, ring, unit, products, row, base_scratch);
     } else {
       direct_unit<E>(c, ring, unit);
     }
   }
   if (c.save) ring.advance_to(owned.last - 1);
+}
+
+// --- pixel shuffle to the picture
+
+// Units of rows of the base grid. Of a row the channels of each of its `up` picture rows lie side by side.
+inline void shuffle_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
+  Scratch scratch{memory};
+  const int64_t run = c.up * c.picture_channels;
+  auto* const values = scratch.take<float>(row_elements(c));
+  auto* const row = scratch.take<float>(picture_row_elements(c));
+  auto* const base_scratch = scratch.take<float>(base_elements(c));
+  for (int64_t y = begin * c.unit_rows; y < smaller(end * c.unit_rows, c.base_height); ++y) {
+    read_row<Float32>(c, y, true, values);
+    for (int64_t a = 0; a < c.up; ++a) {
+      const float* from = values + a * run;
+      for (int64_t x = 0; x < c.base_width; ++x, from += c.in_channels) {
+        __builtin_memcpy(row + x * run, from, static_cast<size_t>(run) * sizeof(float));
+      }
+      finish_picture_row(c, c.up * y + a, row, base_scratch);
+    }
+  }
 }

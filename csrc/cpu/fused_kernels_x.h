@@ -41,6 +41,7 @@ constexpr FusedConvolutionKernels all_kernels(Isa isa) {
            {{depthwise_units, depthwise_units}},
            {{bilinear_units, bilinear_units}},
            {{direct_units<Float32>, direct_units<BFloat16>}},
+           {{shuffle_units, shuffle_units}},
            {{matrix_units<Float32>, matrix_units<BFloat16>}},
            {{matrix_picture_units<Float32>, matrix_picture_units<BFloat16>}},
            tile_kernels<SidePairs4>(),

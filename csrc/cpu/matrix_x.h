@@ -90,47 +90,59 @@ struct IsSame<A, A> {
   static constexpr bool kValue = true;
 };
 
-// 16 kHalves channels of `width` pixels of a source, from `channel` of the source on; the residual is of type R.
+// 16 kHalves channels of `width` pixels of a source, from `channel` of the source on, which is `at` of the input; a
+// residual is of type R.
 template <typename E, typename S, typename R, int kHalves>
-void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel,
+void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
                           int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
   constexpr int kVectors = kHalves * kBlockVectors;
-  const Source& residual = c.residual;
-  V scale[kVectors], shift[kVectors], other_scale[kVectors], other_shift[kVectors];
+  const Source &residual = c.residual, &second = c.second_residual;
+  V scale[kVectors], shift[kVectors], slope[kVectors], other_scale[kVectors], other_shift[kVectors];
+  const V same_slope = splat(c.activation == Activation::kNone   ? 1.0f
+                             : c.activation == Activation::kRelu ? 0.0f
+                                                                 : c.slope);
+  const V factor = splat(c.residual_scale);
   for (int v = 0; v < kVectors; ++v) {
-    const int64_t at = channel + v * kLanes;
-    scale[v] = source.scale ? Float32::load(source.scale + at) : splat(1.0f);
-    shift[v] = source.scale ? Float32::load(source.shift + at) : V{};
-    other_scale[v] = residual.scale ? Float32::load(residual.scale + at) : splat(1.0f);
-    other_shift[v] = residual.scale ? Float32::load(residual.shift + at) : V{};
+    const int64_t k = channel + v * kLanes;
+    scale[v] = source.scale ? Float32::load(source.scale + k) : splat(1.0f);
+    shift[v] = source.scale ? Float32::load(source.shift + k) : V{};
+    slope[v] = c.activation == Activation::kPRelu ? Float32::load(c.slopes + at + v * kLanes) : same_slope;
+    other_scale[v] = residual.scale ? Float32::load(residual.scale + k) * factor : factor;
+    other_shift[v] = residual.scale ? Float32::load(residual.shift + k) * factor : V{};
   }
-  // max(x, slope * x): of slope 1 it is x, of 0 a ReLU.
-  const V slope = splat(c.activation == Activation::kNone ? 1.0f : c.activation == Activation::kRelu ? 0.0f : c.slope);
-  const int64_t part_bytes = matrix_part_bytes(c);
-  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.channels + channel;
-  const auto* around = static_cast<const typename R::Storage*>(residual.data) +
-                       (kHasResidual ? first_pixel * source.channels + channel : 0);
-  const int64_t kept_bytes = bytes_of(c.saving);
-  for (int64_t x = 0; x < width; ++x, from += source.channels, to += pixel_bytes) {
+  const int64_t part_bytes = matrix_part_bytes(c), kept_bytes = bytes_of(c.saving);
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.pixel_step + channel;
+  const typename R::Storage *around = nullptr, *further = nullptr;
+  if constexpr (kHasResidual) {
+    around = static_cast<const typename R::Storage*>(residual.data) + first_pixel * residual.pixel_step + channel;
+    if (second.data) {
+      further = static_cast<const typename R::Storage*>(second.data) + first_pixel * second.pixel_step + channel;
+    }
+  }
+  for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += pixel_bytes) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
-      value = maximum(value, value * slope);
+      value = multiply_add(minimum(value, V{}), slope[v], maximum(value, V{}));
       if constexpr (kHasResidual) {
         value = value + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
+        if (further) value = value + R::load(further + v * kLanes);
       }
       store_parts<E>(value, to + v * kLanes * 2, part_bytes);
       if (kept) write_output(kept + v * kLanes * kept_bytes, value, c.saving);
     }
-    if constexpr (kHasResidual) around += source.channels;
-    if (kept) kept += c.in_channels * kept_bytes;
+    if constexpr (kHasResidual) {
+      around += residual.pixel_step;
+      if (further) further += second.pixel_step;
+    }
+    if (kept) kept += c.save_step * kept_bytes;
   }
 }
 
 template <typename E, int kHalves>
-void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t width,
-                        char* to, int64_t pixel_bytes, char* kept) {
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
+                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   const bool is_float32 = source.dtype == kFloat32;
   const auto read = !c.residual.data ? (is_float32 ? read_matrix_channels<E, Float32, NoResidual, kHalves>
                                                    : read_matrix_channels<E, BFloat16, NoResidual, kHalves>)
@@ -138,7 +150,7 @@ void read_matrix_source(const Convolution& c, const Source& source, int64_t firs
                                                                  : read_matrix_channels<E, BFloat16, Float32, kHalves>)
                     : is_float32                   ? read_matrix_channels<E, Float32, BFloat16, kHalves>
                                                    : read_matrix_channels<E, BFloat16, BFloat16, kHalves>;
-  read(c, source, first_pixel, channel, width, to, pixel_bytes, kept);
+  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
 }
 
 // A row of the image; `to` is its first pixel.
@@ -275,9 +287,9 @@ class MatrixRing {
     const int64_t block = group.at / kMatrixDepth, pixel_bytes = matrix_block_channels(c, block) * 2;
     const int64_t pixel = row * c.in_width + x;
     const auto read = group.halves == 2 ? read_matrix_source<E, 2> : read_matrix_source<E, 1>;
-    read(c, c.sources[group.source], pixel, group.channel, count,
+    read(c, c.sources[group.source], pixel, group.channel, group.at, count,
          block_of(to, block) + (c.before + x) * pixel_bytes + group.at % kMatrixDepth * 2, pixel_bytes,
-         keeps ? static_cast<char*>(c.save) + (pixel * c.in_channels + group.at) * bytes_of(c.saving) : nullptr);
+         keeps ? static_cast<char*>(c.save) + (pixel * c.save_step + group.at) * bytes_of(c.saving) : nullptr);
   }
 
   const Convolution& convolution_;
@@ -520,17 +532,17 @@ struct MatrixScratch {
 // other, so that those which are multiplied together share input rows.
 template <int kTiles, int kBlocks, typename Input, typename Target>
 void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch& scratch, int products,
-                     const MatrixWeights& weights, int64_t channel, int64_t rows, int64_t columns, float* statistics,
-                     const Input& input, const Target& target) {
+                     const MatrixWeights& weights, const float* bias, int64_t channel, int64_t rows, int64_t columns,
+                     float* statistics, const Input& input, const Target& target) {
   constexpr int64_t kTileSums = kMatrixSide * kBlocks * kChannelBlock;
   const int64_t tiles = rows * columns, steps = larger((tiles + kTiles - 1) / kTiles * products, 1),
                 bytes = bytes_of(c.writing);
   MatrixOutput<kBlocks> pending;
-  pending.bias = c.bias + channel;
+  pending.bias = bias;
   pending.writing = c.writing;
-  pending.pixel_bytes = c.up * c.out_channels * bytes;
+  pending.pixel_bytes = c.up * c.output_step * bytes;
   pending.row_pixels = c.base_width;
-  pending.row_step = (c.up - 1) * c.up * c.base_width * c.out_channels * bytes;
+  pending.row_step = (c.up - 1) * c.up * c.base_width * c.output_step * bytes;
   pending.pixels_at_once = (kTiles * kMatrixSide + products - 1) / larger(products, 1);
   pending.lines_at_once = larger((weights.next_bytes / kLineBytes + steps - 1) / steps, kLeastLines);
   pending.prefetch = weights.next;
@@ -562,10 +574,10 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
 // The same, with as many tiles at once as is fastest.
 template <int kBlocks, typename Input, typename Target>
 void matrix_group(const Convolution& c, MatrixUnit& unit, const MatrixScratch& scratch, int products,
-                  const MatrixWeights& weights, int64_t channel, int64_t rows, int64_t columns, float* statistics,
-                  const Input& input, const Target& target) {
+                  const MatrixWeights& weights, const float* bias, int64_t channel, int64_t rows, int64_t columns,
+                  float* statistics, const Input& input, const Target& target) {
   const auto multiply = [&](auto tiles) {
-    matrix_channels<decltype(tiles)::kValue, kBlocks>(c, unit, scratch, products, weights, channel, rows, columns,
+    matrix_channels<decltype(tiles)::kValue, kBlocks>(c, unit, scratch, products, weights, bias, channel, rows, columns,
                                                       statistics, input, target);
   };
   if (rows * columns == 1) return multiply(Constant<1>{});
@@ -599,12 +611,13 @@ void matrix_rows(const Convolution& c, const char* const* window, MatrixUnit& un
       made_for = kBlocks;
     }
     char* const to = output_at(c, c.up * top + number / c.up, number % c.up, channel);
-    const int64_t pixel_bytes = c.up * c.out_channels * bytes_of(c.writing),
+    const int64_t pixel_bytes = c.up * c.output_step * bytes_of(c.writing),
                   row_bytes = c.up * c.base_width * pixel_bytes;
     const auto target = [&](int64_t y, int64_t x) -> MatrixTarget {
       return {to + y * row_bytes + x * pixel_bytes, smaller(c.base_width - x, kMatrixSide), c.base_width - x};
     };
-    matrix_group<kBlocks>(c, unit, scratch, products, weights, channel, rows, columns, statistics, input, target);
+    matrix_group<kBlocks>(c, unit, scratch, products, weights, bias_of(c, number, channel), channel, rows, columns,
+                          statistics, input, target);
   });
 }
 
@@ -684,7 +697,8 @@ void matrix_small_units(const Convolution& c, int64_t begin, int64_t end, char* 
         return {output_at(c, c.up * y + number / c.up, c.up * x + number % c.up, channel),
                 smaller(pixels - pixel, kMatrixSide), c.base_width - x};
       };
-      matrix_group<kBlocks>(c, unit, work, products, weights, channel, 1, tiles, statistics, input, target);
+      matrix_group<kBlocks>(c, unit, work, products, weights, bias_of(c, number, channel), channel, 1, tiles,
+                            statistics, input, target);
     });
   }
 }
@@ -726,8 +740,9 @@ void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char
   const MatrixScratch work(2 * c.matrix_products, scratch);
   const int64_t tiles = (c.base_width + kMatrixSide - 1) / kMatrixSide;
   float* const products = scratch.take<float>(round_up(tiles, 4) * kMatrixSide * c.out_channels);
-  const int64_t values = c.block * c.picture_channels, row_values = c.up * c.in_width * c.picture_channels;
-  float* const row = scratch.take<float>(round_up(c.base_width * values, kChannelBlock));
+  const int64_t values = c.block * c.picture_channels, picture_height = c.up * c.in_height;
+  float* const row = scratch.take<float>(round_up(c.base_width * values, kChannelBlock) + kChannelBlock);
+  float* const base_scratch = scratch.take<float>(base_elements(c));
   const Phase& phase = c.phases[0];
   MatrixStep* const steps[2] = {work.steps, work.steps + c.matrix_products};
   const int counts[2] = {matrix_products<E, 1>(c, phase, all_taps(phase.rows), all_taps(phase.columns), steps[0]),
@@ -750,9 +765,9 @@ void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char
                                          work.unused_tile, nothing, sums, c.out_channels * 4);
       }
     });
-    for (int64_t i = 0; i < c.block && y * c.block + i < c.up * c.in_height; ++i) {
+    for (int64_t i = 0; i < c.block && y * c.block + i < picture_height; ++i) {
       spread_blocks(c, products, i * values, values, row);
-      finish_picture_row(c, y * c.block + i, row, row_values);
+      finish_picture_row(c, y * c.block + i, row, base_scratch);
     }
   }
   if (c.save) ring.advance_to(last_owned - 1);

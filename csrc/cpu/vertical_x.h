@@ -105,9 +105,9 @@ void vertical_channels(const Convolution& c, int64_t y, int64_t rows, int64_t x,
   multiply_strip<S, kBlocks>(c, pixels, channel, scratch);
   V bias[kVectors];
   Sums sums[kVectors];
-  load_biases(c, channel, bias, kVectors);
+  load_biases(c, 0, channel, bias, kVectors);
   char* const to = output_at(c, y, x, channel);
-  const int64_t bytes = bytes_of(c.writing), pixel_step = c.out_channels * bytes, row_step = c.base_width * pixel_step;
+  const int64_t bytes = bytes_of(c.writing), pixel_step = c.output_step * bytes, row_step = c.base_width * pixel_step;
   transform_products<S, kBlocks>(pixels, scratch.products, [&](int64_t pixel, int v, const V(&values)[S::kOut]) {
     V total = sums[v].total, squares = sums[v].squares;
 #pragma GCC unroll 16

@@ -548,7 +548,7 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
     }
   }
   const int64_t spread = c.spread, height = c.up * c.base_height / spread, width = c.up * c.base_width / spread;
-  const int64_t bytes = bytes_of(c.writing), pixel_step = spread * c.out_channels * bytes,
+  const int64_t bytes = bytes_of(c.writing), pixel_step = spread * c.output_step * bytes,
                 row_step = c.up * c.base_width * pixel_step;
   const bool is_shifted = c.input_phases == 1;
   const int64_t up = is_shifted ? c.phases[phase].dy - c.phases[0].dy : 0;
@@ -568,7 +568,7 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
     const bool in_lines = c.writing == Writing::kHalvesPastCaches;
     const int64_t step = in_lines ? kWidth * bytes : pixel_step;
     for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-      transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(c.bias + channel + v * kLanes),
+      transform(products + t * kTileStep + v * kLanes, kWidth, Float32::load(bias_of(c, phase, channel) + v * kLanes),
                 (in_lines ? reinterpret_cast<char*>(lines) : to) + v * kLanes * bytes,
                 in_lines ? Columns::kOut * step : row_step, step, part, in_lines ? Writing::kHalves : c.writing,
                 sums[v]);

@@ -52,7 +52,8 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 bool is_winograd(const Convolution& c) { return tile_shape(c.method).rows.in > 0; }
 
 bool makes_picture(const Convolution& c) {
-  return c.method == Method::kColumns || c.method == Method::kVerticalPicture || c.method == Method::kMatrixPicture;
+  return c.method == Method::kColumns || c.method == Method::kVerticalPicture || c.method == Method::kShuffle ||
+         c.method == Method::kMatrixPicture;
 }
 
 bool uses_matrix_unit(const Convolution& c) {
@@ -130,37 +131,43 @@ Plan::Plan(const Program& program, int64_t height, int64_t width, const Threads&
 void Plan::add(const Step& step) {
   check(steps_.empty() || !makes_picture(steps_.back().convolution), kOp,
         ": a step after the one that makes the picture");
-  PlannedStep planned = {step, {}, read(step.source), read(step.second_source), read(step.residual), kNone, kNone};
+  PlannedStep planned = {
+      step,  {},   read(step.source), read(step.second_source), read(step.residual), read(step.second_residual),
+      kNone, kNone};
   Convolution& c = planned.convolution;
   check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kMatrixPicture) && step.activation >= 0 &&
-            step.activation <= 2 && step.padding >= 0 && step.padding <= 2,
+            step.activation <= 3 && step.padding >= 0 && step.padding <= 2 && step.base >= 0 && step.base <= 2,
         kOp, ": a step of an unknown kind");
   c.method = static_cast<Method>(step.method);
   c.activation = static_cast<Activation>(step.activation);
   c.padding = static_cast<Padding>(step.padding);
-  c.slope = float_of_bits(step.slope_bits);
+  c.slope = float_of_bits(step.slope_bits), c.residual_scale = float_of_bits(step.residual_scale_bits);
   c.in_height = height_, c.in_width = width_, c.in_channels = kImageChannels;
   if (step.source != kNone) {
     const Value& source = values_[planned.source];
-    c.in_height = source.height, c.in_width = source.width, c.in_channels = source.channels;
-    for (const int64_t other : {planned.second_source, planned.residual}) {
+    c.in_height = source.height, c.in_width = source.width, c.in_channels = source.filled;
+    for (const int64_t other : {planned.second_source, planned.residual, planned.second_residual}) {
       if (other == kNone) continue;
       check(values_[other].height == source.height && values_[other].width == source.width, kOp,
             ": two inputs of different sizes");
     }
-    c.sources[0].channels = source.channels;
-    if (step.second_source != kNone) c.sources[1].channels = values_[planned.second_source].channels;
+    c.sources[0].channels = source.filled;
+    if (step.second_source != kNone) c.sources[1].channels = values_[planned.second_source].filled;
     c.in_channels = c.sources[0].channels + c.sources[1].channels;
-    check(
-        step.residual == kNone || (values_[planned.residual].channels == c.in_channels && step.second_source == kNone),
-        kOp, ": a residual of other channels");
-    check(step.residual == kNone || values_[planned.residual].dtype == kFloat32 || uses_matrix_unit(c), kOp,
-          ": a residual in bfloat16");
+    check_residuals(planned);
   }
   check(c.in_channels == step.in_channels, kOp, ": a step reads other channels than there are");
-  check((step.stride == 1 || step.stride == 2) && (step.up == 1 || step.up == 2) && step.out_channels > 0 &&
-            step.out_channels <= kMaxChannels && step.out_channels % kChannelBlock == 0 && step.kernel >= 1 &&
-            step.kernel <= kMaxKernel && step.pad_before >= 0 && step.pad_before <= kMaxKernel && step.pad_after >= 0 &&
+  if (c.activation == Activation::kPRelu) {
+    check(step.source != kNone, kOp, ": slopes of the image");
+    c.slopes = static_cast<const float*>(weight(step.slopes, c.in_channels * 4));
+  }
+  c.shuffles = step.shuffles != 0;
+  const bool is_block = c.method == Method::kShuffle || c.method == Method::kMatrixPicture;
+  const int64_t most_up = is_block ? kMaxKernel : c.shuffles ? 3 : 2;
+  check((step.stride == 1 || step.stride == 2 || step.stride == 4) && step.up >= 1 && step.up <= most_up &&
+            (!c.shuffles || step.stride == 1) && step.out_channels > 0 && step.out_channels <= kMaxChannels &&
+            step.out_channels % kChannelBlock == 0 && step.kernel >= 1 && step.kernel <= kMaxKernel &&
+            step.pad_before >= 0 && step.pad_before <= kMaxKernel && step.pad_after >= 0 &&
             step.pad_after <= kMaxKernel,
         kOp, ": a step of an unknown shape");
   c.stride = step.stride, c.up = step.up, c.out_channels = step.out_channels;
@@ -171,36 +178,83 @@ void Plan::add(const Step& step) {
             (c.padding != Padding::kReflect ||
              std::max(step.pad_before, step.pad_after) < std::min(c.in_height, c.in_width)),
         kOp, ": the image, ", height_, "x", width_, ", is too small for this generator");
-  c.bias = static_cast<const float*>(weight(step.bias, c.out_channels * 4));
+  c.bias = static_cast<const float*>(weight(step.bias, (c.shuffles ? c.up * c.up : 1) * c.out_channels * 4));
+  c.bias_step = c.shuffles ? c.out_channels : 0;
   c.picture_channels = step.picture_channels, c.kernel_width = step.kernel_width, c.tanh = step.tanh != 0;
   c.aligns_corners = step.aligns_corners != 0;
   check(step.norm_channels >= 0 && step.norm_channels <= c.out_channels, kOp,
         ": a norm of more channels than there are");
-  const int64_t base_height = c.base_height, base_width = c.base_width;
+  c.picture_width = c.up * c.base_width;
+  const int64_t picture_height = c.up * c.base_height;
+  if (step.base != 0) set_base(step, c);
   set_geometry(step, c);
 
-  for (const int64_t read : {step.source, step.second_source, step.residual}) {
-    check(read == kNone || (read != step.save && read != step.output), kOp, ": a step writes what it reads");
+  const bool appends = step.appends != 0;
+  for (const int64_t read : {step.source, step.second_source, step.residual, step.second_residual}) {
+    check(read == kNone || (read != step.save && (read != step.output || appends)), kOp,
+          ": a step writes what it reads");
   }
-  check(step.save == kNone || step.save != step.output, kOp, ": a step writes two things to one place");
+  check(step.save == kNone || step.save != step.output || appends, kOp, ": a step writes two things to one place");
   check(step.save == kNone || step.source != kNone, kOp, ": a step keeps the image");
-  const Dtype saved = step.saves_bfloat16 ? kBFloat16 : kFloat32;
-  check(saved == kFloat32 || uses_matrix_unit(c), kOp, ": a step keeps its input in bfloat16");
-  c.saving = writing_of(c.in_height * c.in_width, c.in_channels, saved);
-  if (step.save != kNone) planned.save = write(step.save, c.in_height, c.in_width, c.in_channels, saved, false);
+  if (step.save != kNone) {
+    const Dtype saved = step.saves_bfloat16 ? kBFloat16 : kFloat32;
+    const int64_t room = step.save_channels == 0 ? c.in_channels : step.save_channels;
+    check(room >= c.in_channels && room <= kMaxChannels && room % kChannelBlock == 0, kOp,
+          ": no room for what a step keeps");
+    check(saved == kFloat32 || uses_matrix_unit(c), kOp, ": a step keeps its input in bfloat16");
+    planned.save = write(step.save, c.in_height, c.in_width, room, saved, false);
+    values_[planned.save].filled = c.in_channels;
+    c.save_step = room;
+    c.saving = writing_of(c.in_height * c.in_width, c.in_channels, room, saved);
+  }
   if (makes_picture(c)) {
-    check(step.output == kNone && c.up * base_height == height_ && c.up * base_width == width_, kOp,
-          ": the picture has another size than the image");
+    check(step.output == kNone, kOp, ": the picture goes elsewhere");
+    check(picture_height % height_ == 0 && picture_height / height_ * width_ == c.picture_width, kOp,
+          ": the picture of ", c.picture_width, "x", picture_height, " isn't a multiple of the image, ", width_, "x",
+          height_);
   } else {
     const int64_t height = c.up * c.base_height, width = c.up * c.base_width;
     const Dtype dtype = step.writes_bfloat16 ? kBFloat16 : kFloat32;
     check(dtype == kFloat32 || (c.method != Method::kDepthwise && c.method != Method::kBilinear), kOp,
           ": a step on single channels writes float32 only");
-    planned.output = write(step.output, height, width, c.out_channels, dtype, step.has_norm != 0);
-    c.writing = writing_of(height * width, c.out_channels, dtype);
+    if (appends) {
+      planned.output = append(step, height, width, dtype);
+      planned.output_channel = values_[planned.output].filled - c.out_channels;
+    } else {
+      planned.output = write(step.output, height, width, c.out_channels, dtype, step.has_norm != 0);
+    }
+    c.output_step = values_[planned.output].channels;
+    c.writing = writing_of(height * width, c.out_channels, c.output_step, dtype);
     if (step.has_norm) statistics_bytes_ = std::max(statistics_bytes_, statistic_slots(c) * 2 * c.out_channels * 4);
   }
   steps_.push_back(planned);
+}
+
+// What is added to a step's input.
+void Plan::check_residuals(const PlannedStep& planned) const {
+  const Step& step = planned.step;
+  check(step.residual != kNone || step.second_residual == kNone, kOp, ": a second residual alone");
+  for (const int64_t residual : {planned.residual, planned.second_residual}) {
+    if (residual == kNone) continue;
+    const Value& value = values_[residual];
+    check(value.filled >= planned.convolution.in_channels && step.second_source == kNone, kOp,
+          ": a residual of other channels");
+    check(value.dtype == kFloat32 || uses_matrix_unit(planned.convolution), kOp, ": a residual in bfloat16");
+  }
+  check(planned.second_residual == kNone || !values_[planned.second_residual].is_normalised, kOp,
+        ": a second residual with a norm");
+}
+
+// The output of the step that is being added, after the channels that its place holds.
+int64_t Plan::append(const Step& step, int64_t height, int64_t width, Dtype dtype) {
+  const int64_t number = read(step.output);
+  check(number != kNone, kOp, ": a step appends to nothing");
+  Value& value = values_[number];
+  check(value.height == height && value.width == width && value.dtype == dtype && !value.is_normalised &&
+            step.has_norm == 0 && step.out_channels <= value.channels - value.filled,
+        kOp, ": a step appends what has no room");
+  value.filled += step.out_channels;
+  return number;
 }
 
 // The value that a slot holds, needed in the step that is being added.
@@ -217,7 +271,7 @@ int64_t Plan::read(int64_t slot) {
 int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised) {
   check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
   check(height <= kMaxSide && width <= kMaxSide, kOp, ": an activation of ", width, "x", height, " is too large");
-  Value value = {height, width, channels, dtype, is_normalised, steps_.size(), steps_.size(), 0, 0};
+  Value value = {height, width, channels, channels, dtype, is_normalised, steps_.size(), steps_.size(), 0, 0};
   value.bytes = value.data_bytes() + (is_normalised ? 2 * aligned(channels * 4) : 0);
   current_[slot] = static_cast<int64_t>(values_.size());
   values_.push_back(value);
@@ -252,10 +306,11 @@ const void* Plan::weight(int64_t offset, int64_t bytes) const {
 // Of what a step multiplies: 0 is float32, 1 bfloat16.
 int Plan::element_type(const Step& step) const { return step.multiplies_float32 ? 0 : dtype_; }
 
-Writing Plan::writing_of(int64_t pixels, int64_t channels, Dtype dtype) const {
+// Of so many channels of pixels that lie `step` values apart.
+Writing Plan::writing_of(int64_t pixels, int64_t channels, int64_t step, Dtype dtype) const {
   const bool is_large = pixels * channels > std::max(kStreamValues, caches().level3_bytes / kStreamShare);
   if (dtype == kFloat32) return is_large ? Writing::kFloatsPastCaches : Writing::kFloats;
-  const bool has_lines = channels % kUnitChannels == 0 && kernels_.tile_blocks == kMaxTileBlocks;
+  const bool has_lines = channels % kUnitChannels == 0 && step == channels && kernels_.tile_blocks == kMaxTileBlocks;
   return is_large && has_lines ? Writing::kHalvesPastCaches : Writing::kHalves;
 }
 
@@ -275,6 +330,16 @@ void Plan::set_geometry(const Step& step, Convolution& c) {
   scratch_bytes_ = std::max(scratch_bytes_, is_chunked ? std::max(ring, scratch) : ring + scratch);
 }
 
+// What is added to the picture.
+void Plan::set_base(const Step& step, Convolution& c) const {
+  c.base = static_cast<Base>(step.base);
+  c.image_height = height_, c.image_width = width_;
+  c.base_scale = c.up * c.base_height / height_;
+  check(makes_picture(c) && c.picture_channels <= kImageChannels && c.base_scale >= 1 &&
+            c.base_scale * height_ == c.up * c.base_height && c.base_scale * width_ == c.up * c.base_width,
+        kOp, ": the image is added to something else than a picture of a multiple of its size");
+}
+
 // Returns the bytes that a thread needs beside its ring.
 int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
   const bool is_pairs = c.method == Method::kWinogradPairs, is_strided = c.method == Method::kWinogradStrided;
@@ -282,16 +347,16 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
   check(c.in_channels % kChannelBlock == 0 && (c.method != Method::kWinograd8 || element_bytes == 4), kOp,
         ": a Winograd step of an unknown shape");
   c.planes = is_pairs ? c.stride : 1;
-  c.spread = is_pairs ? c.up : 1;
+  c.spread = is_pairs || c.shuffles ? c.up : 1;
   const Method other = other_tiles(c.method);
   if (products(c, other) < products(c, c.method)) c.method = other;
   const auto [rows, columns] = tile_shape(c.method);
   const int64_t phases = c.spread * c.spread, height = c.up * c.base_height / c.spread,
                 width = c.up * c.base_width / c.spread;
   c.tile_rows = tiles_beside(height, rows), c.tile_columns = tiles_beside(width, columns);
-  c.input_phases = phases;
+  c.input_phases = c.shuffles ? 1 : phases;
   const int64_t more_rows = tiles_beside(height + 1, rows), more_columns = tiles_beside(width + 1, columns);
-  if (more_rows * more_columns * kSharedTiles <= c.tile_rows * c.tile_columns * (kSharedTiles + 1)) {
+  if (!c.shuffles && more_rows * more_columns * kSharedTiles <= c.tile_rows * c.tile_columns * (kSharedTiles + 1)) {
     c.input_phases = 1;
     if (phases > 1) c.tile_rows = more_rows, c.tile_columns = more_columns;
   }
@@ -299,7 +364,9 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
   const int64_t stride = is_strided || (is_pairs && c.up == 1) ? 2 : 1;
   const int64_t up = is_transposed || (is_pairs && c.stride == 1) ? 2 : 1;
   const int64_t kernel = up == 2 ? 1 : is_pairs ? 4 : 3;
-  check(c.stride == stride && c.up == up && step.kernel == kernel, kOp, ": a Winograd step of an unknown shape");
+  const bool can_shuffle = !is_pairs && !is_strided && !is_transposed;
+  check(c.stride == stride && (c.shuffles ? can_shuffle : c.up == up) && step.kernel == kernel, kOp,
+        ": a Winograd step of an unknown shape");
   int64_t bottom = step.phases[0].dy, right = step.phases[0].dx;
   for (int64_t i = 0; i < phases; ++i) {
     const StepPhase& phase = step.phases[i];
@@ -308,7 +375,8 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
                    weight(phase.weights, rows.taps * columns.taps * depth * c.out_channels * 4)};
     c.first = std::min(c.first, phase.dy), c.before = std::max(c.before, -phase.dx);
     const int64_t down = phase.dy - step.phases[0].dy, aside = phase.dx - step.phases[0].dx;
-    check(down == (phases > 1 ? i / 2 : 0) && aside == (phases > 1 ? i % 2 : 0), kOp,
+    const bool is_shifted = phases > 1 && !c.shuffles;
+    check(down == (is_shifted ? i / 2 : 0) && aside == (is_shifted ? i % 2 : 0), kOp,
           ": a Winograd step of an unknown shape");
     if (i < c.input_phases) bottom = std::max(bottom, phase.dy), right = std::max(right, phase.dx);
   }
@@ -336,12 +404,12 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
 // Returns the bytes that a thread needs beside its ring.
 int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes) {
   int64_t scratch = 0;
-  const bool makes_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
-  const bool is_bilinear = c.method == Method::kBilinear;
+  const bool is_columns = c.method == Method::kColumns, is_depthwise = c.method == Method::kDepthwise;
+  const bool is_bilinear = c.method == Method::kBilinear, is_shuffle = c.method == Method::kShuffle;
   check(!(is_depthwise || is_bilinear) || (element_bytes == 4 && c.in_channels == c.out_channels), kOp,
         ": a step on single channels that are not the same before and after it");
   int64_t right = 0;
-  for (int64_t i = 0; i < (is_bilinear ? 0 : makes_columns ? c.up : c.up * c.up); ++i) {
+  for (int64_t i = 0; i < (is_bilinear || is_shuffle ? 0 : is_columns ? c.up : c.up * c.up); ++i) {
     const StepPhase& phase = step.phases[i];
     check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
               std::abs(phase.dy) <= kMaxKernel && std::abs(phase.dx) <= kMaxKernel,
@@ -352,13 +420,20 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
     c.first = std::min(c.first, phase.dy), c.last = std::max(c.last, phase.dy + phase.rows - 1);
     c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
   }
-  if (makes_columns) {
-    check(c.stride == 1 && c.kernel_width >= 1 && c.kernel_width <= kMaxKernel && c.picture_channels >= 1 &&
-              c.kernel_width * c.picture_channels <= c.out_channels,
+  if (is_columns) {
+    check(c.stride == 1 && !c.shuffles && c.kernel_width >= 1 && c.kernel_width <= kMaxKernel &&
+              c.picture_channels >= 1 && c.kernel_width * c.picture_channels <= c.out_channels,
           kOp, ": a last layer of an unknown shape");
     right = c.up == 1 ? c.phases[0].dx + c.kernel_width - 1 : 0;
-    scratch = aligned((c.base_width + c.kernel_width - 1) * c.out_channels * 4) +
-              aligned((c.up * c.base_width * c.picture_channels + kChannelBlock) * 4);
+    scratch = aligned((c.base_width + c.kernel_width - 1) * c.out_channels * 4) + aligned(picture_row_elements(c) * 4) +
+              aligned(base_elements(c) * 4);
+  }
+  if (is_shuffle) {
+    check(c.stride == 1 && step.kernel == 1 && element_bytes == 4 && c.picture_channels >= 1 &&
+              c.picture_channels <= kMaxChannels && c.up * c.up * c.picture_channels <= c.in_channels &&
+              c.in_channels == c.out_channels && c.in_channels % kChannelBlock == 0 && step.source != kNone,
+          kOp, ": a pixel shuffle of an unknown shape");
+    scratch = aligned(picture_row_elements(c) * 4) + aligned(base_elements(c) * 4);
   }
   if (is_bilinear) {
     check(c.stride == 1 && c.up == 2 && step.kernel == 1 && !step.has_norm, kOp,
@@ -368,16 +443,17 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
   }
   c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
   const TileSide vertical = vertical_side(c.phases[0].rows);
-  if (!makes_columns && !is_depthwise && !is_bilinear && c.base_height * c.base_width <= kFewPixels) {
+  if (c.method == Method::kDirect && c.base_height * c.base_width <= kFewPixels) {
     c.method = Method::kSmall;
     c.unit_rows = c.base_height;
   } else if (vertical.taps > 0 && element_bytes == 4 && c.stride == 1 && c.up == 1 &&
-             (c.method == Method::kDirect || (makes_columns && step.save == kNone && has_picture_strips(c)))) {
-    c.method = makes_columns ? Method::kVerticalPicture : Method::kVertical;
+             (c.method == Method::kDirect ||
+              (is_columns && step.save == kNone && step.base == 0 && has_picture_strips(c)))) {
+    c.method = is_columns ? Method::kVerticalPicture : Method::kVertical;
     c.unit_rows = vertical.out;
-    const int64_t run = makes_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
+    const int64_t run = is_columns ? c.kernel_width * c.picture_channels : c.phases[0].columns * c.out_channels;
     kernel_bytes_ = std::max(kernel_bytes_, vertical.frequencies * c.in_channels * run * 4);
-    if (makes_columns) {
+    if (is_columns) {
       scratch = aligned((vertical.in + 1) * c.in_channels * picture_strip_step(c) * 4) +
                 aligned(vertical.frequencies * kChannelBlock * picture_strip_step(c) * 4) +
                 aligned((vertical.frequencies + vertical.out) * c.picture_channels * kPictureStrip * 4);
@@ -387,7 +463,7 @@ int64_t Plan::set_direct_geometry(const Step& step, Convolution& c, int64_t elem
     }
   } else {
     const int64_t share = std::max<int64_t>(c.base_height / thread_count_, 1);
-    c.unit_rows = makes_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
+    c.unit_rows = is_columns ? 1 : std::clamp<int64_t>(kUnitPixels / c.base_width, 1, share);
   }
   c.last += (c.unit_rows - 1) * c.stride;
   if (c.method == Method::kSmall && step.save != kNone) c.last = std::max(c.last, c.in_height - 1);
@@ -403,8 +479,8 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
         kOp, ": a step of the matrix unit of an unknown shape");
   if (makes_blocks) {
     c.block = step.block;
-    check(c.stride == 1 && c.picture_channels >= 1 && c.block >= c.up && c.block <= kMaxKernel && c.block % c.up == 0 &&
-              c.picture_channels <= c.out_channels / (c.block * c.block),
+    check(c.stride == 1 && !c.shuffles && c.picture_channels >= 1 && c.block >= c.up && c.block <= kMaxKernel &&
+              c.block % c.up == 0 && c.picture_channels <= c.out_channels / (c.block * c.block),
           kOp, ": a last layer of an unknown shape");
     c.stride = c.block / c.up;
     c.base_height = divided_up(c.base_height, c.stride), c.base_width = divided_up(c.base_width, c.stride);
@@ -437,7 +513,8 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
   if (makes_blocks) {
     c.bands = c.base_height, c.unit_rows = 1, c.ring_rows = rows;
     work += aligned(aligned(c.base_width) * c.out_channels * 4) +
-            aligned((c.base_width * c.block * c.picture_channels + kChannelBlock) * 4);
+            aligned((c.base_width * c.block * c.picture_channels + 2 * kChannelBlock) * 4) +
+            aligned(base_elements(c) * 4);
   } else if (pixels <= kFewPixels || weight_bytes > kManyWeights * all_rows * row_bytes) {
     c.method = Method::kMatrixSmall;
     c.ring_rows = all_rows;
@@ -533,9 +610,10 @@ Source Plan::source_of(int64_t value, int64_t channels, const Memory& memory) co
   if (value == kNone) return {};
   const char* data = data_of(value, memory);
   const Dtype dtype = values_[value].dtype;
-  if (!values_[value].is_normalised) return {data, dtype, channels, nullptr, nullptr};
+  const int64_t step = values_[value].channels;
+  if (!values_[value].is_normalised) return {data, dtype, channels, step, nullptr, nullptr};
   const float* scale = scale_of(value, memory);
-  return {data, dtype, channels, scale, scale + aligned(values_[value].channels * 4) / 4};
+  return {data, dtype, channels, step, scale, scale + aligned(step * 4) / 4};
 }
 
 void Plan::run_step(const PlannedStep& planned, const Image& image, const Picture& picture,
@@ -549,12 +627,15 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, const Pictur
     c.sources[0] = source_of(planned.source, c.sources[0].channels, memory);
     c.sources[1] = source_of(planned.second_source, c.sources[1].channels, memory);
     c.residual = source_of(planned.residual, c.in_channels, memory);
+    c.second_residual = source_of(planned.second_residual, c.in_channels, memory);
   }
   if (planned.save != kNone) c.save = data_of(planned.save, memory);
   if (makes_picture(c)) {
     c.picture = picture;
+    c.base_image = image;
+    c.base_image.scale = 1.0f, c.base_image.offset = 0.0f;
   } else {
-    c.output = data_of(planned.output, memory);
+    c.output = data_of(planned.output, memory) + planned.output_channel * (step.writes_bfloat16 ? 2 : 4);
   }
   if (step.has_norm && !makes_picture(c)) c.statistics = memory.statistics;
 

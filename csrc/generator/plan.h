@@ -32,10 +32,14 @@ class Plan {
   int64_t step_count() const { return static_cast<int64_t>(steps_.size()); }
   int64_t picture_channels() const { return steps_.back().convolution.picture_channels; }
 
+  // How many times as high and wide as the image the picture is.
+  int64_t scale() const { return steps_.back().convolution.picture_width / width_; }
+
  private:
   // What a step writes and later ones read: an activation, and how it is normalised.
   struct Value {
     int64_t height, width, channels;
+    int64_t filled;  // channels that the steps so far have written, from the first on
     Dtype dtype;
     bool is_normalised;
     size_t first, last;     // steps that it is needed in
@@ -48,7 +52,8 @@ class Plan {
   struct PlannedStep {
     Step step;
     Convolution convolution;
-    int64_t source, second_source, residual, save, output;
+    int64_t source, second_source, residual, second_residual, save, output;
+    int64_t output_channel = 0;  // of the output, the first that is written
   };
 
   // A call's parts of the workspace.
@@ -72,11 +77,14 @@ class Plan {
   void add(const Step& step);
   int64_t read(int64_t slot);
   int64_t write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised);
+  void check_residuals(const PlannedStep& planned) const;
+  int64_t append(const Step& step, int64_t height, int64_t width, Dtype dtype);
   void place_values();
   const void* weight(int64_t offset, int64_t bytes) const;
   int element_type(const Step& step) const;
-  Writing writing_of(int64_t pixels, int64_t channels, Dtype dtype) const;
+  Writing writing_of(int64_t pixels, int64_t channels, int64_t step, Dtype dtype) const;
   void set_geometry(const Step& step, Convolution& c);
+  void set_base(const Step& step, Convolution& c) const;
   int64_t set_winograd_geometry(const Step& step, Convolution& c, int64_t element_bytes);
   int64_t set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes);
   int64_t set_matrix_geometry(const Step& step, Convolution& c, int64_t element_bytes);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "csrc/cpu/fused_convolution.h"
+
 namespace streamgan {
 
 constexpr int64_t kProgramVersion = 6, kNone = -1;
@@ -19,21 +21,26 @@ struct StepPhase {
 // Slots hold activations; kNone stands for the image as a source, for nothing elsewhere. Offsets are bytes in
 // `weights`.
 struct Step {
-  int64_t method, multiplies_float32, source, second_source, residual, save, output;
-  int64_t activation, slope_bits;                  // of the input
+  int64_t method, multiplies_float32, source, second_source, residual, second_residual, save, output;
+  int64_t residual_scale_bits;             // float32, what `residual` is multiplied by
+  int64_t save_channels;                   // room of a pixel of `save`; 0: of those that it gets
+  int64_t appends;                         // whether the output comes after what `output` holds, as more channels
+  int64_t activation, slope_bits, slopes;  // of the input; slopes float32 [in_channels] or kNone
   int64_t padding, pad_before, pad_after, kernel;  // what the base grid's size follows from
   int64_t stride, up;
   int64_t in_channels, out_channels;
-  int64_t bias;                                            // float32 [out_channels]
+  int64_t shuffles;  // whether the phases are a pixel shuffle's, of one input and each with a bias of its own
+  int64_t bias;      // float32 [out_channels], or [up^2][out_channels] where it shuffles
   int64_t writes_bfloat16, saves_bfloat16;                 // float32 otherwise
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
   int64_t norm_channels;                                   // that are normalised together; 0: each by itself
   int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
   int64_t picture_channels, kernel_width, tanh;            // of the last step
+  int64_t base;                                            // Base, of the last step
   int64_t aligns_corners;                                  // of linear interpolation
   int64_t weight_parts;                                    // of a step on the matrix unit: 1 or 2
   int64_t block;                                           // of the last one
-  StepPhase phases[4];
+  StepPhase phases[kMaxPhases];
 };
 
 }  // namespace streamgan

@@ -24,7 +24,7 @@ class TorchThreads : public Threads {
   }
 };
 
-Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels,
+Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels, int64_t scale,
                std::vector<double>* seconds) {
   check(image.dim() == 4 && image.size(0) >= 1 && image.size(1) >= 1 && image.size(1) <= kImageChannels &&
             image.size(2) >= 1 && image.size(3) >= 1 && image.size(2) <= kMaxSide && image.size(3) <= kMaxSide,
@@ -40,7 +40,8 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
   const Plan plan(packed, image.size(2), image.size(3), threads);
   check(plan.picture_channels() == channels, kOp, ": the generator makes ", plan.picture_channels(), " channels, not ",
         channels);
-  const int64_t count = image.size(0), height = image.size(2), width = image.size(3);
+  check(plan.scale() == scale, kOp, ": the picture is ", plan.scale(), " times as large as the image, not ", scale);
+  const int64_t count = image.size(0), height = scale * image.size(2), width = scale * image.size(3);
   Tensor picture =
       torch::stable::empty({count, height, width, channels}, ScalarType::Float, std::nullopt, image.device());
   const Workspace workspace(plan.workspace_bytes());
@@ -61,14 +62,16 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
   return picture;
 }
 
-Tensor fused_generator(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels) {
-  return run_all(image, weights, program, channels, nullptr);
+Tensor fused_generator(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels,
+                       int64_t scale) {
+  return run_all(image, weights, program, channels, scale, nullptr);
 }
 
 // Seconds of each step, float64 [steps].
-Tensor fused_generator_seconds(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels) {
+Tensor fused_generator_seconds(const Tensor& image, const Tensor& weights, const Tensor& program, int64_t channels,
+                               int64_t scale) {
   std::vector<double> seconds;
-  run_all(image, weights, program, channels, &seconds);
+  run_all(image, weights, program, channels, scale, &seconds);
   Tensor result =
       torch::stable::empty({static_cast<int64_t>(seconds.size())}, ScalarType::Double, std::nullopt, image.device());
   std::copy(seconds.begin(), seconds.end(), static_cast<double*>(result.mutable_data_ptr()));
@@ -78,8 +81,9 @@ Tensor fused_generator_seconds(const Tensor& image, const Tensor& weights, const
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(streamgan, library) {
-  library.def("fused_generator(Tensor image, Tensor weights, Tensor program, int channels) -> Tensor");
-  library.def("fused_generator_seconds(Tensor image, Tensor weights, Tensor program, int channels) -> Tensor");
+  library.def("fused_generator(Tensor image, Tensor weights, Tensor program, int channels, int scale=1) -> Tensor");
+  library.def(
+      "fused_generator_seconds(Tensor image, Tensor weights, Tensor program, int channels, int scale=1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(streamgan, CPU, library) {

@@ -44,12 +44,13 @@ class Generator {
     check(reinterpret_cast<uintptr_t>(weights_.data()) % 64 == 0, kName, ": weights must begin at a multiple of 64");
   }
 
-  // float32 [H, W, 3] -> float32 [H, W, channels].
+  // float32 [H, W, 3] -> float32 [H * scale, W * scale, channels].
   Array<float> run(const Array<float>& image) {
     check(image.ndim() == 3 && image.shape(2) == kChannels, kName, ": image must be [H, W, 3]");
     const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
     make_ready({image.shape(0), image.shape(1)});
-    Array<float> picture({image.shape(0), image.shape(1), static_cast<py::ssize_t>(plan_->picture_channels())});
+    const int64_t scale = plan_->scale();
+    Array<float> picture({scale * image.shape(0), scale * image.shape(1), plan_->picture_channels()});
     const float* from = image.data();
     float* to = picture.mutable_data();
     {
@@ -59,7 +60,7 @@ class Generator {
     return picture;
   }
 
-  // uint8 [H, W, 3] -> the same, by way of an image of `padded` size.
+  // uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3], by way of an image of `padded` size.
   Array<uint8_t> translate(const Array<uint8_t>& frame, const Size& padded, const Range& input, const Range& output) {
     check(frame.ndim() == 3 && frame.shape(2) == kChannels, kName, ": frame must be [H, W, 3]");
     const int64_t height = frame.shape(0), width = frame.shape(1);
@@ -69,14 +70,15 @@ class Generator {
     const std::lock_guard<std::mutex> turn(released(turn_), std::adopt_lock);
     make_ready(padded);
     check(plan_->picture_channels() == kChannels, kName, ": makes ", plan_->picture_channels(), " channels, no frame");
-    Array<uint8_t> translated({height, width, kChannels});
+    const int64_t scale = plan_->scale();
+    Array<uint8_t> translated({scale * height, scale * width, kChannels});
     const FrameImage from = {
         frames_to_tensor_kernels().row[kFloat32], {frame.data(), width * kChannels, height, width}, in};
     const TensorToFramesKernels& to_bytes = tensor_to_frames_kernels();
     const Picture to = {nullptr,
                         translated.mutable_data(),
-                        height,
-                        width,
+                        scale * height,
+                        scale * width,
                         to_bytes.interleaved[kFloat32],
                         to_bytes.planar[kFloat32],
                         static_cast<float>(out.low),
@@ -149,10 +151,12 @@ void define_generator(py::module_& module) {
       .def(py::init<Array<uint8_t>, Array<int64_t>, int64_t>(), py::arg("weights").noconvert(),
            py::arg("program").noconvert(), py::arg("threads"))
       .def("run", &Generator::run, py::arg("image").noconvert(),
-           "float32 [H, W, 3], RGB, in the generator's range -> float32 [H, W, channels].")
-      .def("translate", &Generator::translate, py::arg("frame").noconvert(), py::arg("padded"), py::arg("input_range"),
-           py::arg("output_range"),
-           "uint8 [H, W, 3], BGR -> the same, translated. `padded` is the (height, width) that the generator sees.")
+           "float32 [H, W, 3], RGB, in the generator's range -> float32 [H * scale, W * scale, channels].")
+      .def(
+          "translate", &Generator::translate, py::arg("frame").noconvert(), py::arg("padded"), py::arg("input_range"),
+          py::arg("output_range"),
+          "uint8 [H, W, 3], BGR -> uint8 [H * scale, W * scale, 3]. `padded` is the (height, width) that the generator "
+          "sees.")
       .def("workspace_bytes", &Generator::workspace_bytes, py::arg("size"),
            "What an image of (height, width) needs beside weights, image and picture, in bytes.")
       .def_property_readonly("threads", &Generator::threads);

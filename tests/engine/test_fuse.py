@@ -36,6 +36,8 @@ from engine.generators import (
     GeneratorConfig,
     ResNet,
     ResNetConfig,
+    RRDBNetConfig,
+    SRResNetConfig,
     SRVGGConfig,
     TransformerNetConfig,
     UNetConfig,
@@ -78,6 +80,14 @@ CONFIGS: dict[str, GeneratorConfig] = {
     "unet": UNetConfig(width=8, downsamplings=4),
     "unet instance norm": UNetConfig(width=16, downsamplings=3, norm="instance", bias=True),
     "unet one to two channels": UNetConfig(width=8, downsamplings=3, in_channels=1, out_channels=2),
+    "srvgg": SRVGGConfig(width=32, convolutions=2),
+    "srvgg x1 odd widths": SRVGGConfig(width=10, convolutions=1, scale=1),
+    "srvgg x2 grey": SRVGGConfig(width=10, convolutions=1, scale=2, in_channels=1, out_channels=1),
+    "srresnet": SRResNetConfig(width=32, blocks=1),
+    "srresnet x3 odd widths": SRResNetConfig(width=10, blocks=2, scale=3),
+    "rrdbnet": RRDBNetConfig(width=16, growth=16, blocks=2),
+    "rrdbnet x2 odd widths": RRDBNetConfig(width=20, growth=10, blocks=1, scale=2),
+    "rrdbnet x1 grey": RRDBNetConfig(width=8, growth=8, blocks=1, scale=1, in_channels=1, out_channels=1),
 }
 
 
@@ -94,6 +104,8 @@ def made(config: GeneratorConfig) -> Generator:
         elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)) and layer.weight is not None:
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.3)
+        if isinstance(layer, nn.PReLU):
+            nn.init.uniform_(layer.weight, -0.2, 1.2)
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None
             assert layer.running_var is not None
@@ -122,15 +134,16 @@ def error_db(actual: Tensor, expected: Tensor) -> float:
 def writing_bfloat16(fused: FusedGenerator) -> FusedGenerator:
     """The same, with bfloat16 between its layers, as far as may be."""
     steps = steps_of(fused)
-    added = {step.residual for step in steps}
+    added = {slot for step in steps for slot in (step.residual, step.second_residual)}
     for step in steps[:-1]:
-        step.writes_bfloat16 = int(step.method not in (DEPTHWISE, BILINEAR) and step.output not in added)
+        can = step.method not in (DEPTHWISE, BILINEAR) and not step.appends
+        step.writes_bfloat16 = int(can and step.output not in added)
     return with_steps(fused, steps)
 
 
 def with_steps(fused: FusedGenerator, steps: list[Step]) -> FusedGenerator:
     numbers = fused.program[:4].tolist() + [number for step in steps for number in step.numbers()]
-    return FusedGenerator(fused.weights, torch.tensor(numbers), fused.out_channels)
+    return fused.with_program(torch.tensor(numbers))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -367,7 +380,7 @@ def test_tiles_of_one_pixel(isa: str, precision: str) -> None:
         ), (height, width)
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer", "srvgg", "rrdbnet"])
 def test_batches_are_their_images(name: str) -> None:
     generator = made(CONFIGS[name])
     fused = fuse(generator, "fp32")
@@ -375,7 +388,7 @@ def test_batches_are_their_images(name: str) -> None:
     assert torch.equal(fused(images), torch.cat([fused(image[None]) for image in images]))
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer", "srvgg", "srresnet"])
 def test_layouts_and_parts_of_larger_images(name: str) -> None:
     generator = made(CONFIGS[name])
     fused = fuse(generator, "fp32")
@@ -386,7 +399,7 @@ def test_layouts_and_parts_of_larger_images(name: str) -> None:
     assert torch.equal(fused(part.contiguous(memory_format=torch.channels_last)), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet", "transformer"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer", "srvgg", "srresnet", "rrdbnet"])
 def test_threads_change_no_more_than_rounding(name: str) -> None:
     generator = made(CONFIGS[name])
     fused = fuse(generator, "fp32")
@@ -399,10 +412,11 @@ def test_threads_change_no_more_than_rounding(name: str) -> None:
         assert torch.allclose(results[0], other, atol=FUSED_THREADS_RTOL * float(results[0].abs().max()))
 
 
-def test_it_is_an_operator_like_any_other() -> None:
-    generator = made(CONFIGS["resnet"])
+@pytest.mark.parametrize("name", ["resnet", "srvgg x2 grey"])
+def test_it_is_an_operator_like_any_other(name: str) -> None:
+    generator = made(CONFIGS[name])
     fused, image = fuse(generator, "fp32"), picture_for(generator)
-    arguments = (image, fused.weights, fused.program, fused.out_channels)
+    arguments = (image, fused.weights, fused.program, fused.out_channels, fused.scale)
     torch.library.opcheck(torch.ops.streamgan.fused_generator.default, arguments)
     exported = torch.export.export(fused, (image,)).module()
     traced = torch.jit.trace(fused, image)
@@ -449,8 +463,8 @@ def test_too_small_an_image_is_one_line() -> None:
 
 
 def test_what_it_does_not_know_is_named() -> None:
-    with pytest.raises(BackendError, match="no form of SRVGG"):
-        fuse(made(SRVGGConfig(width=8, convolutions=1)), "fp32")
+    with pytest.raises(BackendError, match="no form of Generator"):
+        fuse(Generator(), "fp32")
     generator = made(ResNetConfig(width=8, blocks=1))
     assert isinstance(generator, ResNet)
     generator.model[3] = nn.Softplus()
@@ -461,7 +475,7 @@ def test_what_it_does_not_know_is_named() -> None:
 def damaged(fused: FusedGenerator, position: int, value: int) -> FusedGenerator:
     program = fused.program.clone()
     program[position] = value
-    return FusedGenerator(fused.weights, program, fused.out_channels)
+    return fused.with_program(program)
 
 
 def runs_on(fused: FusedGenerator, image: Tensor) -> bool:

@@ -122,7 +122,9 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("package") / "engine.pt2"
     example = torch.zeros(1, 3, 72, 100, dtype=dtype).to(memory_format=torch.channels_last)
     aoti.build(generator, example, request.param, path)
-    facts = PackageFacts(name_of(dtype), (72, 100), generator.input_range, generator.output_range, 1 << 20)
+    facts = PackageFacts(
+        name_of(dtype), (72, 100), generator.input_range, generator.output_range, 1 << 20, generator.scale
+    )
     return path, PackageFacts.from_dict(json.loads(json.dumps(facts.to_dict())))
 
 
@@ -156,7 +158,7 @@ def test_a_frame_of_another_size_is_refused(built: tuple[Path, PackageFacts]) ->
 
 
 class TestFilesThatCantBeRun:
-    FACTS = PackageFacts("float32", (72, 100), (-1.0, 1.0), (-1.0, 1.0), 0)
+    FACTS = PackageFacts("float32", (72, 100), (-1.0, 1.0), (-1.0, 1.0), 0, 1)
 
     def fails(self, path: Path) -> str:
         with pytest.raises(BackendError) as raised:

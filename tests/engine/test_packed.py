@@ -27,8 +27,6 @@ from tests.engine.small_generators import CONFIGS, small_generator
 from tests.ops.cases import CACHES, ISAS, forced_caches, forced_isa, threads
 from tests.tolerances import FUSED_THREADS_RTOL
 
-FUSABLE = [name for name in CONFIGS if not name.startswith(("srresnet", "rrdbnet", "srvgg"))]
-
 
 def packed(generator: Generator, fused: FusedGenerator, folder: Path, *, count: int = 2) -> PackedGenerator:
     """By way of the disk, as it is used."""
@@ -54,7 +52,7 @@ def as_array(image: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fast"])
-@pytest.mark.parametrize("name", FUSABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp_path: Path) -> None:
     """With as many threads, since sums are split by them."""
     generator = small_generator(name)
@@ -68,7 +66,9 @@ def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp
 @pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "animegan"])
+@pytest.mark.parametrize(
+    "name", ["resnet", "unet", "transformer_net", "animegan", "srvgg", "srresnet-x3", "rrdbnet-x1"]
+)
 def test_translates_as_the_operators(
     name: str, precision: str, isa: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -83,13 +83,15 @@ def test_translates_as_the_operators(
             size=run.padded_size(*frame.shape[:2]),
             dtype=torch.float32,
         )
-        expected = ops.tensor_to_frames(fused(image), value_range=generator.output_range, size=frame.shape[:2])
+        height, width = (side * generator.scale for side in frame.shape[:2])
+        expected = ops.tensor_to_frames(fused(image), value_range=generator.output_range, size=(height, width))
         actual = run.translate(frame)
     np.testing.assert_array_equal(actual, expected[0].numpy())
 
 
-def test_translates_as_the_translator(tmp_path: Path) -> None:
-    generator, frame = small_generator("unet"), frame_of(61, 47)
+@pytest.mark.parametrize("name", ["unet", "rrdbnet", "srresnet"])
+def test_translates_as_the_translator(name: str, tmp_path: Path) -> None:
+    generator, frame = small_generator(name), frame_of(61, 47)
     translator = Translator(generator, backend="fused", precision="fp32", device="cpu")
     with threads(2):
         expected = translator(frame)
@@ -223,7 +225,7 @@ class TestBadInput:
             PackedGenerator(room[begin:][: len(fused.weights)], PackedFacts.of(fused, generator), threads=1)
 
     @pytest.mark.parametrize(
-        "change", [{"program": "x"}, {"multiple": 0}, {"input_range": [1]}, {"minimum_size": None}]
+        "change", [{"program": "x"}, {"multiple": 0}, {"input_range": [1]}, {"minimum_size": None}, {"scale": 0}]
     )
     def test_damaged_facts(self, change: dict[str, object]) -> None:
         generator = small_generator("resnet")

@@ -18,7 +18,7 @@ from engine import Translator, quick_start, save_generator
 from engine.cache import EngineCache, sha256
 from engine.choosing import Engine
 from engine.errors import CheckpointError, EngineError, FrameSizeError
-from engine.generators import build
+from engine.generators import GeneratorConfig, SRVGGConfig, build
 from engine.generators.resnet import ResNetConfig
 from engine.precision import PARITY_DB, psnr_db
 from engine.quick_start import QuickTranslator, Request
@@ -34,9 +34,9 @@ def style(tmp_path: Path) -> Path:
     return saved(tmp_path / "tiny.safetensors", seed=0)
 
 
-def saved(path: Path, *, seed: int) -> Path:
+def saved(path: Path, *, seed: int, config: GeneratorConfig | None = None) -> Path:
     torch.manual_seed(seed)
-    save_generator(build(ResNetConfig(width=8, blocks=1)), path, metadata={})
+    save_generator(build(config or ResNetConfig(width=8, blocks=1)), path, metadata={})
     return path
 
 
@@ -80,6 +80,17 @@ def test_the_second_run_needs_no_translator(style: Path) -> None:
     assert str(engine) == "fused fp32"
     assert engine.proven_before
     assert engine.parity_db == pytest.approx(first.translator.engine.parity_db)  # type: ignore[union-attr]
+
+
+def test_super_resolution(tmp_path: Path) -> None:
+    """The second run knows the scale before its first frame."""
+    style = saved(tmp_path / "enlarge.safetensors", seed=0, config=SRVGGConfig(width=8, convolutions=1, scale=2))
+    expected = Run(style)(frame())
+    assert expected.shape == (2 * SIZE[0], 2 * SIZE[1], 3)
+    second = Run(style)
+    assert second.translator.scale == 2
+    np.testing.assert_array_equal(second(frame()), expected)
+    assert second.loads == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fast"])
