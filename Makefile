@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 # The interpreter that .venv is made with, and the one that the GPU targets use as it is (no .venv, no network).
 SYSTEM_PYTHON ?= python3
 
-CPP_FILES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
+CPP_FILES := $(shell find csrc tests/cuda tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
 
 # The peers that benchmarks compare with have an environment of their own.
 BENCH_VENV := .venv-bench
@@ -22,11 +22,12 @@ GPU_TESTS := tests/engine/test_frame_runner.py tests/engine/test_fuse_norms.py t
   tests/engine/test_onnxruntime.py tests/engine/test_onnxruntime_tensorrt.py \
   $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/test_device_frames.py tests/engine/video/test_hardware.py)
 
-.PHONY: help setup run test lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
+.PHONY: help setup run test test-all lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
-	@echo 'make test        all tests'
+	@echo 'make test        all tests but the slow ones'
+	@echo 'make test-all    the slow ones too: some minutes more'
 	@echo 'make lint        ruff, mypy, clang-format'
 	@echo 'make format      rewrite the sources in the format that lint asks for'
 	@echo 'make bench       this project beside its peers on this machine: some minutes; figures go to build/bench'
@@ -55,6 +56,9 @@ run: setup
 
 test: setup
 	$(PYTHON) -m pytest
+
+test-all: setup
+	$(PYTHON) -m pytest -m 'slow or not slow'
 
 lint: setup
 	$(VENV)/bin/ruff check .

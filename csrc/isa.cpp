@@ -12,11 +12,19 @@
 #include <unistd.h>
 #endif
 #endif
+#if defined(STREAMGAN_ARM_TIERS) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace streamgan {
 namespace {
 
-constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAvx512Amx};
+constexpr Isa kAllIsas[] = {Isa::kScalar,    Isa::kAvx2, Isa::kAvx512,  Isa::kAvx512Bf16,
+                            Isa::kAvx512Amx, Isa::kNeon, Isa::kNeonBf16};
+// Those of this platform, lowest first.
+constexpr Isa kPlatformIsas[] = {Isa::kScalar,
+                                 STREAMGAN_IF_X86(Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAvx512Amx)
+                                     STREAMGAN_IF_ARM(Isa::kNeon, Isa::kNeonBf16)};
 constexpr int kUndecided = -1;
 
 std::atomic<int> active{kUndecided};
@@ -71,7 +79,18 @@ const std::string& amx_refusal() {
   static const std::string none;
   return none;
 }
+#if defined(STREAMGAN_ARM_TIERS)
+// Every AArch64 processor has NEON.
+Isa detect() {
+#if defined(__linux__)
+  constexpr unsigned long kHasBf16 = 1ul << 14;  // HWCAP2_BF16, which older headers lack
+  if (getauxval(AT_HWCAP2) & kHasBf16) return Isa::kNeonBf16;
+#endif
+  return Isa::kNeon;
+}
+#else
 Isa detect() { return Isa::kScalar; }
+#endif
 #endif
 
 std::string supported_names() {
@@ -82,9 +101,11 @@ std::string supported_names() {
 
 // `origin` says in the message where the name came from.
 Isa parse_isa(const std::string& name, const std::string& origin) {
+  for (const Isa isa : supported_isas()) {
+    if (name == isa_name(isa)) return isa;
+  }
   for (const Isa isa : kAllIsas) {
     if (name != isa_name(isa)) continue;
-    if (isa <= detected_isa()) return isa;
     throw std::invalid_argument(origin + " asks for '" + name +
                                 "', which this processor or build lacks; it has: " + supported_names());
   }
@@ -113,7 +134,7 @@ const std::string& refused_isa() { return amx_refusal(); }
 
 std::vector<Isa> supported_isas() {
   std::vector<Isa> supported;
-  for (const Isa isa : kAllIsas) {
+  for (const Isa isa : kPlatformIsas) {
     if (isa <= detected_isa()) supported.push_back(isa);
   }
   return supported;
@@ -145,6 +166,10 @@ const char* isa_name(Isa isa) {
       return "avx512_bf16";
     case Isa::kAvx512Amx:
       return "avx512_amx";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonBf16:
+      return "neon_bf16";
   }
   return "unknown";
 }

@@ -25,7 +25,7 @@ Isa detected_isa();
 // Why a tier that the processor has can't be used, in one line; "" where there is none.
 const std::string& refused_isa();
 
-// All tiers that can run here, lowest first.
+// All tiers that can run here, lowest first; never one of another platform.
 std::vector<Isa> supported_isas();
 
 // The tier in use. Throws std::invalid_argument if STREAMGAN_ISA names no tier or one that can't run here.
@@ -35,7 +35,7 @@ Isa active_isa();
 // measurements. Throws as active_isa() does.
 void set_isa(const std::optional<std::string>& name);
 
-// The name that STREAMGAN_ISA takes: scalar, avx2, avx512, avx512_bf16, avx512_amx.
+// The name that STREAMGAN_ISA takes: scalar; avx2, avx512, avx512_bf16, avx512_amx; neon, neon_bf16.
 const char* isa_name(Isa isa);
 
 // The tiers each operator has a kernel for, lowest first.

@@ -24,5 +24,7 @@ extern const FramesToTensorKernels kFramesToTensorScalar;
 extern const FramesToTensorKernels kFramesToTensorAvx2;
 extern const FramesToTensorKernels kFramesToTensorAvx512;
 extern const FramesToTensorKernels kFramesToTensorAvx512Bf16;
+extern const FramesToTensorKernels kFramesToTensorNeon;
+extern const FramesToTensorKernels kFramesToTensorNeonBf16;
 
 }  // namespace streamgan

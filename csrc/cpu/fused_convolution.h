@@ -349,5 +349,7 @@ extern const FusedConvolutionKernels kFusedConvolutionAvx2;
 extern const FusedConvolutionKernels kFusedConvolutionAvx512;
 extern const FusedConvolutionKernels kFusedConvolutionAvx512Bf16;
 extern const FusedConvolutionKernels kFusedConvolutionAvx512Amx;
+extern const FusedConvolutionKernels kFusedConvolutionNeon;
+extern const FusedConvolutionKernels kFusedConvolutionNeonBf16;
 
 }  // namespace streamgan

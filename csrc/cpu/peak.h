@@ -1,7 +1,7 @@
 // What the processor's arithmetic can do: loops on registers only, to measure other code against.
 //
 // Formula:  float32   accumulator = accumulator * factor + addend        one fused instruction where there is one
-//           bfloat16  accumulator += a[2i] * b[2i] + a[2i + 1] * b[2i + 1], products and sums in float32
+//           bfloat16  accumulator += the sum of two a * b (of four on Arm, bfmmla), products and sums in float32
 //           int8      accumulator += the sum of four a * b, uint8 by int8, in int32
 // Counting: a multiplication and its addition are two operations.
 // Contract: a round is one instruction for every accumulator. They are independent and enough of them (latency times
@@ -32,5 +32,7 @@ extern const PeakKernels kPeakAvx2;
 extern const PeakKernels kPeakAvx512;  // its int8 loop needs AVX512-VNNI, which the tier doesn't guarantee
 extern const PeakKernels kPeakAvx512Bf16;
 extern const PeakKernels kPeakAvx512Amx;
+extern const PeakKernels kPeakNeon;
+extern const PeakKernels kPeakNeonBf16;
 
 }  // namespace streamgan

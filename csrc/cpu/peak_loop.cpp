@@ -4,7 +4,8 @@ namespace streamgan {
 namespace {
 
 constexpr const PeakKernels* kLowestFirst[] = {
-    &kPeakScalar, STREAMGAN_IF_X86(&kPeakAvx2, &kPeakAvx512, &kPeakAvx512Bf16, &kPeakAvx512Amx)};
+    &kPeakScalar, STREAMGAN_IF_X86(&kPeakAvx2, &kPeakAvx512, &kPeakAvx512Bf16, &kPeakAvx512Amx)
+                      STREAMGAN_IF_ARM(&kPeakNeon, &kPeakNeonBf16)};
 
 // Tiers guarantee the instructions of the other kinds.
 bool has_instruction(PeakKind kind) {

@@ -4,7 +4,7 @@
 // A window is 16 of the 48 bytes. With both colour orders three bytes wide, the window at 16 * j of one order needs
 // bytes of the other from 15 * j to 15 * j + 17: two bytes more than a register holds, so each takes two shuffles.
 
-constexpr int64_t kBlock = 16;  // pixels
+#include "csrc/cpu/pixel_blocks.h"
 
 struct ShuffleMask {
   alignas(16) uint8_t byte[16];
@@ -43,10 +43,3 @@ inline __m128i shuffle(__m128i bytes, const ShuffleMask& mask) {
 inline __m128i load_bytes(const uint8_t* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
 
 inline void store_bytes(uint8_t* bytes, __m128i value) { _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), value); }
-
-// Calls block(pixel) for blocks of 16 pixels that cover a row of at least 16; the last overlaps the one before it.
-template <typename Block>
-inline void for_each_block(int64_t pixels, const Block& block) {
-  for (int64_t pixel = 0; pixel < pixels - kBlock; pixel += kBlock) block(pixel);
-  block(pixels - kBlock);
-}

@@ -27,5 +27,6 @@ struct TensorToFramesKernels {
 extern const TensorToFramesKernels kTensorToFramesScalar;
 extern const TensorToFramesKernels kTensorToFramesAvx2;
 extern const TensorToFramesKernels kTensorToFramesAvx512;
+extern const TensorToFramesKernels kTensorToFramesNeon;
 
 }  // namespace streamgan

@@ -9,10 +9,17 @@
 #define STREAMGAN_IF_X86(...)
 #endif
 
+#if defined(STREAMGAN_ARM_TIERS)
+#define STREAMGAN_IF_ARM(...) __VA_ARGS__
+#else
+#define STREAMGAN_IF_ARM(...)
+#endif
+
 namespace streamgan {
 
-// Lowest first: a processor that has one has all before it.
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAvx512Amx };
+// The tiers of all platforms. Those of one platform are the scalar one and a run of others, lowest first: a processor
+// that has one of them has all before it.
+enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAvx512Amx, kNeon, kNeonBf16 };
 
 // Element types of image tensors; kernel structs hold one function for each, in this order.
 enum Dtype : int { kFloat32, kBFloat16, kFloat16, kDtypeCount };

@@ -1,5 +1,7 @@
 // float32 vectors of a tier's own length, and the two element types of activations and weights. Included inside an
-// anonymous namespace, after <immintrin.h> where the tier has instructions of its own.
+// anonymous namespace, after <immintrin.h> or <arm_neon.h> where the tier has instructions of its own.
+//
+// The build defines STREAMGAN_NEON for the NEON tiers: the scalar tier's compiler has __ARM_NEON too.
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -25,6 +27,8 @@ struct Constant {
 inline V splat(float value) { return _mm512_set1_ps(value); }
 #elif defined(__AVX2__)
 inline V splat(float value) { return _mm256_set1_ps(value); }
+#elif defined(STREAMGAN_NEON)
+inline V splat(float value) { return vdupq_n_f32(value); }
 #else
 inline V splat(float value) { return V{value, value, value, value}; }
 #endif
@@ -37,6 +41,11 @@ inline V minimum(V a, V b) { return _mm512_min_ps(a, b); }
 inline V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V maximum(V a, V b) { return _mm256_max_ps(a, b); }
 inline V minimum(V a, V b) { return _mm256_min_ps(a, b); }
+#elif defined(STREAMGAN_NEON)
+inline V multiply_add(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+// Where a is NaN the result is b, as on x86; vmaxq_f32 and vminq_f32 would keep the NaN.
+inline V maximum(V a, V b) { return vmaxnmq_f32(a, b); }
+inline V minimum(V a, V b) { return vminnmq_f32(a, b); }
 #else
 inline V multiply_add(V a, V b, V c) { return a * b + c; }
 inline V maximum(V a, V b) { return a > b ? a : b; }
@@ -50,6 +59,8 @@ inline __attribute__((always_inline)) V loaded(V value) {
   __asm__("" : "+v"(value));
 #elif defined(__AVX2__)
   __asm__("" : "+x"(value));
+#elif defined(STREAMGAN_NEON)
+  __asm__("" : "+w"(value));
 #endif
   return value;
 }
@@ -88,7 +99,11 @@ struct Float32 {
     __builtin_memcpy(&value, from, sizeof value);
     return value;
   }
+#if defined(STREAMGAN_NEON)
+  static void store(float* to, V value) { vst1q_f32(to, value); }  // GCC copies 16 bytes by way of two other registers
+#else
   static void store(float* to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+#endif
   static void store_group(float* to, const V* const (&values)[1]) { store(to, *values[0]); }
   static float round(float value) { return value; }
   static V load_weights(const float* from) { return load(from); }
@@ -133,6 +148,29 @@ struct BFloat16 {
     return (__m512bh)_mm512_set1_epi32(pair);
   }
   static V dot(Broadcast input, Weights weights, V sum) { return _mm512_dpbf16_ps(sum, input, weights); }
+#elif defined(STREAMGAN_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  using Weights = bfloat16x8_t;
+  using Broadcast = bfloat16x4_t;  // a pair, and zeros
+
+  static void store(uint16_t* to, V value) {
+    const bfloat16x4_t halves = vcvt_bf16_f32(value);
+    __builtin_memcpy(to, &halves, sizeof halves);
+  }
+  // Pairs of one value of each vector, side by side.
+  static void store_group(uint16_t* to, const V* const (&values)[2]) {
+    const uint16x8_t first = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[0]));
+    const uint16x8_t second = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[1]));
+    vst1q_u16(to, vzip1q_u16(first, second));
+  }
+  static Weights load_weights(const uint16_t* from) { return vreinterpretq_bf16_u16(vld1q_u16(from)); }
+  static Broadcast broadcast(const uint16_t* from) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return vreinterpret_bf16_u32(uint32x2_t{pair, 0});
+  }
+  // The instruction rounds the products, and each sum, to odd (Arm's manual, BFDOT): its results are those of other
+  // tiers but for rounding.
+  static V dot(Broadcast input, Weights weights, V sum) { return vbfdotq_lane_f32(sum, weights, input, 0); }
 #else
   struct Pair {
     V even, odd;

@@ -1,0 +1,16 @@
+#include <arm_neon.h>
+
+#include "csrc/cpu/instance_norm_act.h"
+
+namespace streamgan {
+namespace {
+
+#include "csrc/cpu/vector.h"
+// Needs the above.
+#include "csrc/cpu/instance_norm_act_x.h"
+
+}  // namespace
+
+const InstanceNormActKernels kInstanceNormActNeonBf16 = {Isa::kNeonBf16, kInterleaved, kPlanar};
+
+}  // namespace streamgan
