@@ -63,8 +63,9 @@ class Results:
 
     Attributes:
         command: the benchmark: model, ops, pipeline, latency, training, scaling.
-        peaks: one dictionary per round, of the group it was measured in: group, float32_gflops, bf16_gflops,
-            int8_gops (None where the processor has no such instruction), copy_gbytes (read plus written, per second).
+        peaks: one dictionary per round, of the group it was measured in: group, float32_gflops, float16_gflops,
+            bf16_gflops, int8_gops (None or missing where there is no such instruction or loop), copy_gbytes (read plus
+            written, per second).
     """
 
     command: str
