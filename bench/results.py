@@ -115,10 +115,12 @@ def read(path: Path) -> Results:
 
 def describe_machine(*, threads: int, device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, memory, system, instruction set, device, threads and versions of this process and machine."""
+    from bench.machine import name
     from engine import _native
     from engine.precision import processor_name
 
     machine = {
+        "name": name(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
