@@ -192,7 +192,7 @@ class Chooser:
         self._measured_by_size: dict[tuple[int, int], Measured] = {}
         # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
         self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
-        # The chosen backend in its other precisions, by name, until then: `prove` may be asked for one.
+        # The chosen backend in the precisions that were compared, by name, for as long: `prove` may be asked for one.
         self._others: dict[str, Engine] = {}
         # The batch of the last choice, and what eager float32 has made of it.
         self._proven_on: tuple[np.ndarray, np.ndarray] | None = None
