@@ -13,7 +13,8 @@ BENCH_VENV := .venv-bench
 BENCH := $(BENCH_VENV)/bin/python -m bench
 # Where the figures of the full form go: make bench-full RESULTS=/tmp/new
 RESULTS ?= bench/results
-MACHINE ?= cpu
+# The name of this processor in the files' names.
+MACHINE ?= $(shell $(BENCH_VENV)/bin/python -m bench.machine)
 GPU_RESULTS ?= bench/results
 # For the device that is there, in seconds instead of for all in a minute.
 BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
@@ -28,7 +29,7 @@ help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
 	@echo 'make test        all tests but the slow ones'
 	@echo 'make test-all    the slow ones too: some minutes more'
-	@echo 'make lint        ruff, mypy, clang-format'
+	@echo 'make lint        ruff, mypy, clang-format, and whether the documents say what bench/results says'
 	@echo 'make format      rewrite the sources in the format that lint asks for'
 	@echo 'make bench       this project beside its peers on this machine: some minutes; figures go to build/bench'
 	@echo 'make bench-full  all generators, sizes and benchmarks: an hour; figures go to bench/results'
@@ -64,6 +65,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PYTHON) -m bench report --check
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
 
 format: setup

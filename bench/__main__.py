@@ -20,7 +20,8 @@ COMMANDS = {
     "backends": "every backend of this project: start-up cold and cached, time of a frame, parity, memory",
     "gpu": "a GPU: whole frames through every backend, and the norm operator beside a copy",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
-    "report": "writes the tables and charts of the documents from results",
+    "report": "writes the tables and charts of the documents from results; --check: and whether claims are supported",
+    "machine": "prints the short name of this processor, as files of results have it",
     "compare": "fails where new results are slower than old ones, beyond the measured spread",
 }
 

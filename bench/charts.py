@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.machine import machine_title
 from bench.results import Results, Row
 from bench.standing import meets, peak_gflops, psnr_text
 from engine.errors import EngineError
@@ -87,7 +88,7 @@ def _where(results: Results) -> str:
     device = str(machine.get("device", "cpu"))
     if device != "cpu":
         return device
-    return f"{machine['processor']}, {machine.get('threads')} threads"
+    return f"{machine_title(machine)}, {machine.get('threads')} threads"
 
 
 def _panels(title: str, count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -138,7 +138,7 @@ def check_comparable(new: Results, old: Results, *, any_machine: bool = False) -
         raise EngineError("results of bench latency hold the age of each frame, not rounds: they can't be compared")
     if any_machine:
         return
-    for fact in ("processor", "device", "threads"):
+    for fact in ("processor", "device", "threads", "isa"):
         now, before = new.machine.get(fact), old.machine.get(fact)
         if now != before:
             raise EngineError(f"{fact} is {now} now and was {before}: measure on the same, or pass --any-machine")

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import compare, results
+from bench import compare, instruction_sets, results
 from bench.contenders import Contender, contenders
 from bench.generators import (
     GENERATORS,
@@ -47,6 +47,7 @@ from bench.processes import ContenderError, WorkerProcess
 from bench.results import Results, Row
 from bench.standing import share_of_peak, standing
 from bench.worker import EXAMPLE
+from engine import _native
 from engine.checkpoint import save_generator
 from engine.errors import EngineError
 from engine.precision import PARITY_DB, PRECISIONS, choose_device, is_emulated, psnr_db
@@ -98,6 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
+    parser.add_argument(
+        "--isa",
+        metavar="TIER",
+        help=f"hold ours and the peers that allow it to this instruction set: {', '.join(_native.supported_isas())}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures, after every group")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail on a regression against these figures")
 
@@ -105,7 +111,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measures group after group and prints a table of each."""
     device = choose_device(arguments.device).type
-    chosen = _chosen_contenders(device, arguments.contenders)
+    environment = instruction_sets.variables(arguments.isa)
+    chosen = _chosen_contenders(device, arguments.contenders, arguments.isa)
+    unforced = instruction_sets.unforced(chosen, arguments.isa)
+    if arguments.isa:
+        _progress(f"held to {arguments.isa}; not these, which have no switch for it: {', '.join(unforced) or 'none'}")
     groups = _chosen_groups(arguments)
     rounds = arguments.rounds or (3 if arguments.quick else 6)
     starts = min(rounds, arguments.starts or (1 if arguments.quick else 3))
@@ -119,12 +129,17 @@ def run(arguments: argparse.Namespace) -> None:
             "starts": starts,
             "seconds": arguments.seconds,
             "groups": [" ".join(group) for group in groups],
+            "isa": arguments.isa,
+            "unforced": unforced,
         },
     )
+    report.machine["isa"] = arguments.isa or report.machine["isa"]
     with tempfile.TemporaryDirectory(prefix="streamgan-bench-") as cache:
         if any(contender.uses_inductor for contender in chosen):
-            _examine_machine(Path(cache))
-        settings = Settings(arguments.threads, device, rounds, starts, arguments.seconds, Path(cache))
+            _examine_machine(Path(cache), environment)
+        settings = Settings(
+            arguments.threads, device, rounds, starts, arguments.seconds, Path(cache), arguments.isa, environment
+        )
         far_behind: dict[tuple[str, str], str] = {}  # (generator, contender) -> why it sits out from now on
         for generator, size in groups:
             excused = {contender: reason for (name, contender), reason in far_behind.items() if name == generator}
@@ -146,7 +161,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How all groups of a run are measured; `cache` is what every contender's compiler cache begins with."""
+    """How all groups of a run are measured.
+
+    Attributes:
+        cache: what every contender's compiler cache begins with.
+        isa: the instruction set that contenders are held to; None: whatever the processor has.
+        environment: variables of every contender's process.
+    """
 
     threads: int
     device: str
@@ -154,6 +175,8 @@ class Settings:
     starts: int
     seconds: float
     cache: Path
+    isa: str | None = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -235,7 +258,7 @@ def _prepare(
     # A compiler cache of its own, so that the first frame comes as late as it does for a user's new generator.
     cache = scratch / f"cache-{contender.name}".replace(" ", "-")
     shutil.copytree(settings.cache, cache, dirs_exist_ok=True)
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), **settings.environment}
     if not folder.exists():
         folder.mkdir()
         save_generator(generator, folder / WEIGHTS)
@@ -269,10 +292,10 @@ def _note_peak_memory(row: Row, answer: Mapping[str, Any]) -> None:
     row.facts["peak_memory_bytes"] = now if now is None else max(now, before or 0)
 
 
-def _examine_machine(cache: Path) -> None:
+def _examine_machine(cache: Path, variables: Mapping[str, str]) -> None:
     """Lets torch's compiler find out what this machine can do, some ten seconds that a machine's owner waits once."""
     program = "import torch; torch.compile(lambda x: x + 1)(torch.ones(64))"
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), **variables}
     subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
 
 
@@ -296,7 +319,7 @@ def _run_rounds(
     group: str, entries: list[_Entry], numbers: range, order: random.Random, settings: Settings
 ) -> list[dict[str, Any]]:
     """Times all entries in turn; fills in their rows. Returns the peaks of each round."""
-    probe = Probe(threads=settings.threads, device=settings.device)
+    probe = Probe(threads=settings.threads, device=settings.device, isa=settings.isa)
     peaks = []
     for number in numbers:
         peaks.append({"group": group, "round": number, **probe.measure()})
@@ -341,6 +364,8 @@ def print_group(report: Results, group: str) -> None:
     timed = sorted((row for row in rows if row.measured), key=lambda row: statistics.median(row.measured))
     gflop = rows[0].facts["gflop"]
     print(f"\n{group}, {gflop:.1f} GFLOP a frame, {report.machine['threads']} threads on {report.machine['device']}")
+    if report.arguments.get("isa"):
+        print(f"held to {report.arguments['isa']}, except (-): {', '.join(report.arguments['unforced']) or 'none'}")
     print(f"{'':<26}{'ms':>9}{'95 % of median':>18}{'of best peer':>14}{'GFLOP/s':>9}{'of peak':>9}", end="")
     print(f"{'PSNR dB':>9}{'MB':>7}{'1st frame s':>13}")
     for row in timed:
@@ -350,7 +375,7 @@ def print_group(report: Results, group: str) -> None:
         psnr, memory = row.facts.get("psnr_db"), row.facts.get("peak_memory_bytes")
         share = share_of_peak(report, row)
         print(
-            f"{('* ' if row.ours else '  ') + row.contender:<26}{median * 1e3:>9.1f}"
+            f"{_mark(report, row) + row.contender:<26}{median * 1e3:>9.1f}"
             f"{f'{low * 1e3:.1f}-{high * 1e3:.1f}':>18}{ratio:>14}{gflop / median:>9.0f}"
             f"{f'{share:.0%}' if share else '':>9}{'inf' if psnr is None else f'{psnr:.1f}':>9}"
             f"{f'{memory / 1e6:.0f}' if memory else '':>7}{row.facts['first_frame_seconds']:>13.1f}"
@@ -371,8 +396,14 @@ def _chosen_groups(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return [(generator, size) for generator in arguments.generators or GENERATORS for size in sizes]
 
 
-def _chosen_contenders(device: str, texts: Sequence[str] | None) -> list[Contender]:
+def _mark(report: Results, row: Row) -> str:
+    return "* " if row.ours else "- " if row.contender in report.arguments.get("unforced", ()) else "  "
+
+
+def _chosen_contenders(device: str, texts: Sequence[str] | None, isa: str | None) -> list[Contender]:
     emulated = tuple(name for name in PRECISIONS if is_emulated(name, torch.device(device)))
+    if instruction_sets.emulates_bf16(isa):
+        emulated += ("bf16", "fast")
     everyone = contenders(device, emulated=emulated)
     chosen = [contender for contender in everyone if not texts or any(text in contender.name for text in texts)]
     if not chosen:

@@ -1,9 +1,10 @@
 """Writes the tables of README.md and docs/performance.md, and the charts, from the files in bench/results/.
 
 What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. NAME is model, ops, pipeline, latency,
-training, backends or scaling; model-full for all files and all contenders, where model has the newest file of each
-device; charts for the pictures. `--check` changes nothing and fails if something would change, so that no figure in
-these pages is typed by hand.
+training, backends or scaling; model-summary for a small table of each processor, of its newest file, as model has them;
+model-full for all files and all contenders; charts for the pictures. `--check` changes nothing and fails if something
+would change, so that no figure in these pages is typed by hand, or if a sentence sets us above others without a figure
+that supports it (`bench.claims`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bench import charts
+from bench import charts, claims
 from bench import results as results_module
+from bench.machine import machine_title
 from bench.results import Results, Row, median_interval, ratios, read, summary
 from bench.standing import (
+    best_of_ours,
     gflops,
-    meets,
     peers,
     psnr_text,
     ratio_text,
@@ -68,14 +70,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=results_module.FOLDER, help="folder (default: bench/results)")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="docs/performance.md is beside it")
     parser.add_argument("--charts", type=Path, default=Path("docs/charts"), help="folder (default: %(default)s)")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table or chart is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if a table is out of date or a claim without figures"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes tables and charts, or checks them.
 
     Raises:
-        EngineError: no results, markers that don't match, or, with `--check`, a page that would change.
+        EngineError: no results, markers that don't match, or, with `--check`, a page that would change, or a claim
+            that no figure supports.
     """
     files = read_all(arguments.results)
     pages = [arguments.readme, arguments.readme.parent / "docs" / "performance.md"]
@@ -89,11 +94,25 @@ def run(arguments: argparse.Namespace) -> None:
         if changed or missing:
             names = ", ".join(str(path) for path in [*changed, *missing])
             raise EngineError(f"out of date with {arguments.results}: {names}: run `python -m bench report`")
+        check_claims(arguments.readme, files)
         return
     charts.draw(pictures, arguments.charts)
     for page in changed:
         page.write_text(texts[page][1])
     print(f"{len(files)} files of results: {len(changed)} pages changed, {len(pictures)} charts in {arguments.charts}")
+
+
+def check_claims(readme: Path, files: Sequence[ResultFile]) -> None:
+    """Checks README.md and all pages in docs/ beside it.
+
+    Raises:
+        EngineError: a sentence sets us above others, and no figure supports it.
+    """
+    by_name = {file.path.stem: file.results for file in files}
+    pages = [readme, *sorted((readme.parent / "docs").glob("*.md"))]
+    found = [line for page in pages for line in claims.unsupported(page, page.read_text(), by_name)]
+    if found:
+        raise EngineError(f"{len(found)} claim(s) without support: {'; '.join(found)}")
 
 
 def read_all(folder: Path) -> list[ResultFile]:
@@ -106,7 +125,8 @@ def read_all(folder: Path) -> list[ResultFile]:
     files = [file for command in COMMANDS for file in files if file.results.command == command]
     if not files:
         raise EngineError(
-            f"{folder}: holds no results: measure with `python -m bench model --json {folder}/model-cpu.json`"
+            f"{folder}: holds no results: measure with "
+            f"`python -m bench model --json {folder}/model-$(python -m bench machine).json`"
         )
     return files
 
@@ -150,10 +170,10 @@ def render(name: str, files: Sequence[ResultFile], page: Path, charts_folder: Pa
         )
     command = name.split("-")[0]
     chosen = [file for file in files if file.results.command == command]
-    if name == "model":
-        # Of each device the newest file; model-full has them all.
-        newest = {file.results.machine["device"]: file for file in sorted(chosen, key=lambda file: file.results.date)}
-        chosen = [file for file in chosen if newest[file.results.machine["device"]] is file]
+    if name in ("model", "model-summary"):
+        # Of each processor or device the newest file; model-full has them all.
+        newest = {_measured_on(file.results): file for file in sorted(chosen, key=lambda file: file.results.date)}
+        chosen = [file for file in chosen if newest[_measured_on(file.results)] is file]
     parts = [
         f"{machine_line(file.results)} [Raw figures]({_link(file.path, page)}).\n\n{_RENDERERS[name](file.results)}"
         for file in chosen
@@ -165,11 +185,19 @@ def _link(target: Path, page: Path) -> str:
     return Path(os.path.relpath(target.resolve(), page.resolve().parent)).as_posix()
 
 
+def _measured_on(results: Results) -> tuple[str, str, str]:
+    """Device, processor, and the instruction set that contenders were held to."""
+    machine = results.machine
+    return str(machine["device"]), machine_title(machine), str(results.arguments.get("isa"))
+
+
 def machine_line(results: Results) -> str:
     """Device, processor, threads, versions, date and rounds, in one line."""
     machine = results.machine
     device = str(machine.get("device", "cpu"))
-    parts = [f"**{machine['processor']}**" if device == "cpu" else f"**{device}** ({machine['processor']})"]
+    parts = [f"**{machine_title(machine)}**" if device == "cpu" else f"**{device}** ({machine['processor']})"]
+    if device == "cpu" and machine_title(machine) != machine["processor"]:
+        parts[0] += f" ({machine['processor']})"
     threads, cores, isa = machine.get("threads"), machine.get("cores"), machine.get("isa")
     parts += [f"{threads} threads of {cores} cores" if cores else f"{threads} threads"] if threads else []
     parts += [str(isa)] if isa and device == "cpu" else []
@@ -177,7 +205,12 @@ def machine_line(results: Results) -> str:
     parts += [f"{name} {versions[name]}" for name in _VERSIONS[results.command] if name in versions]
     if results.command != "latency":
         parts.append(f"{max((len(row.seconds) for row in results.rows), default=0)} rounds")
-    return f"{', '.join(parts)}, {results.date[:10]}."
+    held = results.arguments.get("isa")
+    unforced = results.arguments.get("unforced") or ["none"]
+    note = (
+        f" **Held to {held}**; these can't be, and use what the processor has: {', '.join(unforced)}." if held else ""
+    )
+    return f"{', '.join(parts)}, {results.date[:10]}.{note}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -212,26 +245,45 @@ def model_table(results: Results) -> str:
     return f"{table(header, rows)}\n\n{_MODEL_NOTE}"
 
 
+def model_summary(results: Results) -> str:
+    """One row per group: our time in each tier, and how the fastest peer of that tier stands to it."""
+    measured = {row.facts.get("precision") for row in results.rows if row.ours}
+    tiers = [tier for tier in _TIERS if measured & set(tier[1])]
+    header = ["generator, size"]
+    for name, _, parity in tiers:
+        header += [f"ours, {name} (>= {PARITY_DB[parity]:.0f} dB), ms", "fastest peer / ours"]
+    rows, lost, compared_count = [], [], 0
+    for group in results.groups:
+        cells = [group.replace(" ", ", ", 1)]
+        for name, precisions, _ in tiers:
+            ours = best_of_ours(results, group, precisions)
+            compared = standing(results, ours) if ours else None
+            cells.append(_ms(ours) if ours else "-")
+            if compared is None:
+                cells.append("-")
+                continue
+            ratio, peer = ratio_text(*compared[:3]), compared[3]
+            compared_count += 1
+            if compared[0] < 1:
+                lost.append(f"{peer} at {cells[0]} ({name}, {compared[0]:.2f}x)")
+            cells.append(f"**{peer}: {ratio}**" if compared[0] < 1 else f"{ratio}, {peer}")
+        rows.append(cells)
+    verdict = f"A peer is faster in {len(lost) or 'none'} of these {compared_count} comparisons, by medians"
+    return f"{table(header, rows)}\n\n{verdict}{': ' + '; '.join(lost) if lost else ''}. {_SUMMARY_NOTE}"
+
+
+_SUMMARY_NOTE = (
+    "Milliseconds a frame, median over rounds. Fastest peer / ours: within rounds, the fastest peer that meets the "
+    "limit; median and 95 % interval of the median, more than 1 says that ours is faster, **bold** that the peer is."
+)
+
+
 _MODEL_NOTE = (
     "Milliseconds a frame, median over rounds. Peer / ours: in every round the time of the fastest peer that meets the "
     "limit over our time; median and 95 % interval of the median, more than 1 is faster. dB: PSNR of the output "
     "against eager float32. GFLOP of direct convolution; of the peak: GFLOP/s over what the machine multiplied in the "
     "same round in that precision, tier by tier."
 )
-
-
-def best_of_ours(results: Results, group: str, precisions: Sequence[str]) -> Row | None:
-    """Our fastest contender of these precisions that keeps its own parity limit."""
-    rows = [
-        row
-        for row in results.group(group)
-        if row.ours
-        and row.failure is None
-        and row.measured
-        and row.facts.get("precision") in precisions
-        and meets(row, row.facts["precision"])
-    ]
-    return min(rows, key=lambda row: statistics.median(row.measured), default=None)
 
 
 def _best_peer(results: Results, group: str, parity: str, ours: Row | None) -> str:
@@ -522,6 +574,7 @@ def scaling_table(results: Results) -> str:
 
 _RENDERERS: dict[str, Callable[[Results], str]] = {
     "model": model_table,
+    "model-summary": model_summary,
     "model-full": model_full,
     "ops": ops_table,
     "pipeline": pipeline_table,

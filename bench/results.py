@@ -63,8 +63,9 @@ class Results:
 
     Attributes:
         command: the benchmark: model, ops, pipeline, latency, training, scaling.
-        peaks: one dictionary per round, of the group it was measured in: group, float32_gflops, bf16_gflops,
-            int8_gops (None where the processor has no such instruction), copy_gbytes (read plus written, per second).
+        peaks: one dictionary per round, of the group it was measured in: group, float32_gflops, float16_gflops,
+            bf16_gflops, int8_gops (None or missing where there is no such instruction or loop), copy_gbytes (read plus
+            written, per second).
     """
 
     command: str
@@ -114,10 +115,12 @@ def read(path: Path) -> Results:
 
 def describe_machine(*, threads: int, device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, memory, system, instruction set, device, threads and versions of this process and machine."""
+    from bench.machine import name
     from engine import _native
     from engine.precision import processor_name
 
     machine = {
+        "name": name(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,

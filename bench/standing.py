@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench.results import Results, Row, summary
 from engine.precision import PARITY_DB
@@ -46,6 +46,20 @@ def peers(results: Results, row: Row) -> list[Row]:
         and peer.measured
         and (precision is None or meets(peer, precision))
     ]
+
+
+def best_of_ours(results: Results, group: str, precisions: Sequence[str]) -> Row | None:
+    """Our fastest contender of these precisions that keeps its own parity limit."""
+    rows = [
+        row
+        for row in results.group(group)
+        if row.ours
+        and row.failure is None
+        and row.measured
+        and row.facts.get("precision") in precisions
+        and meets(row, row.facts["precision"])
+    ]
+    return min(rows, key=lambda row: statistics.median(row.measured), default=None)
 
 
 def fastest_peers(results: Results, row: Row) -> Iterator[tuple[float, float, str]]:

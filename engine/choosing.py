@@ -1,13 +1,15 @@
 """Which engine runs: what was asked for, or the fastest of those that keep the parity contract on a real frame.
 
-`Chooser.choose` is called with the first frame of each size. With `--backend auto` it takes the first engine of a
-short list, measures others beside it where the job is long enough to make good for that, and remembers the result in
-the engine cache. What takes minutes to build is built by another process while that first engine translates; then
-both take real frames in turn, and the faster one stays.
+`Chooser.choose` is called with the first frame of each size. It takes the first engine of a short list that runs. With
+`--precision auto` on a CPU it then measures that backend in each precision that `auto` takes, which costs a few frames.
+With `--backend auto` it measures other backends too, where the job is long enough to make good for that. What was
+measured is remembered in the engine cache, for this processor. What takes minutes to build is built by another process
+while that first engine translates; then both take real frames in turn, and the faster one stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -17,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,31 @@ from engine import artifacts, background
 from engine.backends import BACKENDS, get_backend, own_precisions
 from engine.backends.interface import CompiledGenerator, first_line
 from engine.cache import EngineCache
-from engine.engines import AUTO_SECONDS, Row, RunningEngine, measuring_seconds, row_of
+from engine.engines import Row, RunningEngine, row_of
 from engine.errors import BackendError, EngineError, ParityError
 from engine.generators import Generator
-from engine.precision import PARITY_DB, PRECISIONS, dtype_of, fastest_precision, is_emulated, psnr_db
+from engine.measuring import (
+    AUTO_SECONDS,
+    COMPARED,
+    COMPARING_SECONDS,
+    ONLY_ONE,
+    SKIPPED,
+    Measured,
+    RememberedChoice,
+    comparing_pays,
+    fastest_of,
+    measuring_seconds,
+)
+from engine.precision import (
+    PARITY_DB,
+    PRECISIONS,
+    auto_precisions,
+    dtype_of,
+    fastest_precision,
+    is_emulated,
+    psnr_db,
+)
+from engine.processor import available_cores, kernel_facts
 
 logger = logging.getLogger("streamgan")
 
@@ -45,11 +67,11 @@ _SLOW = {"cpu": ("aoti",), "cuda": ("tensorrt", "tensorrt-rtx", "aoti")}
 # Take up to minutes too, and are not tried unless they are asked for.
 _SLOW_IF_ASKED = ("inductor", "onnxruntime-tensorrt", "openvino-gpu", "openvino-npu")
 
-# Calls of each engine that are measured, in turn. One whose first call took so many times the best is left out.
+# Calls of each engine that are measured, in turn, and how many of them even when the time is up. An engine whose first
+# call took so many times the best is left out.
 _ROUNDS = 5
+_LEAST_ROUNDS = 3
 _HOPELESS = 3.0
-# Another engine than the first of the list has to gain so much: less can be chance.
-_WORTH_CHANGING = 0.1
 
 # Frames that each of two engines takes in a trial.
 _TRIAL_FRAMES = 4
@@ -127,7 +149,8 @@ class Chooser:
         explain: `rows` are wanted, of as many backends as there are.
 
     Attributes:
-        rows: what was tried for the size that was chosen for last.
+        rows: what was tried for the size that was chosen for last; empty where the choice was remembered.
+        measured: what that choice was based on, in this run or in the one that it is remembered from.
 
     Raises:
         BackendError: unknown names, or a backend that can't run here.
@@ -149,12 +172,14 @@ class Chooser:
     ) -> None:
         self.stand_in = Engine("eager", "fp32", torch.float32, generator, is_stand_in=True)
         self.rows: list[Row] = []
+        self.measured = Measured()
         self._generator = generator
         self._device = device
         self._run = run
         self._padded_size = padded_size
         self._asked = (backend, precision)
         self._auto = backend == "auto" and file is None
+        self._precisions = auto_precisions(device) if precision == "auto" else (precision,)
         self._expected_frames = expected_frames
         self._live = live
         self._explain = explain
@@ -164,8 +189,11 @@ class Chooser:
         self._preparing: dict[tuple[int, int], _Preparation] = {}
         # Engines that take minutes to build and have been measured, by frame size: not to be made ready for it again.
         self._measured_slow: dict[tuple[int, int], set[str]] = {}
+        self._measured_by_size: dict[tuple[int, int], Measured] = {}
         # What engines made of the frame that they were proven on, until the choice is made and the frame is shown.
         self._proofs: dict[CompiledGenerator, tuple[np.ndarray, np.ndarray]] = {}
+        # The chosen backend in the precisions that were compared, by name, for as long: `prove` may be asked for one.
+        self._others: dict[str, Engine] = {}
         # The batch of the last choice, and what eager float32 has made of it.
         self._proven_on: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -177,23 +205,39 @@ class Chooser:
     def choose(self, batch: np.ndarray) -> Engine:
         """The engine for frames like these real ones, uint8 [N, H, W, 3]; eager float32 can always run."""
         self._proofs.clear()
+        self._others.clear()
         expected = self._run(self.stand_in, batch)
         self._proven_on = batch.copy(), expected
-        note = self._note(batch) if self._auto and not self._explain else None
-        remembered = Candidate(note["backend"], note["precision"]) if note else None
-        first = self._first([*([remembered] if remembered else []), *self._ladder], batch, expected)
-        if not self._auto:
-            self.rows = [row_of(first, chosen=True)]
+        recalled = None if self._explain else self._recalled(batch)
+        remembered = [Candidate(recalled.backend, recalled.precision)] if recalled else []
+        first = self._first([*remembered, *self._ladder], batch, expected)
+        if recalled is not None and (first.backend, first.precision) == (recalled.backend, recalled.precision):
+            self.rows, self.measured = [], recalled.measured
+            self._measured_by_size[_size_of(batch)] = self.measured
+            if self._auto:
+                # Its first frame took longer than others will.
+                self._build_beside(dataclasses.replace(first, frame_ms=recalled.frame_ms), batch, expected)
             return first
-        if note is not None and str(remembered) == str(first):
-            # Its first frame took longer than others will.
-            self._build_beside(dataclasses.replace(first, frame_ms=note["ms"]), batch, expected)
-            return first
-        return self._fastest(first, batch, expected)
+        engines, self.measured = self._in_all_precisions(first, batch, expected)
+        if self._auto:
+            engines, rows = self._beside_others(engines, batch, expected)
+        else:
+            rows = []
+        self._measured_by_size[_size_of(batch)] = self.measured
+        fastest = fastest_of(engines)
+        self._show(fastest, engines, rows)
+        if len(engines) > 1:
+            self._remember(batch, fastest)
+        if self._auto:
+            self._build_beside(fastest, batch, expected)
+        return fastest
 
     def prove(self, backend: str, precision: str) -> Engine | None:
         """Another engine, proven on the frame of the last choice; None: it does not run, or is not close enough."""
-        return self._try(Candidate(backend, precision), *self._proven_on) if self._proven_on else None
+        candidate = Candidate(backend, precision)
+        if str(candidate) in self._others:
+            return self._others[str(candidate)]
+        return self._try(candidate, *self._proven_on) if self._proven_on else None
 
     def cache_key(self, engine: Engine, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:
         """Where the cache has an engine that is a file, for frames of this (H, W)."""
@@ -205,6 +249,7 @@ class Chooser:
         """What `engine` has made of `batch`, if that is what it was just proven on: uint8, to be had once."""
         proof = self._proofs.get(engine.run)
         self._proofs.clear()
+        self._others.clear()
         return proof[1] if proof is not None and np.array_equal(proof[0], batch) else None
 
     def prepared(self, size: tuple[int, int]) -> Engine | None:
@@ -300,38 +345,83 @@ class Chooser:
         is_slow = candidate.backend in (*_SLOW_IF_ASKED, *_SLOW[self._device.type])
         return candidate.file is None and is_slow and not self._is_cached(candidate, batch)
 
-    def _fastest(self, first: Engine, batch: np.ndarray, expected: np.ndarray) -> Engine:
-        """The fastest of `first` and the quick backends, as far as there is time; begins with a slow one if it pays."""
-        engines, rows = [first], []
+    def _in_all_precisions(
+        self, first: Engine, batch: np.ndarray, expected: np.ndarray
+    ) -> tuple[list[Engine], Measured]:
+        """`first` and its backend in the other precisions that `auto` takes, measured; the one to take comes first."""
+        others = self._other_precisions(first, batch)
+        if others and not (self._explain or comparing_pays(self._expected_frames)):
+            return [first], Measured(SKIPPED)
+        tried = [self._try(candidate, batch, expected) for candidate in others]
+        engines = [first, *(engine for engine in tried if engine is not None)]
+        if len(engines) == 1:
+            return engines, Measured(ONLY_ONE)
+        seconds = AUTO_SECONDS if self._explain else COMPARING_SECONDS
+        engines = self._measured(engines, batch, time.monotonic() + seconds)
+        self._others = {str(engine): engine for engine in engines}
+        chosen = fastest_of(engines)
+        logger.info("%s is taken: %s", chosen, ", ".join(f"{engine} {engine.frame_ms:.1f} ms" for engine in engines))
+        return [chosen, *(engine for engine in engines if engine is not chosen)], Measured(COMPARED)
+
+    def _other_precisions(self, first: Engine, batch: np.ndarray) -> list[Candidate]:
+        """The backend of `first` in those other precisions that `auto` takes and that are ready in a moment."""
+        is_named = self._ladder[0].file is not None and str(first) == str(self._ladder[0])
+        if is_named or own_precisions(first.backend) or first.precision not in self._precisions:
+            return []
+        accepted = getattr(BACKENDS.get(first.backend), "ACCEPTED", PRECISIONS)
+        candidates = [Candidate(first.backend, one) for one in self._precisions if one in accepted]
+        return [
+            candidate
+            for candidate in candidates
+            if candidate.precision != first.precision
+            and candidate not in self._rejected
+            and not self._takes_long(candidate, batch)
+        ]
+
+    def _beside_others(
+        self, engines: list[Engine], batch: np.ndarray, expected: np.ndarray
+    ) -> tuple[list[Engine], list[Row]]:
+        """`engines` and other backends, as far as there is time, measured; and who was not measured, and why.
+
+        Args:
+            engines: one backend in some precisions, the fastest first.
+        """
+        first, rivals, rows = engines[0], [], []
+        self._measured_slow[_size_of(batch)] = set()
         budget = self._budget_seconds(first)
+        if not budget:
+            return engines, []
         deadline = time.monotonic() + budget
-        if budget:
-            logger.warning("measuring which engine is the fastest here, for about %.0f s", min(budget, AUTO_SECONDS))
-            for candidate in self._rivals(first, batch):
-                if reason := self._not_tried(candidate, batch, deadline):
-                    rows.append(Row(candidate.backend, candidate.precision, remark=reason))
-                    continue
-                engine = self._try(candidate, batch, expected)
-                if engine is None:
-                    rows.append(Row(candidate.backend, candidate.precision, remark=self._rejected[candidate]))
-                else:
-                    engines.append(engine)
-            engines = self._measured(engines, batch, deadline)
-        fastest = engines[0]
-        engines.sort(key=lambda engine: engine.frame_ms)
-        if engines[0].frame_ms < (1 - _WORTH_CHANGING) * fastest.frame_ms:
-            fastest = engines[0]
-        self.rows = [*(row_of(engine, chosen=engine is fastest) for engine in engines), *rows]
-        if len(engines) > 1:
-            others = ", ".join(f"{engine} {engine.frame_ms:.0f}" for engine in engines if engine is not fastest)
-            logger.warning("%s is the fastest: %.0f ms a frame (%s)", fastest, fastest.frame_ms, others)
-        self._measured_slow[_size_of(batch)] = {
-            str(engine) for engine in engines if engine.backend in _SLOW[self._device.type]
-        }
-        if len(engines) > 1:
-            self._remember(batch, fastest)
-        self._build_beside(fastest, batch, expected)
-        return fastest
+        logger.warning("measuring which engine is the fastest here, for about %.0f s", min(budget, AUTO_SECONDS))
+        for candidate in self._rivals(engines, batch):
+            if reason := self._not_tried(candidate, batch, deadline):
+                rows.append(Row(candidate.backend, candidate.precision, remark=reason))
+                continue
+            engine = self._try(candidate, batch, expected)
+            if engine is None:
+                rows.append(Row(candidate.backend, candidate.precision, remark=self._rejected[candidate]))
+            else:
+                rivals.append(engine)
+        engines = self._measured([*engines, *rivals], batch, deadline)
+        self.measured = dataclasses.replace(self.measured, backends=True)
+        slow = _SLOW[self._device.type]
+        self._measured_slow[_size_of(batch)] = {str(engine) for engine in rivals if engine.backend in slow}
+        fastest = fastest_of(engines)
+        slower = ", ".join(f"{engine} {engine.frame_ms:.0f}" for engine in engines if engine is not fastest)
+        if slower:
+            logger.warning("%s is the fastest: %.0f ms a frame (%s)", fastest, fastest.frame_ms, slower)
+        return engines, rows
+
+    def _show(self, chosen: Engine, engines: Iterable[Engine], rows: Iterable[Row]) -> None:
+        """Sets `rows`: the engines by their time, what was not measured, and what else was tried and does not run."""
+        told = {(row.backend, row.precision) for row in rows}
+        dropped = [
+            Row(candidate.backend, candidate.precision, remark=self._rejected[candidate])
+            for candidate in self._ladder
+            if candidate in self._rejected and (candidate.backend, candidate.precision) not in told
+        ]
+        ordered = sorted(engines, key=lambda engine: engine.frame_ms)
+        self.rows = [*(row_of(engine, chosen=engine is chosen) for engine in ordered), *rows, *dropped]
 
     def _build_beside(self, fastest: Engine, batch: np.ndarray, expected: np.ndarray) -> None:
         slow = self._slow_candidate(fastest, batch)
@@ -343,15 +433,20 @@ class Chooser:
             return _EXPLAIN_SECONDS
         return measuring_seconds(first.frame_ms, expected_frames=self._expected_frames, live=self._live)
 
-    def _rivals(self, first: Engine, batch: np.ndarray) -> list[Candidate]:
-        """What is measured beside `first`, in its precision, or in float32 where the backend has no other."""
-        asked = self._asked[1]
+    def _rivals(self, engines: list[Engine], batch: np.ndarray) -> list[Candidate]:
+        """What is measured beside `engines`: other backends in the precisions that may be taken, and in float32."""
+        precisions = self._precisions
+        if self._asked[1] == "auto":
+            precisions = tuple(dict.fromkeys((*precisions, engines[0].precision, "fp32")))
         slow = _SLOW[self._device.type]
-        names = [*(name for name in slow if self._is_cached(Candidate(name, first.precision), batch)), *_QUICK]
+        cached = [
+            name for name in slow if any(self._is_cached(Candidate(name, precision), batch) for precision in precisions)
+        ]
+        names = [*cached, *_QUICK]
         names += [name for name in (*slow, *(["eager"] if self._explain else [])) if name not in names]
-        precisions = [first.precision, *(["fp32"] if asked == "auto" else [])]
         rivals = [Candidate(name, precision) for name in names if name in BACKENDS for precision in precisions]
-        return [rival for rival in dict.fromkeys(rivals) if str(rival) != str(first)]
+        tried = {str(engine) for engine in engines}
+        return [rival for rival in dict.fromkeys(rivals) if str(rival) not in tried]
 
     def _not_tried(self, candidate: Candidate, batch: np.ndarray, deadline: float) -> str:
         """Why a candidate is not tried; empty if it is."""
@@ -389,10 +484,9 @@ class Chooser:
         try:
             start = time.perf_counter()
             engine = self._made_ready(candidate, batch, expected)
-            ready = time.perf_counter()
-            translated = self._run(engine, batch)
+            ready_seconds = time.perf_counter() - start
+            translated, frame_ms = timed(self._run, engine, batch)
             parity_db = psnr_db(translated, expected)
-            seconds = time.perf_counter() - ready
             if parity_db < PARITY_DB[candidate.precision]:
                 raise ParityError(
                     f"the frame it was tried on is at {parity_db:.1f} dB of eager float32 and "
@@ -408,8 +502,7 @@ class Chooser:
             return None
         if threading.current_thread() is threading.main_thread():
             self._proofs[engine.run] = batch.copy(), translated
-        frame_ms = 1e3 * seconds / len(batch)
-        return dataclasses.replace(engine, parity_db=parity_db, frame_ms=frame_ms, ready_seconds=ready - start)
+        return dataclasses.replace(engine, parity_db=parity_db, frame_ms=frame_ms, ready_seconds=ready_seconds)
 
     def _reject(self, candidate: Candidate, error: EngineError) -> None:
         if candidate.file is None:  # a file that is for another frame size may be right for the next
@@ -446,14 +539,12 @@ class Chooser:
     def _measured(self, engines: list[Engine], batch: np.ndarray, deadline: float) -> list[Engine]:
         """The engines with the best time of some calls, all in turn: what else the machine does hits all of them."""
         best_ms = [math.inf] * len(engines)
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             for place, engine in enumerate(engines):
                 if engine.frame_ms > _HOPELESS * min(best_ms):
                     continue
-                start = time.perf_counter()
-                self._run(engine, batch)
-                best_ms[place] = min(best_ms[place], 1e3 * (time.perf_counter() - start) / len(batch))
-            if time.monotonic() > deadline:
+                best_ms[place] = min(best_ms[place], timed(self._run, engine, batch)[1])
+            if number + 1 >= _LEAST_ROUNDS and time.monotonic() > deadline:
                 break
         return [
             dataclasses.replace(engine, frame_ms=min(ms, engine.frame_ms))
@@ -507,9 +598,16 @@ class Chooser:
             "note": "fastest engine",
             "generator": self._sha,
             "size": f"{width}x{height}",
+            "backend": self._asked[0],
             "precision": self._asked[1],
         }
-        by = {"device": artifacts.describe_device(self._device), "threads": str(torch.get_num_threads())}
+        by = {
+            "device": artifacts.describe_device(self._device),
+            "threads": str(torch.get_num_threads()),
+            "cores": str(available_cores()),
+        }
+        with contextlib.suppress(ImportError, ValueError):  # whoever runs the kernels says why they can't be
+            by |= kernel_facts()
         for name, backend in BACKENDS.items():
             if name in _SLOW_IF_ASKED or not artifacts.is_file_backend(backend):
                 continue
@@ -517,25 +615,42 @@ class Chooser:
                 by[name] = backend.version(self._device)
         return of, by
 
-    def _note(self, batch: np.ndarray) -> dict[str, Any] | None:
-        note = self._cache.note(*self._note_key(batch))
-        if not isinstance(note, dict) or note.get("backend") not in BACKENDS or note.get("precision") not in PRECISIONS:
+    def _recalled(self, batch: np.ndarray) -> RememberedChoice | None:
+        """What was remembered for frames of this size; None: nothing, or this job is worth measuring more."""
+        if self._ladder[0].file is not None or not (self._auto or len(self._precisions) > 1):
             return None
-        slow = note.get("measured_slow")
-        if not isinstance(note.get("ms"), float) or not isinstance(slow, list):
+        found = RememberedChoice.from_json(self._cache.note(*self._note_key(batch)))
+        if found is None or found.backend not in BACKENDS or found.precision not in PRECISIONS:
             return None
-        self.rows = []
-        self._measured_slow[_size_of(batch)] = set(map(str, slow))
-        return note
+        if not found.measured.suffices(
+            frame_ms=found.frame_ms, expected_frames=self._expected_frames, live=self._live, others=self._auto
+        ):
+            return None
+        self._measured_slow[_size_of(batch)] = set(found.measured_slow)
+        return found
 
     def _remember(self, batch: np.ndarray, engine: Engine) -> None:
-        value: dict[str, Any] = {
-            "backend": engine.backend,
-            "precision": engine.precision,
-            "ms": engine.frame_ms,
-            "measured_slow": sorted(self._measured_slow[_size_of(batch)]),
-        }
-        self._cache.keep_note(*self._note_key(batch), value)
+        stands_in = not self._auto and engine.backend != self._asked[0]
+        if stands_in or self._ladder[0].file is not None:  # the next run may have what was asked for, or no file
+            return
+        size = _size_of(batch)
+        choice = RememberedChoice(
+            engine.backend,
+            engine.precision,
+            frame_ms=engine.frame_ms,
+            measured=self._measured_by_size[size],
+            measured_slow=tuple(sorted(self._measured_slow.get(size, ()))),
+        )
+        self._cache.keep_note(*self._note_key(batch), dataclasses.asdict(choice))
+
+
+def timed(
+    run: Callable[[Engine, np.ndarray], np.ndarray], engine: Engine, batch: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """What an engine makes of a batch, and the milliseconds it takes for each of its frames."""
+    start = time.perf_counter()
+    translated = run(engine, batch)
+    return translated, 1e3 * (time.perf_counter() - start) / len(batch)
 
 
 def _size_of(batch: np.ndarray) -> tuple[int, int]:

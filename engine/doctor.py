@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def _describe_machine() -> int:
     from engine.artifacts import is_file_backend
     from engine.backends import BACKENDS
     from engine.cache import default_folder
-    from engine.precision import choose_device, fastest_precision, processor_name
+    from engine.precision import auto_precisions, choose_device, processor_name
 
     status = 0
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
@@ -65,11 +66,12 @@ def _describe_machine() -> int:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "processor": f"{processor_name()}, {torch.get_num_threads()} threads",
         "gpu": _describe_gpu(),
-        "precision": f"{fastest_precision(device)} is the fastest that {device.type} has arithmetic for",
+        "precision": _describe_precision(auto_precisions(device)),
     }
     try:
         lines["operators"] = _describe_operators()
-    except EngineError as error:
+        lines |= _describe_instructions()
+    except (EngineError, ValueError) as error:
         lines["operators"] = f"not available: {error}"
         status = 1
     lines["video"] = _describe_video()
@@ -90,7 +92,25 @@ def _describe_operators() -> str:
 
     reason = ops.cuda_unavailable()
     on_cuda = f"no CUDA operators: {reason}" if reason else "CUDA operators loaded"
-    return f"instruction set {_native.active_isa()} in use, {_native.detected_isa()} detected; {on_cuda}"
+    return f"CPU operators for {', '.join(_native.supported_isas())}; {on_cuda}"
+
+
+def _describe_instructions() -> dict[str, str]:
+    """Which instruction tier runs, who decided so, and why a better one that the processor has does not."""
+    from engine import _native
+
+    active, detected = _native.active_isa(), _native.detected_isa()
+    chosen_by = f"set by STREAMGAN_ISA, {detected} detected" if os.environ.get("STREAMGAN_ISA") else "the best here"
+    lines = {"instruction set": f"{active} in use: {chosen_by}"}
+    if refusal := _native.refused_isa():
+        lines["instructions refused"] = refusal
+    return lines
+
+
+def _describe_precision(precisions: tuple[str, ...]) -> str:
+    if len(precisions) == 1:
+        return f"auto takes {precisions[0]}"
+    return f"auto measures {' and '.join(precisions)} on the first frame of each size, and takes the faster one"
 
 
 def _describe_gpu() -> str:

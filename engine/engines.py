@@ -5,11 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-AUTO_SECONDS = 4.0
-"""`--backend auto` measures for so long at most, and for no more than a twentieth of the job."""
-_SHARE_OF_JOB = 0.05
-_LEAST_SECONDS = 1.0
-
 
 @dataclasses.dataclass(frozen=True)
 class RunningEngine:
@@ -84,22 +79,3 @@ def describe_rows(rows: list[Row]) -> list[str]:
         parity = "" if row.parity_db is None else "exact" if math.isinf(row.parity_db) else f"{row.parity_db:.1f} dB"
         lines.append(f"{name:<22} {row.frame_ms:>10.1f} {parity:>9} {row.ready_seconds or 0.0:>7.1f} s")
     return lines
-
-
-def measuring_seconds(frame_ms: float, *, expected_frames: int | None, live: bool) -> float:
-    """For how long `--backend auto` measures other engines beside the first one.
-
-    Args:
-        frame_ms: of the first one.
-        expected_frames: how many frames will come; None: unknown.
-        live: whether frames come as long as they are wanted.
-
-    Returns:
-        Seconds; 0 where it would not be worth it.
-    """
-    if live:
-        return AUTO_SECONDS
-    if expected_frames is None:
-        return 0.0
-    share = _SHARE_OF_JOB * expected_frames * frame_ms / 1e3
-    return min(AUTO_SECONDS, share) if share >= _LEAST_SECONDS else 0.0

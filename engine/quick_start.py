@@ -29,17 +29,13 @@ import numpy as np
 import engine
 from engine import memory
 from engine.cache import EngineCache, sha256
-from engine.engines import Row, RunningEngine, measuring_seconds
+from engine.engines import Row, RunningEngine
 from engine.errors import BackendError, EngineError, FrameSizeError
+from engine.measuring import COMPARED, Measured
 from engine.packages import PackagedGenerator, PackageFacts
 from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
-from engine.precision import (
-    PARITY_DB,
-    fastest_precision,
-    is_nearly_uniform,
-    processor_fingerprint,
-    psnr_db,
-)
+from engine.precision import PARITY_DB, fastest_precision, is_nearly_uniform, psnr_db
+from engine.processor import available_cores, kernel_facts, processor_fingerprint
 
 if TYPE_CHECKING:
     from engine.choosing import Engine
@@ -285,7 +281,12 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
             frame_ms=float(note["ms"]),
             proven_before=True,
         )
-        if request.backend == "auto" and not note["measured"] and _is_worth_measuring(request, ran):
+        if not Measured(**note["measured"]).suffices(
+            frame_ms=ran.frame_ms,
+            expected_frames=request.expected_frames,
+            live=request.live,
+            others=request.backend == "auto",
+        ):
             return None
         threads = int(note["threads"])
         generator: PackedGenerator | PackagedGenerator | None
@@ -334,7 +335,10 @@ def _note_of(
     import torch
 
     wanted = fastest_precision(translator.device) if request.precision == "auto" else request.precision
-    if translator.device.type != "cpu" or chosen.precision != wanted or not _has_to_spare(chosen):
+    is_fastest = request.precision == "auto" and translator.measured.precisions == COMPARED
+    if chosen.precision != wanted and not is_fastest:
+        return None
+    if translator.device.type != "cpu" or not _has_to_spare(chosen):
         return None
     needs_no_other = str(chosen) == "fused fp32"
     reference = chosen if needs_no_other else translator.prove("fused", "fp32")
@@ -347,7 +351,6 @@ def _note_of(
         kept = {"package": {"of": of, "made_by": made_by, **translator.package_facts(chosen, size).to_dict()}}
     else:
         kept = {"packed": _kept(cache, request, chosen, translator)}
-    measured = sum(row.frame_ms is not None for row in translator.choice)
     return {
         **kept,
         "backend": chosen.backend,
@@ -355,7 +358,7 @@ def _note_of(
         "precision": chosen.precision,
         "parity_db": min(chosen.parity_db, 200.0),  # JSON has no infinity
         "ms": chosen.frame_ms,
-        "measured": measured != 1,  # none: it was remembered
+        "measured": dataclasses.asdict(translator.measured),
         "threads": torch.get_num_threads(),
     }
 
@@ -396,10 +399,6 @@ def _packaged(cache: EngineCache, kept: dict[str, Any], threads: int) -> Package
     return PackagedGenerator(entry.folder / entry.main, PackageFacts.from_dict(kept), threads=threads)
 
 
-def _is_worth_measuring(request: Request, ran: RunningEngine) -> bool:
-    return measuring_seconds(ran.frame_ms, expected_frames=request.expected_frames, live=request.live) > 0
-
-
 def _note_key(request: Request, size: tuple[int, int]) -> tuple[dict[str, str], dict[str, str]]:
     of = {
         "note": "proven engine",
@@ -410,8 +409,11 @@ def _note_key(request: Request, size: tuple[int, int]) -> tuple[dict[str, str], 
     }
     # A package is code for one processor, and one version of torch.
     others = {"auto": _RIVALS, "aoti": ("torch",)}.get(request.backend, ())
-    processor = processor_fingerprint() if request.backend == "aoti" else ""
-    made_by = {"others": _versions(others), "processor": processor, "threads": _threads_asked(request)}
+    made_by = {
+        "others": _versions(others),
+        "processor": processor_fingerprint(),
+        "threads": _threads_asked(request),
+    }
     return of, {**_made_by(), **made_by}
 
 
@@ -430,17 +432,7 @@ def _versions(distributions: tuple[str, ...]) -> str:
 
 
 def _made_by() -> dict[str, str]:
-    return {"streamgan": engine.__version__, **_build()}
-
-
-@functools.cache
-def _build() -> dict[str, str]:
-    """The kernels, and which of them run here."""
-    from engine import _native
-
-    folder = Path(_native.__file__).parent / "lib"
-    libraries = sorted(folder.glob("*streamgan_cpu*"))
-    return {"kernels": " ".join(sha256(library)[:16] for library in libraries), "isa": _native.active_isa()}
+    return {"streamgan": engine.__version__, **kernel_facts()}
 
 
 def _threads_asked(request: Request) -> str:
@@ -449,7 +441,7 @@ def _threads_asked(request: Request) -> str:
         return str(request.threads)
     if chosen := os.environ.get("OMP_NUM_THREADS"):
         return f"OMP_NUM_THREADS={chosen}"
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return f"{available_cores()} cores"
 
 
 def _has_to_spare(engine: RunningEngine) -> bool:

@@ -84,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--engine", type=_not_empty, metavar="FILE", help="engine that python -m engine.export wrote, for this style"
     )
-    model.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, fast (default: %(default)s)")
+    model.add_argument(
+        "--precision", default="auto", help="auto: the faster of bf16 and fp32 here; or fp32, bf16, fp16, fast"
+    )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: %(default)s)")
     model.add_argument(
         "--norm-mode",

@@ -26,6 +26,7 @@ from engine.errors import BackendError, EngineError, EngineLostError, FrameSizeE
 from engine.frame_runner import FrameFormat, FrameRunner, NonFiniteError
 from engine.fuse_norms import NormFused
 from engine.generators import Generator
+from engine.measuring import Measured
 from engine.memory import host_image
 from engine.packages import PackageFacts
 from engine.precision import choose_device, is_nearly_uniform, true_float32
@@ -65,7 +66,8 @@ class Translator:
     Args:
         generator: a bundled style's name, a checkpoint file, or a loaded generator.
         backend: "auto", or one of `engine.backends.BACKENDS`.
-        precision: "auto", or one of `engine.precision.PRECISIONS`.
+        precision: "auto": the fastest of bf16 and fp32, measured on the first frame (on CUDA: fp16), or one of
+            `engine.precision.PRECISIONS`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         norm_mode: see `load_generator`.
         engine_file: an engine that `python -m engine.export` wrote, to be taken where it fits.
@@ -140,6 +142,11 @@ class Translator:
     def choice(self) -> list[Row]:
         """What was tried for the frame size that came last; empty where the choice was remembered."""
         return self._chooser.rows
+
+    @property
+    def measured(self) -> Measured:
+        """What the choice for the frame size that came last was based on."""
+        return self._chooser.measured
 
     @property
     def frames_under_way(self) -> int:

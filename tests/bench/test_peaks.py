@@ -85,10 +85,43 @@ def test_wrong_arguments(arguments: tuple[str, int, float], message: str) -> Non
 @pytest.mark.usefixtures("small_buffers")
 def test_probe() -> None:
     rates = peaks.probe(1, seconds=SECONDS)
-    assert list(rates) == ["float32_gflops", "bf16_gflops", "int8_gops", "copy_gbytes"]
-    for name, kind in zip(rates, KINDS, strict=False):
-        assert (rates[name] is None) == (_native.peak(kind, 1, SECONDS) is None)
+    assert list(rates) == ["float32_gflops", "float16_gflops", "bf16_gflops", "int8_gops", "copy_gbytes"]
+    for kind in KINDS:
+        rate = rates[f"{kind}_gops" if kind == "int8" else f"{kind}_gflops"]
+        assert (rate is None) == (_native.peak(kind, 1, SECONDS) is None)
     assert all(rate is None or rate > 0 for rate in rates.values())
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_a_kind_that_the_kernels_do_not_know_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with kernels of an earlier build; any other trouble is told."""
+    trouble = "peak: kind 'float16' is unknown; accepted are float32, bf16, int8"
+
+    def fake_peak(kind: str, threads: int, seconds: float, isa: str | None) -> float | None:
+        if kind == "float16":
+            raise ValueError(trouble)
+        return 1e9
+
+    monkeypatch.setattr(peaks._native, "peak", fake_peak)
+    measured = peaks.Probe(1, seconds=SECONDS).measure()
+    assert measured["float16_gflops"] is None
+    assert measured["float32_gflops"] == 1.0
+    trouble = "peak: isa 'avx512_amx' can't run here"
+    with pytest.raises(ValueError, match="can't run here"):
+        peaks.Probe(1, seconds=SECONDS, isa="avx512_amx").measure()
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_the_peak_of_an_instruction_set_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str | None] = set()
+
+    def fake_peak(kind: str, threads: int, seconds: float, isa: str | None) -> float | None:
+        asked.add(isa)
+        return None
+
+    monkeypatch.setattr(peaks._native, "peak", fake_peak)
+    peaks.Probe(1, seconds=SECONDS, isa="avx2").measure()
+    assert asked == {"avx2"}
 
 
 @pytest.mark.usefixtures("small_buffers")
@@ -96,7 +129,8 @@ def test_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of several, 3e9 operations per second, is 3 GFLOPS; a copy of 1 MiB in 1 ms moves 2 MiB."""
     asked: list[tuple[str, int, float]] = []
 
-    def fake_peak(kind: str, threads: int, seconds: float) -> float | None:
+    def fake_peak(kind: str, threads: int, seconds: float, isa: str | None) -> float | None:
+        assert isa is None
         asked.append((kind, threads, seconds))
         return None if kind == "bf16" else 3e9 / (1 + len(asked) % 2)
 
@@ -105,11 +139,12 @@ def test_units(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = peaks.Probe(2, seconds=0.5).measure()
     assert rates == {
         "float32_gflops": 3.0,
+        "float16_gflops": 3.0,
         "bf16_gflops": None,
         "int8_gops": 3.0,
         "copy_gbytes": pytest.approx(2 * 2**20 / 1e6),
     }
-    assert asked == [(kind, 2, 0.1) for kind in ("float32", "bf16", "int8") for _ in range(peaks.REPEATS)]
+    assert asked == [(kind, 2, 0.1) for kind in ("float32", "float16", "bf16", "int8") for _ in range(peaks.REPEATS)]
 
 
 @pytest.mark.usefixtures("small_buffers")

@@ -254,6 +254,57 @@ def test_model_table_is_of_the_newest_file_of_a_device(project: Path) -> None:
     assert "model-cpu.json" in full
 
 
+def test_summary_says_where_a_peer_is_faster(project: Path) -> None:
+    (project / "README.md").write_text(page("model-summary"))
+    write_pages(project)
+    text = (project / "README.md").read_text()
+    row = cells(text, "resnet9-64, 256x256")
+    assert re.fullmatch(r"\d+", row[1])
+    assert re.fullmatch(r"\*\*openvino fp32: 0\.\d\dx \(0\.\d\d to 0\.\d\d\), slower\*\*", row[2])
+    assert re.fullmatch(r"1\.\d\dx \(1\.\d\d to 1\.\d\d\), torch\.compile bf16", row[4])
+    verdict = next(line for line in text.splitlines() if line.startswith("A peer is faster"))
+    assert "A peer is faster in 8 of these 24 comparisons" in verdict
+    assert re.search(r"openvino fp32 at resnet9-64, 256x256 \(float32, 0\.\d\dx\)", verdict)
+
+
+def test_summary_of_a_machine_where_no_peer_is_faster(project: Path) -> None:
+    results = model()
+    results.rows = [row for row in results.rows if row.contender != "openvino fp32"]
+    assert "A peer is faster in none of these 24 comparisons, by medians. " in report.model_summary(results)
+
+
+def test_each_processor_and_each_instruction_set_has_a_table(project: Path) -> None:
+    (project / "README.md").write_text(page("model-summary"))
+    for path in (project / "results").glob("model-*"):
+        path.unlink()
+    for number, (name, arguments) in enumerate(
+        [
+            ("amd-zen4", {}),
+            ("intel-amx", {}),
+            ("intel-amx", {"isa": "avx2", "unforced": ["ncnn fp32", "onnxruntime fp32"]}),
+        ]
+    ):
+        results = model()
+        results.machine, results.arguments = {**results.machine, "name": name}, dict(arguments)
+        results.write(project / "results" / f"model-{name}-{number}.json")
+    write_pages(project)
+    text = (project / "README.md").read_text()
+    assert text.count("A peer is faster in") == 3
+    assert text.count("**AMD Zen 4** (AMD EPYC), 2 threads") == 1
+    assert text.count("**Intel Xeon with AMX** (AMD EPYC), 2 threads") == 2
+    assert text.count("**Held to avx2**; these can't be, and use what the processor has: ncnn fp32, onnx") == 1
+
+
+def test_check_refuses_a_claim_without_a_figure(project: Path) -> None:
+    write_pages(project)
+    readme, training = project / "README.md", project / "docs" / "training.md"
+    readme.write_text(readme.read_text() + "\nIt is faster than all others.\n")
+    training.write_text("Trains in less time than any peer.\n")
+    with pytest.raises(EngineError, match=r"^2 claim\(s\) without support: .*README\.md:.*training\.md:1: ") as raised:
+        run(project, "--check")
+    assert "\n" not in str(raised.value)
+
+
 def test_full_table_has_all_contenders_and_reasons(project: Path) -> None:
     write_pages(project)
     text = (project / "docs" / "performance.md").read_text()

@@ -29,6 +29,8 @@ from engine.generators import Generator, ResNetConfig, SRVGGConfig, build
 from engine.precision import PARITY_DB, fastest_precision, psnr_db
 from engine.translator import Engine, Translator
 
+pytestmark = pytest.mark.usefixtures("auto_is_one_precision")
+
 
 def random_frame(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import _native
+from engine import _native, precision
 from engine.backends import BACKENDS
 from engine.doctor import main
 from engine.styles import DEFAULT_STYLE
@@ -64,3 +64,46 @@ def test_a_file_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tmp
     assert printed.err.startswith("error: ")
     assert len(printed.err.splitlines()) == 1
     assert "6 blocks" in printed.out
+
+
+def line_of(report: str, name: str) -> str:
+    """The value of one line of the report."""
+    (line,) = [line for line in report.splitlines() if line.startswith(f"{name} ")]
+    return line.removeprefix(name).strip()
+
+
+def test_instructions_that_the_system_refuses_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = "the processor has AMX, but the operating system does not permit it to this process"
+    monkeypatch.setattr(_native, "refused_isa", lambda: refusal)
+    main([])
+    assert line_of(capsys.readouterr().out, "instructions refused") == refusal
+    monkeypatch.setattr(_native, "refused_isa", lambda: "")
+    main([])
+    assert "instructions refused" not in capsys.readouterr().out
+
+
+def test_an_instruction_tier_that_is_forced_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STREAMGAN_ISA", raising=False)
+    monkeypatch.setattr(_native, "active_isa", lambda: _native.detected_isa())
+    main([])
+    assert line_of(capsys.readouterr().out, "instruction set") == f"{_native.detected_isa()} in use: the best here"
+    monkeypatch.setenv("STREAMGAN_ISA", "scalar")
+    monkeypatch.setattr(_native, "active_isa", lambda: "scalar")
+    main([])
+    expected = f"scalar in use: set by STREAMGAN_ISA, {_native.detected_isa()} detected"
+    assert line_of(capsys.readouterr().out, "instruction set") == expected
+
+
+def test_the_precisions_that_auto_measures_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "auto_precisions", lambda device: ("bf16", "fp32"))
+    main([])
+    assert "auto measures bf16 and fp32" in line_of(capsys.readouterr().out, "precision")
+    monkeypatch.setattr(precision, "auto_precisions", lambda device: ("fp32",))
+    main([])
+    assert line_of(capsys.readouterr().out, "precision") == "auto takes fp32"

@@ -227,6 +227,7 @@ class TestAskedFor:
         with pytest.raises(BackendError, match=r"^backend 'openvino-gpu' runs in fp16 and fp32, not in bf16$"):
             Translator(resnet, backend="openvino-gpu", precision="bf16")
 
+    @pytest.mark.usefixtures("auto_is_one_precision")
     @pytest.mark.parametrize(("asked", "instead"), [("auto", HALF), ("fp16", "fp32"), ("fp32", "fp32")])
     def test_what_stands_in_is_of_this_processor(
         self, gpu: ModuleType, resnet: Generator, monkeypatch: pytest.MonkeyPatch, asked: str, instead: str

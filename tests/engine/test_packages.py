@@ -331,7 +331,8 @@ def test_a_generator_that_has_no_float32_of_ours_is_not_kept(tmp_path: Path, mon
     style = tmp_path / "style.safetensors"
     save_generator(build(SRVGGConfig(width=8, convolutions=1)), style, metadata={})
     monkeypatch.setenv("STREAMGAN_CACHE", str(tmp_path / "cache"))
-    request, eager = Request(style, backend="aoti", precision="fp32"), Translator(style, backend="eager")
+    request = Request(style, backend="aoti", precision="fp32")
+    eager = Translator(style, backend="eager", precision="fp32")
     package = dataclasses.replace(eager.engine_for(sample_frame()), backend="aoti", parity_db=90.0)
     quick_start.keep(EngineCache(), request, SIZE, package, eager)
     assert quick_start.find(EngineCache(), request, SIZE) is None

@@ -197,7 +197,7 @@ def test_float32_with_little_to_spare_is_not_kept(style: Path, monkeypatch: pyte
 
 def test_other_kernels_prove_anew(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Run(style)(frame())
-    monkeypatch.setattr(quick_start, "_build", lambda: {"kernels": "others", "isa": "scalar"})
+    monkeypatch.setattr(quick_start, "kernel_facts", lambda: {"kernels": "others", "isa": "scalar"})
     assert Run(style).loads == 1
 
 
@@ -263,7 +263,7 @@ def test_kernels_that_cant_be_used_are_no_error_here(
     def build() -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr(quick_start, "_build", build)
+    monkeypatch.setattr(quick_start, "kernel_facts", build)
     for backend in ("fused", "eager"):
         first = Run(style, backend=backend)
         assert first(frame()).shape == (*SIZE, 3)

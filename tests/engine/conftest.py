@@ -1,0 +1,17 @@
+"""What the tests of the engine share."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine import choosing
+from engine.precision import fastest_precision
+
+
+@pytest.fixture
+def auto_is_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes the processor's half precision, as where there is nothing to compare it with.
+
+    For tests of something else than the comparison, which on frames of a few pixels may end either way.
+    """
+    monkeypatch.setattr(choosing, "auto_precisions", lambda device: (fastest_precision(device),))
