@@ -1,6 +1,7 @@
 // engine._native: what this build is, which instruction set its kernels use, what the processor's arithmetic can do,
 // and generators without torch. The operators need no Python; they are in libstreamgan and reached through
 // torch.ops.streamgan.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -19,8 +20,10 @@
 #include <vector>
 
 #include "csrc/caches.h"
+#include "csrc/cpu/fused_convolution.h"
 #include "csrc/cpu/peak_loop.h"
 #include "csrc/isa.h"
+#include "csrc/kernels.h"
 #include "csrc/python/frames.h"
 #include "csrc/python/generator.h"
 
@@ -56,6 +59,19 @@ void set_caches(const std::optional<Sizes>& sizes) {
   if (!sizes) return streamgan::set_caches(std::nullopt);
   if (sizes->first < 1 || sizes->second < 0) throw std::invalid_argument("set_caches: sizes must be positive");
   streamgan::set_caches(streamgan::Caches{sizes->first, sizes->second});
+}
+
+using Halves = pybind11::array_t<uint16_t, pybind11::array::c_style>;
+using Floats = pybind11::array_t<float, pybind11::array::c_style>;
+
+Floats multiply_tiles(const Halves& a, const Halves& b, const Floats& sums) {
+  if (a.size() != 512 || b.size() != 512 || sums.size() != 256) {
+    throw std::invalid_argument("multiply_tiles: a is [16, 32], b is [16, 16, 2] and sums are [16, 16]");
+  }
+  Floats result({16, 16});
+  std::copy(sums.data(), sums.data() + sums.size(), result.mutable_data());
+  streamgan::fused_convolution_kernels().multiply_tiles(a.data(), b.data(), result.mutable_data());
+  return result;
 }
 
 using Clock = std::chrono::steady_clock;
@@ -152,6 +168,12 @@ PYBIND11_MODULE(_native, module) {
   module.def("caches", &caches, "Level 2 cache of one core and level 3 cache of all, in bytes, as plans use them.");
   module.def("set_caches", &set_caches, pybind11::arg("sizes"),
              "Sets both sizes for the whole process; None goes back to what the operating system says. For tests.");
+  module.def(
+      "multiply_tiles", &multiply_tiles, pybind11::arg("a").noconvert(), pybind11::arg("b").noconvert(),
+      pybind11::arg("sums").noconvert(),
+      "A product of tiles by the matrix unit, or its emulation where the instruction set in use has none: sums, "
+      "float32 [16, 16], plus a, bits of bfloat16 as uint16 [16, 32], times b, [16, 16, 2], which holds rows 2 k "
+      "and 2 k + 1 side by side.");
   module.def("kernels", &kernels, "The instruction sets that each operator has a kernel of its own for, lowest first.");
   module.def(
       "peak", &peak, pybind11::arg("kind"), pybind11::arg("threads"), pybind11::arg("seconds"),
