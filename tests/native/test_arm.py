@@ -31,7 +31,8 @@ from engine.generators import Generator, GeneratorConfig, ResNetConfig, Transfor
 from engine.precision import psnr_db
 from tests.engine.small_generators import small_generator
 from tests.engine.test_fuse import error_db, expected_of, made, picture_for, writing_bfloat16
-from tests.engine.test_packed import FUSABLE, frame_of
+from tests.engine.small_generators import CONFIGS
+from tests.engine.test_packed import frame_of
 from tests.native import arm
 from tests.native.arm import CPUS, TIERS, Case, answers, read_values, run, write_values
 from tests.ops.cases import CACHES, DTYPES, RANGES, assert_norm_close, assert_same_bits, random_frames
@@ -228,7 +229,7 @@ def least_bf16_db(generator: Generator, image: Tensor, expected: Tensor) -> floa
 
 
 @every_tier
-@pytest.mark.parametrize("name", FUSABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_family(name: str, tier: str, tmp_path: Path) -> None:
     """In each precision, with one thread and several. A bf16 product takes the emulator longest."""
     generator = small_generator(name)
