@@ -29,9 +29,8 @@ from engine.fuse_program import (
 )
 from engine.generators import Generator, GeneratorConfig, ResNetConfig, TransformerNetConfig, UNetConfig
 from engine.precision import psnr_db
-from tests.engine.small_generators import small_generator
+from tests.engine.small_generators import CONFIGS, small_generator
 from tests.engine.test_fuse import error_db, expected_of, made, picture_for, writing_bfloat16
-from tests.engine.small_generators import CONFIGS
 from tests.engine.test_packed import frame_of
 from tests.native import arm
 from tests.native.arm import CPUS, TIERS, Case, answers, read_values, run, write_values
