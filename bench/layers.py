@@ -185,7 +185,7 @@ def _on_matrix_unit(step: Step, size: tuple[int, int], base: tuple[int, int]) ->
     products = 0
     channels = [4] if step.in_channels == IMAGE_CHANNELS else [32] * (step.in_channels // 32)
     channels += [16] if step.in_channels % 32 == 16 else []
-    for _, rows, columns, *_ in phases:
+    for _, rows, _, columns, _ in phases:
         products += sum(rows * -(-columns * block // 32) for block in channels)
     grid = math.prod(base)
     taps = sum(phase[1] * phase[3] for phase in phases)

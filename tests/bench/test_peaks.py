@@ -70,7 +70,7 @@ def test_peak_is_no_operator() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float64", 1, SECONDS), "kind 'float64' is unknown; accepted are float32, bf16, int8"),
+        (("float64", 1, SECONDS), "kind 'float64' is unknown; accepted are float32, float16, bf16, int8"),
         (("float32", 0, SECONDS), "threads is 0; at least 1"),
         (("int8", -1, SECONDS), "threads is -1; at least 1"),
         (("float32", 1, 0.0), "seconds is 0"),
@@ -97,7 +97,7 @@ def test_probe() -> None:
 @pytest.mark.usefixtures("small_buffers")
 def test_a_kind_that_the_kernels_do_not_know_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with kernels of an earlier build; any other trouble is told."""
-    trouble = "peak: kind 'float16' is unknown; accepted are float32, bf16, int8"
+    trouble = "peak: kind 'float16' is unknown; accepted are float32, float16, bf16, int8"
 
     def fake_peak(kind: str, threads: int, seconds: float, isa: str | None) -> float | None:
         if kind == "float16":
