@@ -68,12 +68,47 @@ int matrix_products(const Convolution& c, const Phase& phase, const Taps& rows, 
 
 // --- input rows
 
-template <typename E>
-inline __attribute__((always_inline)) void store_parts(V value, char* to, int64_t part_bytes) {
-  BFloat16::store(reinterpret_cast<uint16_t*>(to), value);
+// Vectors one after the other as bfloat16; two of them are one instruction where there is one.
+template <int kVectors>
+inline __attribute__((always_inline)) void store_halves(char* to, const V (&values)[kVectors]) {
+#if defined(__AVX512BF16__)
+  if constexpr (kVectors == 2) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]));
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) BFloat16::store(reinterpret_cast<uint16_t*>(to) + v * kLanes, values[v]);
+}
+
+// All parts that the values are multiplied in.
+template <typename E, int kVectors>
+inline __attribute__((always_inline)) void store_parts(V (&values)[kVectors], char* to, int64_t part_bytes) {
+  store_halves(to, values);
   if constexpr (MatrixParts<E>::kCount == 2) {
-    const V high = BFloat16::load(reinterpret_cast<uint16_t*>(to));
-    BFloat16::store(reinterpret_cast<uint16_t*>(to + part_bytes), value - high);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = values[v] - BFloat16::load(reinterpret_cast<uint16_t*>(to) + v * kLanes);
+    }
+    store_halves(to + part_bytes, values);
+  }
+}
+
+// 16 kBlocks channels of a pixel.
+template <int kBlocks>
+inline __attribute__((always_inline)) void write_pixel(char* to, const V (&values)[kBlocks * kBlockVectors],
+                                                       Writing writing) {
+  if (writing == Writing::kHalves) return store_halves(to, values);
+#if defined(__AVX512BF16__)
+  if (kBlocks == 2 && writing == Writing::kHalvesPastCaches) {
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(values[kBlocks - 1], values[0]);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), halves);
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+    write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
   }
 }
 
@@ -121,17 +156,18 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
     }
   }
   for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += pixel_bytes) {
+    V values[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
-      value = multiply_add(minimum(value, V{}), slope[v], maximum(value, V{}));
+      const V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
+      values[v] = multiply_add(minimum(value, V{}), slope[v], maximum(value, V{}));
       if constexpr (kHasResidual) {
-        value = value + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
-        if (further) value = value + R::load(further + v * kLanes);
+        values[v] = values[v] + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
+        if (further) values[v] = values[v] + R::load(further + v * kLanes);
       }
-      store_parts<E>(value, to + v * kLanes * 2, part_bytes);
-      if (kept) write_output(kept + v * kLanes * kept_bytes, value, c.saving);
     }
+    if (kept) write_pixel<kHalves>(kept, values, c.saving);
+    store_parts<E>(values, to, part_bytes);
     if constexpr (kHasResidual) {
       around += residual.pixel_step;
       if (further) further += second.pixel_step;
@@ -164,7 +200,8 @@ void read_matrix_image(const Convolution& c, int64_t row, char* to) {
     const int64_t count = smaller(c.in_width - x, kPixels);
     read_image_row<Float32>(c.image, row, x, count, values);
     for (int64_t i = 0; i < count * kImageChannels; i += kLanes) {
-      store_parts<E>(Float32::load(values + i), reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
+      V vector[1] = {Float32::load(values + i)};
+      store_parts<E>(vector, reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
     }
     for (int part = 0; part < MatrixParts<E>::kCount; ++part) {
       for (int64_t i = 0; i < count; ++i) {
@@ -387,26 +424,6 @@ __attribute__((noinline)) void multiply_matrix(MatrixUnit& unit, const MatrixSte
 }
 
 // --- output
-
-// 16 kBlocks channels of a pixel.
-template <int kBlocks>
-inline __attribute__((always_inline)) void write_pixel(char* to, const V* values, Writing writing) {
-#if defined(__AVX512BF16__)
-  if (kBlocks == 2 && writing >= Writing::kHalves) {
-    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]);
-    if (writing == Writing::kHalves) {
-      _mm512_storeu_si512(to, halves);
-    } else {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), halves);
-    }
-    return;
-  }
-#endif
-#pragma GCC unroll 8
-  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-    write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
-  }
-}
 
 // Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output.
 struct MatrixTarget {
