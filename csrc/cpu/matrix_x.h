@@ -127,16 +127,16 @@ struct IsSame<A, A> {
 
 // 16 kHalves channels of `width` pixels of a source, from `channel` of the source on, which is `at` of the input; a
 // residual is of type R.
-template <typename E, typename S, typename R, int kHalves>
+template <typename E, typename S, typename R, int kHalves, bool kHasSlope>
 void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
                           int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
   constexpr int kVectors = kHalves * kBlockVectors;
   const Source &residual = c.residual, &second = c.second_residual;
   V scale[kVectors], shift[kVectors], slope[kVectors], other_scale[kVectors], other_shift[kVectors];
-  const V same_slope = splat(c.activation == Activation::kNone   ? 1.0f
-                             : c.activation == Activation::kRelu ? 0.0f
-                                                                 : c.slope);
+  const V same_slope = splat(c.slope);
+  // A ReLU, or nothing, is the larger of this and the value; a NaN is what it was.
+  const V least = splat(c.activation == Activation::kRelu ? 0.0f : -__builtin_inff());
   const V factor = splat(c.residual_scale);
   for (int v = 0; v < kVectors; ++v) {
     const int64_t k = channel + v * kLanes;
@@ -160,7 +160,7 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
-      values[v] = multiply_add(minimum(value, V{}), slope[v], maximum(value, V{}));
+      values[v] = kHasSlope ? multiply_add(minimum(value, V{}), slope[v], maximum(value, V{})) : maximum(least, value);
       if constexpr (kHasResidual) {
         values[v] = values[v] + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
         if (further) values[v] = values[v] + R::load(further + v * kLanes);
@@ -176,16 +176,29 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
   }
 }
 
+template <typename E, typename S, typename R, int kHalves>
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
+                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+  const bool has_slope = c.activation == Activation::kLeakyRelu || c.activation == Activation::kPRelu;
+  const auto read =
+      has_slope ? read_matrix_channels<E, S, R, kHalves, true> : read_matrix_channels<E, S, R, kHalves, false>;
+  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+}
+
+template <typename E, typename S, int kHalves>
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
+                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+  const auto read = !c.residual.data               ? read_matrix_source<E, S, NoResidual, kHalves>
+                    : c.residual.dtype == kFloat32 ? read_matrix_source<E, S, Float32, kHalves>
+                                                   : read_matrix_source<E, S, BFloat16, kHalves>;
+  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+}
+
 template <typename E, int kHalves>
 void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
                         int64_t width, char* to, int64_t pixel_bytes, char* kept) {
-  const bool is_float32 = source.dtype == kFloat32;
-  const auto read = !c.residual.data ? (is_float32 ? read_matrix_channels<E, Float32, NoResidual, kHalves>
-                                                   : read_matrix_channels<E, BFloat16, NoResidual, kHalves>)
-                    : c.residual.dtype == kFloat32 ? (is_float32 ? read_matrix_channels<E, Float32, Float32, kHalves>
-                                                                 : read_matrix_channels<E, BFloat16, Float32, kHalves>)
-                    : is_float32                   ? read_matrix_channels<E, Float32, BFloat16, kHalves>
-                                                   : read_matrix_channels<E, BFloat16, BFloat16, kHalves>;
+  const auto read =
+      source.dtype == kFloat32 ? read_matrix_source<E, Float32, kHalves> : read_matrix_source<E, BFloat16, kHalves>;
   read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
 }
 
