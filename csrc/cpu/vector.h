@@ -167,9 +167,10 @@ struct BFloat16 {
   }
   // Pairs of one value of each vector, side by side.
   static void store_group(uint16_t* to, const V* const (&values)[2]) {
-    const uint16x8_t first = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[0]));
-    const uint16x8_t second = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[1]));
-    vst1q_u16(to, vzip1q_u16(first, second));
+    const uint16x4_t first = vreinterpret_u16_bf16(vcvt_bf16_f32(*values[0]));
+    const uint16x4_t second = vreinterpret_u16_bf16(vcvt_bf16_f32(*values[1]));
+    const uint32x4_t pairs = vorrq_u32(vmovl_u16(first), vshll_n_u16(second, 16));  // Clang 14 can't compile a zip here
+    vst1q_u16(to, vreinterpretq_u16_u32(pairs));
   }
   static Weights load_weights(const uint16_t* from) { return vreinterpretq_bf16_u16(vld1q_u16(from)); }
   static Broadcast broadcast(const uint16_t* from) {
