@@ -106,7 +106,7 @@ class Case:
     def outputs(
         self, tier: str, image: torch.Tensor, *, threads: list[int], caches: list[tuple[int, int]]
     ) -> list[torch.Tensor]:
-        """float32 [1, 3, H, W] to [1, channels, H * scale, W * scale], for each size of caches and number of threads."""
+        """float32 [1, 3, H, W] to [1, channels, H * scale, W * scale], by size of caches and number of threads."""
         _, _, height, width = image.shape
         image_file = write_values(image[0].permute(1, 2, 0), self.folder / "image")
         commands, files = [f"isa {tier}"], []
