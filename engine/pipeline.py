@@ -313,14 +313,13 @@ class Pipeline:
             self._is_cut = self._source.info.live or next(frames, None) is not None
 
     def _translate(self, decoded: Iterable[_Timed]) -> Iterator[_Timed]:
-        """Frames translated, in their order. Of a file, a device works on some while the next one is handed to it."""
-        most_under_way = 1 if self._source.info.live else self._translator.frames_under_way
+        """Frames translated, in their order. Some frames of a file are worked on while the next one is handed over."""
         under_way: collections.deque[_Submission] = collections.deque()
         error: Exception | None = None
         try:
             for batch in self._batches(decoded):
                 under_way.append(self._submitted(batch))
-                if len(under_way) == most_under_way:
+                while len(under_way) >= (1 if self._source.info.live else self._translator.frames_under_way):
                     yield from self._finished(under_way.popleft())
         except Exception as raised:  # after the frames before it
             error = raised

@@ -216,7 +216,14 @@ class QuickTranslator:
             if size not in self._settled:
                 self._settled.add(size)
                 keep(self._cache, self._request, size, chosen, self._full())
+                self._take_up(size, chosen)
         return chosen
+
+    def _take_up(self, size: tuple[int, int], chosen: RunningEngine) -> None:
+        """Goes on with what was kept, the same program and weights, which need not be proven again."""
+        found = find(self._cache, self._request, size)
+        if found is not None and str(found.engine) == str(chosen) and isinstance(found.generator, PackedGenerator):
+            self._found[size] = Found(dataclasses.replace(chosen, proven_before=False), found.generator, None)
 
     def _proven(self, size: tuple[int, int], frame: np.ndarray) -> RunningEngine | None:
         """The engine of frames of this size, proven on this one if it is the first; None: there is none."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -292,18 +293,41 @@ def test_what_is_no_frame(style: Path) -> None:
 def test_threads_are_those_of_the_proof(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another number of them, asked for or there, is another proof."""
     asked: list[int] = []
-    made = quick_start.PackedGenerator
-    monkeypatch.setattr(
-        quick_start, "PackedGenerator", lambda *a, threads: asked.append(threads) or made(*a, threads=threads)
-    )
+
+    class Watched(quick_start.PackedGenerator):
+        def __init__(self, *arguments: Any, threads: int, **others: Any) -> None:
+            asked.append(threads)
+            super().__init__(*arguments, threads=threads, **others)
+
+    monkeypatch.setattr(quick_start, "PackedGenerator", Watched)
     with threads(2):
         Run(style)(frame())
     with threads(1):
         Run(style, threads=1)(frame())
+    asked.clear()
     assert [Run(style).loads, Run(style, threads=1).loads, Run(style, threads=2).loads] == [0, 0, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert Run(style).loads == 1
     assert asked == [2, 1]
+
+
+def test_the_first_run_goes_on_with_what_it_keeps(style: Path) -> None:
+    """Two frames at a time, and one that waits."""
+    first, frames = Run(style), [frame(number) for number in range(5)]
+    assert first.translator.frames_under_way == 1
+    first(frame())
+    assert first.translator.frames_under_way == 3
+    waiting = [first.translator.submit(image) for image in frames]
+    second = Run(style)
+    for image, translated in zip(frames, waiting, strict=True):
+        np.testing.assert_array_equal(translated(), second(image))
+    assert (first.loads, second.loads) == (1, 0)
+
+
+@pytest.mark.parametrize("options", [{"live": True}, {"expected_frames": 1}])
+def test_a_stream_or_a_single_frame_is_worked_on_by_all_threads(style: Path, options: dict[str, Any]) -> None:
+    Run(style, **options)(frame())
+    assert Run(style, **options).translator.frames_under_way == 1
 
 
 def test_a_precision_that_this_video_made_necessary_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
