@@ -551,7 +551,9 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
     c.method = Method::kMatrixSmall;
     c.ring_rows = all_rows;
     c.gathers = c.base_width < kMatrixSide;
-    if (c.gathers) work += c.matrix_products * divided_up(pixels, kMatrixSide) * kMatrixTileBytes;
+    const int64_t gathered = c.matrix_products * divided_up(pixels, kMatrixSide) * kMatrixTileBytes;
+    check(!c.gathers || gathered < (int64_t{1} << 31), kOp, ": a step is too large for the matrix unit");
+    if (c.gathers) work += gathered;
   } else {
     // A band's input stays in a core's cache while all output channels are made of it.
     const int64_t pairs = divided_up(c.base_height, 2), share = divided_up(pairs, thread_count_);
