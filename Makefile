@@ -106,7 +106,7 @@ sanitize: $(VENV)/.installed
 	STREAMGAN_SANITIZE=ON $(PYTHON) setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 \
-	  $(PYTHON) -m pytest tests/ops tests/engine/test_fuse.py tests/engine/test_packed.py -k 'not operator_like and not elsewhere'; status=$$?; \
+	  $(PYTHON) -m pytest tests/ops tests/engine/test_fuse.py tests/engine/test_fuse_super_resolution.py tests/engine/test_packed.py -k 'not operator_like and not elsewhere'; status=$$?; \
 	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
 test-gpu:

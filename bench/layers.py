@@ -22,12 +22,16 @@ from bench.generators import GENERATORS, generator_input, make_generator, parse_
 from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
-from engine.fuse import DTYPES, fuse
+from engine.fuse import DTYPES, fuse, has_matrix_unit
 from engine.fuse_program import (
     BILINEAR,
     COLUMNS,
     DEPTHWISE,
     DIRECT,
+    IMAGE_CHANNELS,
+    MATRIX,
+    MATRIX_PICTURE,
+    NONE,
     SHUFFLE,
     TILES,
     WINOGRAD2,
@@ -111,7 +115,8 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     width, height = parse_size(arguments.size)
     generator = make_generator(arguments.generator)
-    fused = fuse(generator, arguments.precision, tile=_TILES.get(arguments.tile))
+    uses_tiles = has_matrix_unit() and arguments.tile is None
+    fused = fuse(generator, arguments.precision, tile=_TILES.get(arguments.tile), matrix=uses_tiles)
     image = torch.from_numpy(generator_input(generator, real_frame(width, height)))
     image = image.to(memory_format=torch.channels_last)
     found = list(layers(steps_of(fused), image.shape[2], image.shape[3]))
@@ -133,7 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
             row.seconds.append(value)
     if arguments.json:
         report.write(arguments.json)
-    print_report(report, _PEAKS[arguments.precision])
+    print_report(report, "bf16_gflops" if uses_tiles else _PEAKS[arguments.precision])
 
 
 def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
@@ -146,6 +151,9 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         if step.save >= 0:
             sizes[step.save] = rows, columns
         sizes[step.output] = base[0] * step.up, base[1] * step.up
+        if step.method in (MATRIX, MATRIX_PICTURE):
+            yield _on_matrix_unit(step, (rows, columns), base)
+            continue
         used = step.phases[: step.up if step.method == COLUMNS else 0 if step.method == SHUFFLE else step.up**2]
         taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
         taps = 9 if step.method == WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
@@ -169,6 +177,30 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
         name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
         name += ", adds residual" if step.residual >= 0 else ""
         yield Layer(name, defined, products)
+
+
+def _on_matrix_unit(step: Step, size: tuple[int, int], base: tuple[int, int]) -> Layer:
+    """Counts products of whole tiles, 16 pixels by 32 values by 16 channels, but for what is cut off at the edges."""
+    phases = step.phases[: 1 if step.method == MATRIX_PICTURE else step.up**2]
+    products = 0
+    channels = [4] if step.in_channels == IMAGE_CHANNELS else [32] * (step.in_channels // 32)
+    channels += [16] if step.in_channels % 32 == 16 else []
+    for _, rows, _, columns, _ in phases:
+        products += sum(rows * -(-columns * block // 32) for block in channels)
+    grid = math.prod(base)
+    taps = sum(phase[1] * phase[3] for phase in phases)
+    defined = taps * step.in_channels * step.out_channels * grid
+    if step.method == MATRIX_PICTURE:
+        stride = step.block // step.up
+        grid = math.prod(-(-side // stride) for side in base)
+        taps = step.kernel**2 if step.up == 1 else phases[0][1] * phases[0][3]
+        defined = taps * step.in_channels * step.picture_channels * math.prod(base) * step.up**2
+    parts = step.weight_parts + int(step.multiplies_float32 or (step.weight_parts == 2 and step.source != NONE))
+    multiplied = parts * products * 32 * step.out_channels * grid
+    name = f"tiles {step.in_channels}->{step.out_channels} {size[1]}x{size[0]}"
+    name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
+    name += ", adds residual" if step.residual >= 0 else ""
+    return Layer(name, 2e-9 * defined, 2e-9 * multiplied)
 
 
 def print_report(report: results.Results, peak_name: str) -> None:

@@ -384,11 +384,16 @@ class _Builder:
         slopes = self._stored_slopes(parts)
         buffer = _Buffer(self._new_slot(), rounded_up(width) + 4 * rounded_up(growth))
         self._convolution(block.conv1, value, keep=True, buffer=buffer)
+        self.steps[-1].kept_channels = buffer.channels
         inside = _Value((buffer.slot,), (width, growth), value.reduction, activation=PRELU, slopes=slopes)
-        for layer in (block.conv2, block.conv3, block.conv4):
-            self._convolution(layer, inside, buffer=buffer)
+        for layer in (block.conv2, block.conv3, block.conv4, block.conv5):
+            is_last = layer is block.conv5
+            same = self.steps[-1].in_channels
+            result = self._convolution(
+                layer, inside, buffer=None if is_last else buffer, gain=_RESIDUAL_SCALE * scale if is_last else 1.0
+            )
+            self.steps[-1].kept_channels, self.steps[-1].same_channels = buffer.channels, same
             inside = dataclasses.replace(inside, channels=(*inside.channels, growth))
-        result = self._convolution(block.conv5, inside, gain=_RESIDUAL_SCALE * scale)
         return dataclasses.replace(result, residual=buffer.slot, residual_scale=scale)
 
     # --- what works on each channel by itself

@@ -83,6 +83,8 @@ class Step:
     activation: int = NO_ACTIVATION
     slope_bits: int = 0
     slopes: int = NONE
+    kept_channels: int = 0
+    same_channels: int = 0
     padding: int = ZEROS
     pad_before: int = 0
     pad_after: int = 0

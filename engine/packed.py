@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,26 +80,35 @@ class PackedFacts:
 
 
 class PackedGenerator:
-    """A fused generator ready to run; from any thread, one call after the other.
+    """A fused generator ready to run; from any thread.
 
     Args:
         weights: uint8 [bytes], `FusedGenerator.weights`, at a multiple of 64 bytes.
         threads: that share the work.
+        frames_at_once: how many frames are worked on at the same time, each by a share of the threads. Where other
+            programs or stages need the cores too, threads that work on one frame wait for each other.
 
     Raises:
         BackendError: the weights lie elsewhere.
     """
 
-    def __init__(self, weights: np.ndarray, facts: PackedFacts, *, threads: int) -> None:
+    def __init__(self, weights: np.ndarray, facts: PackedFacts, *, threads: int, frames_at_once: int = 1) -> None:
         try:
             from engine import _native
         except ImportError as error:
             raise BackendError(f"the kernels can't be loaded ({error}): run `pip install -e .` again") from error
         self.facts = facts
+        self.frames_at_once = min(frames_at_once, threads)
+        program, share = np.array(facts.program, dtype=np.int64), threads // self.frames_at_once
         try:
-            self._native = _native.Generator(weights, np.array(facts.program, dtype=np.int64), threads)
+            lanes = [_native.Generator(weights, program, share) for _ in range(self.frames_at_once)]
         except (RuntimeError, TypeError, OverflowError) as error:
             raise BackendError(f"the packed generator can't be taken: {error}") from error
+        self._native = lanes[0]
+        self._free: queue.SimpleQueue[_native.Generator] = queue.SimpleQueue()
+        for lane in lanes:
+            self._free.put(lane)
+        self._workers = ThreadPoolExecutor(self.frames_at_once, "translate") if self.frames_at_once > 1 else None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Runs the generator alone.
@@ -126,10 +137,25 @@ class PackedGenerator:
             FrameSizeError: there is no memory for it.
         """
         padded = self.padded_size(frame.shape[0], frame.shape[1])
-        with told(frame):
-            return self._native.translate(
-                np.ascontiguousarray(frame), padded, self.facts.input_range, self.facts.output_range
-            )
+        lane = self._free.get()
+        try:
+            with told(frame):
+                return lane.translate(
+                    np.ascontiguousarray(frame), padded, self.facts.input_range, self.facts.output_range
+                )
+        finally:
+            self._free.put(lane)
+
+    def submit(self, frame: np.ndarray) -> Callable[[], np.ndarray]:
+        """Begins to translate a frame, which is not to be changed until then; the result waits for it.
+
+        Raises:
+            BackendError, FrameSizeError: as `translate`, when the result is asked for.
+        """
+        if self._workers is None:
+            translated = self.translate(frame)
+            return lambda: translated
+        return self._workers.submit(self.translate, frame).result
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) of the image that the generator gets for a frame of this height and width."""
@@ -138,16 +164,17 @@ class PackedGenerator:
         return padded_height, padded_width
 
     def needed_bytes(self, height: int, width: int) -> int:
-        """Memory that a frame of this height and width takes beside the weights.
+        """Memory that frames of this height and width take beside the weights.
 
         Raises:
             BackendError: program and weights don't belong together.
         """
         padded = self.padded_size(height, width)
         try:
-            return self._native.workspace_bytes(padded) + _CHANNELS * height * width * self.facts.scale**2
+            each = self._native.workspace_bytes(padded) + _CHANNELS * height * width * self.facts.scale**2
         except RuntimeError as error:
             raise BackendError(str(error)) from error
+        return self.frames_at_once * each
 
 
 def write_weights(fused: FusedGenerator, path: Path) -> None:

@@ -57,6 +57,9 @@ _PACKAGE_MARGIN_DB = 0.5
 # Frame sizes whose generators are kept ready; each holds a frame's activations.
 _MOST_READY = 3
 
+# Frames of a file that are translated at the same time: their threads need not wait for each other.
+_FRAMES_AT_ONCE = 2
+
 # What `--backend auto` would measure beside the fused engine, if it is installed.
 _RIVALS = ("onnxruntime", "openvino")
 
@@ -154,8 +157,9 @@ class QuickTranslator:
 
     @property
     def frames_under_way(self) -> int:
-        """As `Translator.frames_under_way`."""
-        return 1
+        """As `Translator.frames_under_way`: one more than are worked on, so that the next one is there."""
+        at_once = max((_frames_at_once(found) for found in self._found.values() if found), default=1)
+        return at_once + 1 if at_once > 1 else 1
 
     @property
     def uniform_frames(self) -> int:
@@ -174,23 +178,26 @@ class QuickTranslator:
         self._runs_full = self._find((batch.shape[1], batch.shape[2])) is None
         if self._runs_full:
             return self._full().submit(frames)
-        parts = [self._translate(frame) for frame in batch]
-        translated = parts[0] if frames.ndim == 3 else np.stack(parts)
-        return lambda: translated
+        parts = [self._submit(frame) for frame in batch]
+        return parts[0] if frames.ndim == 3 else lambda: np.stack([part() for part in parts])
 
-    def _translate(self, frame: np.ndarray) -> np.ndarray:
+    def _submit(self, frame: np.ndarray) -> Callable[[], np.ndarray]:
         size = (frame.shape[0], frame.shape[1])
         if is_nearly_uniform(frame):
-            return self._full()(frame)
+            return self._full().submit(frame)
         self._runs_full = self._proven(size, frame) is None
         if self._runs_full:
-            return self._full()(frame)
+            return self._full().submit(frame)
         proof, self._proof = self._proof, None
         if proof is not None and np.array_equal(proof[0], frame):
-            return proof[1]
+            translated = proof[1]
+            return lambda: translated
         found = self._found[size]
         assert found is not None
-        return found.generator.translate(frame)
+        if isinstance(found.generator, PackedGenerator):
+            return found.generator.submit(frame)
+        translated = found.generator.translate(frame)
+        return lambda: translated
 
     def engine_for(self, frame: np.ndarray) -> RunningEngine:
         """As `Translator.engine_for`."""
@@ -293,7 +300,9 @@ def find(cache: EngineCache, request: Request, size: tuple[int, int]) -> Found |
         if ran.backend == "aoti":
             generator = _packaged(cache, note["package"], threads)
         else:
-            generator = _packed(cache, request, ran.precision, note["packed"], threads)
+            # A live stream wants each frame soon, a file all of them.
+            at_once = 1 if request.live or request.expected_frames == 1 else _FRAMES_AT_ONCE
+            generator = _packed(cache, request, ran.precision, note["packed"], threads, frames_at_once=at_once)
         reference = _packed(cache, request, "fp32", note["reference"], threads) if note["reference"] else None
         if generator is None or (note["reference"] and reference is None):
             return None
@@ -382,13 +391,24 @@ def _kept(cache: EngineCache, request: Request, engine: Engine, translator: Tran
 
 
 def _packed(
-    cache: EngineCache, request: Request, precision: str, facts: dict[str, Any], threads: int
+    cache: EngineCache,
+    request: Request,
+    precision: str,
+    facts: dict[str, Any],
+    threads: int,
+    *,
+    frames_at_once: int = 1,
 ) -> PackedGenerator | None:
     key = _weights_key(request, precision, str(facts["weights"]))
     entry = cache.find(*key) if cache.has(*key) else None
     if entry is None or entry.files.get(entry.main) != facts["weights"]:
         return None
-    return PackedGenerator(read_weights(entry.folder / entry.main), PackedFacts.from_dict(facts), threads=threads)
+    weights = read_weights(entry.folder / entry.main)
+    return PackedGenerator(weights, PackedFacts.from_dict(facts), threads=threads, frames_at_once=frames_at_once)
+
+
+def _frames_at_once(found: Found) -> int:
+    return found.generator.frames_at_once if isinstance(found.generator, PackedGenerator) else 1
 
 
 def _packaged(cache: EngineCache, kept: dict[str, Any], threads: int) -> PackagedGenerator | None:

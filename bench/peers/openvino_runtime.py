@@ -30,11 +30,15 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     import openvino
 
     hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[spec.precision]
-    compiled = openvino.Core().compile_model(
-        folder / "generator.xml",
-        "CPU",
-        {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": spec.threads, "INFERENCE_PRECISION_HINT": hint},
-    )
+    try:
+        compiled = openvino.Core().compile_model(
+            folder / "generator.xml",
+            "CPU",
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": spec.threads, "INFERENCE_PRECISION_HINT": hint},
+        )
+    except RuntimeError as error:  # lines about its source files, and then the reason
+        reason = str(error).strip().splitlines()[-1]
+        raise RuntimeError(f"OpenVINO can't compile the generator in {hint} here: {reason}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used != hint:
         raise RuntimeError(f"OpenVINO runs in {used} instead of {hint} on this processor")

@@ -233,10 +233,13 @@ struct Convolution {
   int64_t input_phases;
   int64_t chunk_row, chunk_rows;
   int64_t parts;      // of the chunk, that are multiplied one after the other or by different threads
-  void* transformed;  // the chunk's input, [input phase][frequency][tile_room][planes^2 in_channels], and a line a
+  void* transformed;  // the chunk's input, [input phase][frequency][tile_room][16 transformed_blocks], and a line a
                       // frequency
-  int64_t tile_room;  // a chunk's tiles, rounded up to the kernels' tile_pixels
-  int64_t segment;    // tiles that a thread works on at a time; 0 if in chunks
+  int64_t transformed_blocks;  // channel blocks: planes^2 in_channels / 16, or room for those of later steps
+  bool keeps_transformed;      // the whole input, in one chunk, for the next step
+  int64_t seen_channels;       // of the input, from the first on, that are transformed already
+  int64_t tile_room;           // a chunk's tiles, rounded up to the kernels' tile_pixels
+  int64_t segment;             // tiles that a thread works on at a time; 0 if in chunks
   // Of the matrix unit: the groups of rows that threads share out, all as large as possible; how many input rows are
   // kept, and pixels of each; products of tiles for an output tile, at most.
   int64_t bands, ring_rows, row_pixels, matrix_products;

@@ -68,12 +68,47 @@ int matrix_products(const Convolution& c, const Phase& phase, const Taps& rows, 
 
 // --- input rows
 
-template <typename E>
-inline __attribute__((always_inline)) void store_parts(V value, char* to, int64_t part_bytes) {
-  BFloat16::store(reinterpret_cast<uint16_t*>(to), value);
+// Vectors one after the other as bfloat16; two of them are one instruction where there is one.
+template <int kVectors>
+inline __attribute__((always_inline)) void store_halves(char* to, const V (&values)[kVectors]) {
+#if defined(__AVX512BF16__)
+  if constexpr (kVectors == 2) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]));
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) BFloat16::store(reinterpret_cast<uint16_t*>(to) + v * kLanes, values[v]);
+}
+
+// All parts that the values are multiplied in.
+template <typename E, int kVectors>
+inline __attribute__((always_inline)) void store_parts(V (&values)[kVectors], char* to, int64_t part_bytes) {
+  store_halves(to, values);
   if constexpr (MatrixParts<E>::kCount == 2) {
-    const V high = BFloat16::load(reinterpret_cast<uint16_t*>(to));
-    BFloat16::store(reinterpret_cast<uint16_t*>(to + part_bytes), value - high);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = values[v] - BFloat16::load(reinterpret_cast<uint16_t*>(to) + v * kLanes);
+    }
+    store_halves(to + part_bytes, values);
+  }
+}
+
+// 16 kBlocks channels of a pixel.
+template <int kBlocks>
+inline __attribute__((always_inline)) void write_pixel(char* to, const V (&values)[kBlocks * kBlockVectors],
+                                                       Writing writing) {
+  if (writing == Writing::kHalves) return store_halves(to, values);
+#if defined(__AVX512BF16__)
+  if (kBlocks == 2 && writing == Writing::kHalvesPastCaches) {
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(values[kBlocks - 1], values[0]);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), halves);
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+    write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
   }
 }
 
@@ -92,16 +127,16 @@ struct IsSame<A, A> {
 
 // 16 kHalves channels of `width` pixels of a source, from `channel` of the source on, which is `at` of the input; a
 // residual is of type R.
-template <typename E, typename S, typename R, int kHalves>
+template <typename E, typename S, typename R, int kHalves, bool kHasSlope>
 void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
                           int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
   constexpr int kVectors = kHalves * kBlockVectors;
   const Source &residual = c.residual, &second = c.second_residual;
   V scale[kVectors], shift[kVectors], slope[kVectors], other_scale[kVectors], other_shift[kVectors];
-  const V same_slope = splat(c.activation == Activation::kNone   ? 1.0f
-                             : c.activation == Activation::kRelu ? 0.0f
-                                                                 : c.slope);
+  const V same_slope = splat(c.slope);
+  // A ReLU, or nothing, is the larger of this and the value; a NaN is what it was.
+  const V least = splat(c.activation == Activation::kRelu ? 0.0f : -__builtin_inff());
   const V factor = splat(c.residual_scale);
   for (int v = 0; v < kVectors; ++v) {
     const int64_t k = channel + v * kLanes;
@@ -121,17 +156,18 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
     }
   }
   for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += pixel_bytes) {
+    V values[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
-      value = multiply_add(minimum(value, V{}), slope[v], maximum(value, V{}));
+      const V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
+      values[v] = kHasSlope ? multiply_add(minimum(value, V{}), slope[v], maximum(value, V{})) : maximum(least, value);
       if constexpr (kHasResidual) {
-        value = value + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
-        if (further) value = value + R::load(further + v * kLanes);
+        values[v] = values[v] + multiply_add(R::load(around + v * kLanes), other_scale[v], other_shift[v]);
+        if (further) values[v] = values[v] + R::load(further + v * kLanes);
       }
-      store_parts<E>(value, to + v * kLanes * 2, part_bytes);
-      if (kept) write_output(kept + v * kLanes * kept_bytes, value, c.saving);
     }
+    if (kept) write_pixel<kHalves>(kept, values, c.saving);
+    store_parts<E>(values, to, part_bytes);
     if constexpr (kHasResidual) {
       around += residual.pixel_step;
       if (further) further += second.pixel_step;
@@ -140,16 +176,29 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
   }
 }
 
+template <typename E, typename S, typename R, int kHalves>
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
+                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+  const bool has_slope = c.activation == Activation::kLeakyRelu || c.activation == Activation::kPRelu;
+  const auto read =
+      has_slope ? read_matrix_channels<E, S, R, kHalves, true> : read_matrix_channels<E, S, R, kHalves, false>;
+  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+}
+
+template <typename E, typename S, int kHalves>
+void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
+                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+  const auto read = !c.residual.data               ? read_matrix_source<E, S, NoResidual, kHalves>
+                    : c.residual.dtype == kFloat32 ? read_matrix_source<E, S, Float32, kHalves>
+                                                   : read_matrix_source<E, S, BFloat16, kHalves>;
+  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+}
+
 template <typename E, int kHalves>
 void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
                         int64_t width, char* to, int64_t pixel_bytes, char* kept) {
-  const bool is_float32 = source.dtype == kFloat32;
-  const auto read = !c.residual.data ? (is_float32 ? read_matrix_channels<E, Float32, NoResidual, kHalves>
-                                                   : read_matrix_channels<E, BFloat16, NoResidual, kHalves>)
-                    : c.residual.dtype == kFloat32 ? (is_float32 ? read_matrix_channels<E, Float32, Float32, kHalves>
-                                                                 : read_matrix_channels<E, BFloat16, Float32, kHalves>)
-                    : is_float32                   ? read_matrix_channels<E, Float32, BFloat16, kHalves>
-                                                   : read_matrix_channels<E, BFloat16, BFloat16, kHalves>;
+  const auto read =
+      source.dtype == kFloat32 ? read_matrix_source<E, Float32, kHalves> : read_matrix_source<E, BFloat16, kHalves>;
   read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
 }
 
@@ -164,7 +213,8 @@ void read_matrix_image(const Convolution& c, int64_t row, char* to) {
     const int64_t count = smaller(c.in_width - x, kPixels);
     read_image_row<Float32>(c.image, row, x, count, values);
     for (int64_t i = 0; i < count * kImageChannels; i += kLanes) {
-      store_parts<E>(Float32::load(values + i), reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
+      V vector[1] = {Float32::load(values + i)};
+      store_parts<E>(vector, reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
     }
     for (int part = 0; part < MatrixParts<E>::kCount; ++part) {
       for (int64_t i = 0; i < count; ++i) {
@@ -387,26 +437,6 @@ __attribute__((noinline)) void multiply_matrix(MatrixUnit& unit, const MatrixSte
 }
 
 // --- output
-
-// 16 kBlocks channels of a pixel.
-template <int kBlocks>
-inline __attribute__((always_inline)) void write_pixel(char* to, const V* values, Writing writing) {
-#if defined(__AVX512BF16__)
-  if (kBlocks == 2 && writing >= Writing::kHalves) {
-    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]);
-    if (writing == Writing::kHalves) {
-      _mm512_storeu_si512(to, halves);
-    } else {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), halves);
-    }
-    return;
-  }
-#endif
-#pragma GCC unroll 8
-  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
-    write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
-  }
-}
 
 // Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output.
 struct MatrixTarget {
@@ -708,29 +738,77 @@ void matrix_small_units(const Convolution& c, int64_t begin, int64_t end, char* 
 // Each place of the base grid makes a block of c.block by c.block pixels of the picture, so that few picture channels
 // fill a tile; output channels are [row of the block][column of the block][picture channel].
 
-struct NothingBeside {
-  void step() {}
-};
+// The rows of the picture that a row of the base grid makes, on their way there: a piece at a time beside the products
+// of the next row.
+class MatrixPictureRows {
+ public:
+  MatrixPictureRows(const Convolution& c, Scratch& scratch)
+      : c_(c),
+        values_(c.block * c.picture_channels),
+        row_(scratch.take<float>(round_up(c.base_width * values_, kChannelBlock) + kChannelBlock)),
+        biases_(scratch.take<float>(round_up(c.block * values_, kChannelBlock) + kChannelBlock)),
+        base_scratch_(scratch.take<float>(base_elements(c))) {
+    for (int64_t i = 0; i < c.block * values_; ++i) biases_[i] = c.bias[i];
+    for (int64_t i = 0; i < kChannelBlock; ++i) biases_[c.block * values_ + i] = 0.0f;
+  }
 
-// A row of a block, [base_width][values], of products [base_width][out_channels].
-inline void spread_blocks(const Convolution& c, const float* products, int64_t first, int64_t values, float* row) {
-  const float* const bias = c.bias + first;
-  products += first;
-  if (values == 6) {
-    // Eight at a time, of which the next place writes over the last two.
-    typedef float Eight __attribute__((vector_size(32)));
-    Eight biases = {bias[0], bias[1], bias[2], bias[3], bias[4], bias[5]}, sums;
-    for (int64_t x = 0; x < c.base_width; ++x, products += c.out_channels, row += values) {
-      __builtin_memcpy(&sums, products, sizeof sums);
-      sums += biases;
-      __builtin_memcpy(row, &sums, sizeof sums);
+  // Products are [base_width][out_channels], and 16 values more; `steps` is how often `step` will be called.
+  void begin(const float* products, int64_t y, int64_t steps) {
+    products_ = products, y_ = y, row_of_block_ = 0, at_ = 0;
+    const int64_t pieces = c_.block * (c_.base_width / kPlaces + c_.base_width * values_ / kValues + 3);
+    at_once_ = steps > 0 ? (pieces + steps - 1) / steps : 0;
+    is_spread_ = false, is_pending_ = true;
+  }
+
+  void step() {
+    for (int64_t i = 0; i < at_once_ && is_pending_; ++i) do_piece();
+  }
+  void finish() {
+    while (is_pending_) do_piece();
+  }
+
+ private:
+  static constexpr int64_t kPlaces = 16, kValues = 64;
+
+  void do_piece() {
+    const int64_t picture_row = y_ * c_.block + row_of_block_;
+    if (!is_spread_) {
+      spread(smaller(at_ + kPlaces, c_.base_width));
+      if (at_ < c_.base_width) return;
+      add_base(c_, picture_row, row_, base_scratch_);
+      is_spread_ = true, at_ = 0;
+      return;
     }
-    return;
+    const int64_t values = c_.picture_width * c_.picture_channels;
+    if (c_.tanh && at_ < values) {
+      const int64_t end = smaller(at_ + kValues, values);
+      for (; at_ < end; at_ += kLanes) Float32::store(row_ + at_, hyperbolic_tangent(Float32::load(row_ + at_)));
+      return;
+    }
+    write_picture_row(c_.picture, picture_row, row_, values);
+    is_spread_ = false, at_ = 0;
+    is_pending_ = ++row_of_block_ < c_.block && picture_row + 1 < c_.up * c_.in_height;
   }
-  for (int64_t x = 0; x < c.base_width; ++x, products += c.out_channels, row += values) {
-    for (int64_t k = 0; k < values; ++k) row[k] = products[k] + bias[k];
+
+  // Places [at_, end) of a row of the block, whole vectors, whose ends the next place writes over.
+  void spread(int64_t end) {
+    const float* const bias = biases_ + row_of_block_ * values_;
+    const float* from = products_ + at_ * c_.out_channels + row_of_block_ * values_;
+    float* to = row_ + at_ * values_;
+    for (; at_ < end; ++at_, from += c_.out_channels, to += values_) {
+      for (int64_t k = 0; k < values_; k += kLanes) {
+        Float32::store(to + k, Float32::load(from + k) + Float32::load(bias + k));
+      }
+    }
   }
-}
+
+  const Convolution& c_;
+  const int64_t values_;
+  float *const row_, *const biases_, *const base_scratch_;
+  const float* products_ = nullptr;
+  int64_t y_ = 0, row_of_block_ = 0, at_ = 0, at_once_ = 0;
+  bool is_spread_ = false, is_pending_ = false;
+};
 
 template <typename E>
 void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char* memory) {
@@ -739,16 +817,16 @@ void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char
   MatrixRing<E> ring(c, scratch, begin * c.stride + c.first, begin * c.stride, last_owned);
   const MatrixScratch work(2 * c.matrix_products, scratch);
   const int64_t tiles = (c.base_width + kMatrixSide - 1) / kMatrixSide;
-  float* const products = scratch.take<float>(round_up(tiles, 4) * kMatrixSide * c.out_channels);
-  const int64_t values = c.block * c.picture_channels, picture_height = c.up * c.in_height;
-  float* const row = scratch.take<float>(round_up(c.base_width * values, kChannelBlock) + kChannelBlock);
-  float* const base_scratch = scratch.take<float>(base_elements(c));
+  const int64_t product_values = round_up(tiles, 4) * kMatrixSide * c.out_channels + kChannelBlock;
+  float* const products[2] = {scratch.take<float>(product_values), scratch.take<float>(product_values)};
+  MatrixPictureRows rows(c, scratch);
   const Phase& phase = c.phases[0];
   MatrixStep* const steps[2] = {work.steps, work.steps + c.matrix_products};
   const int counts[2] = {matrix_products<E, 1>(c, phase, all_taps(phase.rows), all_taps(phase.columns), steps[0]),
                          matrix_products<E, 2>(c, phase, all_taps(phase.rows), all_taps(phase.columns), steps[1])};
+  const int64_t pairs = c.out_channels / kMatrixDepth, odd = c.out_channels / kChannelBlock % 2;
+  const int64_t all_steps = counts[1] * pairs * ((tiles + 1) / 2) + counts[0] * odd * ((tiles + 3) / 4);
   MatrixUnit unit;
-  NothingBeside nothing;
   for (int64_t y = begin; y < end; ++y) {
     ring.advance_to(y * c.stride + c.last);
     const char* const* const window = ring.window(y * c.stride + c.first);
@@ -759,17 +837,16 @@ void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char
         float* sums[kTiles];
         for (int i = 0; i < kTiles; ++i) {
           inputs[i] = {window, smaller(tile + i, tiles - 1) * kMatrixSide};
-          sums[i] = products + (tile + i) * kMatrixSide * c.out_channels + channel;
+          sums[i] = products[y % 2] + (tile + i) * kMatrixSide * c.out_channels + channel;
         }
         multiply_matrix<kTiles, kBlocks>(unit, steps[kBlocks - 1], counts[kBlocks - 1], inputs, weights.data,
-                                         work.unused_tile, nothing, sums, c.out_channels * 4);
+                                         work.unused_tile, rows, sums, c.out_channels * 4);
       }
     });
-    for (int64_t i = 0; i < c.block && y * c.block + i < picture_height; ++i) {
-      spread_blocks(c, products, i * values, values, row);
-      finish_picture_row(c, y * c.block + i, row, base_scratch);
-    }
+    rows.finish();
+    rows.begin(products[y % 2], y, all_steps);
   }
+  rows.finish();
   if (c.save) ring.advance_to(last_owned - 1);
 }
 

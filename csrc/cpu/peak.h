@@ -2,6 +2,7 @@
 //
 // Formula:  float32   accumulator = accumulator * factor + addend        one fused instruction where there is one
 //           bfloat16  accumulator += the sum of two a * b (of four on Arm, bfmmla), products and sums in float32
+//           float16   accumulator = accumulator * factor + addend, all of it in float16
 //           int8      accumulator += the sum of four a * b, uint8 by int8, in int32
 // Counting: a multiplication and its addition are two operations.
 // Contract: a round is one instruction for every accumulator. They are independent and enough of them (latency times
@@ -14,14 +15,15 @@
 
 namespace streamgan {
 
-enum PeakKind : int { kPeakFloat32, kPeakBFloat16, kPeakInt8, kPeakKindCount };
+enum PeakKind : int { kPeakFloat32, kPeakBFloat16, kPeakInt8, kPeakFloat16, kPeakKindCount };
 
 struct PeakLoop {
   float (*run)(int64_t rounds);
   int64_t operations_per_round;
 };
 
-// A loop's `run` is null where the tier adds nothing to the next lower one.
+// A loop's `run` is null where the tier adds nothing to the next lower one. Instructions that a tier does not guarantee
+// (AVX512-VNNI, AVX512-FP16, AMX-INT8) are asked for in peak_loop.cpp.
 struct PeakKernels {
   Isa isa;
   PeakLoop loop[kPeakKindCount];

@@ -17,7 +17,8 @@ inline void interleaved_row(const void* in, uint8_t* bgr, int64_t pixels, float 
   for_each_block(pixels, [&](int64_t pixel) {
     F32x16 planes[3];
     Element::load_planes(rgb + 3 * pixel, planes);
-    vst3q_u8(bgr + 3 * pixel, {{quantise(planes[2]), quantise(planes[1]), quantise(planes[0])}});
+    const uint8x16x3_t bytes = {{quantise(planes[2]), quantise(planes[1]), quantise(planes[0])}};
+    vst3q_u8(bgr + 3 * pixel, bytes);
   });
 }
 
@@ -31,7 +32,8 @@ inline void planar_row(const void* red, const void* green, const void* blue, uin
     return to_bytes(multiply(subtract(Element::load(from), lows), scales));
   };
   for_each_block(pixels, [&](int64_t pixel) {
-    vst3q_u8(bgr + 3 * pixel, {{quantise(blue, pixel), quantise(green, pixel), quantise(red, pixel)}});
+    const uint8x16x3_t bytes = {{quantise(blue, pixel), quantise(green, pixel), quantise(red, pixel)}};
+    vst3q_u8(bgr + 3 * pixel, bytes);
   });
 }
 

@@ -53,7 +53,8 @@ struct Float32 {
   }
   static void store_planes(float* to, const F32x16 (&planes)[3]) {
     for (int i = 0; i < 4; ++i) {
-      vst3q_f32(to + 12 * i, {{planes[0].quarters[i], planes[1].quarters[i], planes[2].quarters[i]}});
+      const float32x4x3_t pixels = {{planes[0].quarters[i], planes[1].quarters[i], planes[2].quarters[i]}};
+      vst3q_f32(to + 12 * i, pixels);
     }
   }
 };
@@ -76,7 +77,8 @@ struct Elements16 {
   static void store_planes(uint16_t* to, const F32x16 (&planes)[3]) {
     for (int i = 0; i < 4; ++i) {
       const auto narrow = [&](int c) { return Conversion::narrow(planes[c].quarters[i]); };
-      vst3_u16(to + 12 * i, {{narrow(0), narrow(1), narrow(2)}});
+      const uint16x4x3_t pixels = {{narrow(0), narrow(1), narrow(2)}};
+      vst3_u16(to + 12 * i, pixels);
     }
   }
 };

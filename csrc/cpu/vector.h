@@ -115,10 +115,19 @@ struct BFloat16 {
   using Storage = uint16_t;
   static constexpr int kGroup = 2;
 
+  // With instructions where there are some: GCC 12 converts the compiler's vectors half by half.
   static V load(const uint16_t* from) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#elif defined(__AVX2__)
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
+#else
     Halves halves;
     __builtin_memcpy(&halves, from, sizeof halves);
     return (V)(__builtin_convertvector(halves, Bits) << 16);
+#endif
   }
   static uint16_t round(float value) {
     uint32_t bits;
@@ -158,9 +167,10 @@ struct BFloat16 {
   }
   // Pairs of one value of each vector, side by side.
   static void store_group(uint16_t* to, const V* const (&values)[2]) {
-    const uint16x8_t first = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[0]));
-    const uint16x8_t second = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(*values[1]));
-    vst1q_u16(to, vzip1q_u16(first, second));
+    const uint16x4_t first = vreinterpret_u16_bf16(vcvt_bf16_f32(*values[0]));
+    const uint16x4_t second = vreinterpret_u16_bf16(vcvt_bf16_f32(*values[1]));
+    const uint32x4_t pairs = vorrq_u32(vmovl_u16(first), vshll_n_u16(second, 16));  // Clang 14 can't compile a zip here
+    vst1q_u16(to, vreinterpretq_u16_u32(pairs));
   }
   static Weights load_weights(const uint16_t* from) { return vreinterpretq_bf16_u16(vld1q_u16(from)); }
   static Broadcast broadcast(const uint16_t* from) {

@@ -168,14 +168,23 @@ inline void vertical_units(const Convolution& c, int64_t begin, int64_t end, cha
 // Its few channels leave most of a vector empty, so here lanes are pixels: the input lies in planes, [channel][column],
 // and a product is one of them, from any column on, times a number.
 
-template <int kStep>
-constexpr Integers exchanged(bool is_second) {
-  Integers order = {};
-  for (int i = 0; i < kLanes; ++i) {
+// Exchanges the upper block of kStep lanes of `first` with the lower one of `second`, in each pair of blocks, and
+// returns one of the two. Lanes are counted through both vectors.
+template <int kStep, bool kIsSecond>
+inline __attribute__((always_inline)) V exchange(V first, V second) {
+  const auto source = [](int i) constexpr {
     const bool is_upper = (i & kStep) != 0;
-    order[i] = is_second ? (is_upper ? kLanes + i : i + kStep) : (is_upper ? kLanes + i - kStep : i);
-  }
-  return order;
+    return kIsSecond ? (is_upper ? kLanes + i : i + kStep) : (is_upper ? kLanes + i - kStep : i);
+  };
+#if defined(__clang__)  // which has no __builtin_shuffle
+  V result;
+  for (int i = 0; i < kLanes; ++i) result[i] = source(i) < kLanes ? first[source(i)] : second[source(i) - kLanes];
+  return result;
+#else
+  Integers order = {};
+  for (int i = 0; i < kLanes; ++i) order[i] = source(i);
+  return __builtin_shuffle(first, second, order);
+#endif
 }
 
 // Transposes blocks of kStep rows and columns within blocks of twice as many.
@@ -185,8 +194,8 @@ inline __attribute__((always_inline)) void transpose(V (&rows)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     if (i & kStep) continue;
     const V first = rows[i], second = rows[i + kStep];
-    rows[i] = __builtin_shuffle(first, second, exchanged<kStep>(false));
-    rows[i + kStep] = __builtin_shuffle(first, second, exchanged<kStep>(true));
+    rows[i] = exchange<kStep, false>(first, second);
+    rows[i + kStep] = exchange<kStep, true>(first, second);
   }
   if constexpr (2 * kStep < kLanes) transpose<2 * kStep>(rows);
 }

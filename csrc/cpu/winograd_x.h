@@ -366,8 +366,9 @@ inline int64_t winograd_depth(const Convolution& c) { return c.planes * c.planes
 
 template <typename E>
 typename E::Storage* transformed_input(const Convolution& c, int64_t phase, int64_t frequencies) {
-  const int64_t blocks = winograd_depth(c) / kChannelBlock, groups = c.tile_room / kTilePixels;
-  return static_cast<typename E::Storage*>(c.transformed) + phase * groups * blocks * block_elements<E>(frequencies);
+  const int64_t groups = c.tile_room / kTilePixels;
+  return static_cast<typename E::Storage*>(c.transformed) +
+         phase * groups * c.transformed_blocks * block_elements<E>(frequencies);
 }
 
 // Transforms tiles [begin, end) of tile row `row`, of a phase; the first one is tile `number` of `transformed`. With
@@ -379,7 +380,7 @@ void transform_tiles(const Convolution& c, const RowRing<Float32>& ring, int64_t
   const int64_t planes = c.planes, blocks = winograd_depth(c) / kChannelBlock, last = number + end - begin;
   for (int64_t tile = number; tile < last;) {
     const int64_t group = tile / kTilePixels, end_of_group = smaller((group + 1) * kTilePixels, last);
-    auto* to = transformed + group * blocks * kBlock;
+    auto* to = transformed + group * c.transformed_blocks * kBlock;
     for (int64_t block = 0; block < blocks; ++block, to += kBlock) {
       const int64_t plane = block * kChannelBlock / c.in_channels, channel = block * kChannelBlock % c.in_channels;
       const int64_t y = row * Rows::kStep * planes + phase.dy + plane / planes;
@@ -404,10 +405,28 @@ struct OwnedTileRows {
         last(last_row == c.tile_rows ? c.in_height : last_row * Rows::kStep * c.planes) {}
 };
 
+// The channels of a convolution's one source that are not transformed yet, as an input of their own.
+inline Convolution unseen_channels(const Convolution& c) {
+  Convolution unseen = c;
+  Source& source = unseen.sources[0];
+  source.data = static_cast<const char*>(source.data) + c.seen_channels * (source.dtype == kFloat32 ? 4 : 2);
+  source.channels -= c.seen_channels;
+  unseen.in_channels -= c.seen_channels;
+  if (c.slopes) unseen.slopes += c.seen_channels;
+  unseen.seen_channels = 0;
+  return unseen;
+}
+
 // Transforms the input of tile rows [begin, end) of the chunk.
 template <typename E, typename Rows, typename Columns = Rows>
 void winograd_input(const Convolution& c, int64_t begin, int64_t end, char* memory) {
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
+  if (c.seen_channels > 0) {
+    Convolution unseen = unseen_channels(c);
+    unseen.transformed = static_cast<typename E::Storage*>(c.transformed) +
+                         c.seen_channels / kChannelBlock * block_elements<E>(kFrequencies);
+    return winograd_input<E, Rows, Columns>(unseen, begin, end, memory);
+  }
   Scratch scratch{memory};
   const OwnedTileRows<Rows> owned(c, c.chunk_row + begin, c.chunk_row + end);
   RowRing<Float32> ring(c, scratch, owned.first + c.first, owned.first, owned.last);
@@ -525,7 +544,7 @@ void winograd_channels(const Convolution& c, int64_t phase, int64_t channel, int
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies, kWidth = kBlocks * kChannelBlock;
   constexpr int64_t kTileStep = kFrequencies * kWidth;
   const int64_t depth = winograd_depth(c), block_step = block_elements<E>(kFrequencies);
-  const int64_t group_step = depth / kChannelBlock * block_step,
+  const int64_t group_step = c.transformed_blocks * block_step,
                 raw_step = depth * Rows::kTaps * Columns::kTaps * kChannelBlock;
   const int64_t kernel_row = Columns::kFrequencies * depth * kWidth;
   Storage* const own_kernels = kernels ? nullptr : scratch.take<Storage>(kernel_row);
@@ -597,7 +616,7 @@ void winograd_output(const Convolution& c, int64_t begin, int64_t end, char* mem
   constexpr int64_t kFrequencies = Rows::kFrequencies * Columns::kFrequencies;
   const int64_t channel_units = (c.out_channels + kUnitChannels - 1) / kUnitChannels;
   const int64_t phases = c.spread * c.spread, groups = round_up(chunk_tiles(c), kTilePixels) / kTilePixels;
-  const int64_t group_step = winograd_depth(c) / kChannelBlock * block_elements<E>(kFrequencies);
+  const int64_t group_step = c.transformed_blocks * block_elements<E>(kFrequencies);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t slot = unit / channel_units, phase = slot % phases, part = slot / phases;
     const int64_t group = part * groups / c.parts, tile = group * kTilePixels;

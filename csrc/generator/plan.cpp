@@ -33,6 +33,8 @@ constexpr int64_t kSharedTiles = 7;
 // more, up to the most, if that is fewer tiles than make transforming the kernels a twentieth of multiplying them; and
 // then as many rows more as give all threads equally many.
 constexpr int64_t kChunkBytes = 2 << 20, kMaxChunkBytes = 8 << 20, kChunkTiles = 256;
+// The transformed input that is kept for the next step has at most so many bytes.
+constexpr int64_t kMaxKeptBytes = 128 << 20;
 // With so many tiles for each thread, in as many rows as the others or in so many, it multiplies those whose input it
 // has transformed, for all output channels: cores without a cache in common take longer to hand over tiles than to
 // transform the kernels once each.
@@ -74,8 +76,7 @@ int64_t products(const Convolution& c, Method method) {
 // Of the transformed input of so many tiles, of all phases.
 int64_t transformed_bytes(const Convolution& c, int64_t tiles, int64_t element_bytes) {
   const auto [rows, columns] = tile_shape(c.method);
-  const int64_t blocks = c.planes * c.planes * c.in_channels / kChannelBlock;
-  return c.input_phases * tiles * blocks *
+  return c.input_phases * tiles * c.transformed_blocks *
          (rows.frequencies * columns.frequencies * kChannelBlock * element_bytes + kLineBytes);
 }
 
@@ -390,7 +391,10 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
     return aligned(frequencies * (tiles + 2 * kMaxTilePixels) * kUnitChannels * 4);
   };
   const int64_t kernel_bytes = phases * frequencies * depth * c.out_channels * element_bytes;
-  set_segment(c, kernel_bytes, frequencies * (depth * element_bytes + kUnitChannels * 4));
+  keep_transformed(step, c, element_bytes);
+  if (!c.keeps_transformed) {
+    set_segment(c, kernel_bytes, frequencies * (depth * element_bytes + kUnitChannels * 4));
+  }
   if (c.segment > 0) {
     const int64_t input_bytes = transformed_bytes(c, c.segment + kMaxTilePixels, element_bytes) / c.input_phases;
     return aligned(kernel_bytes) + aligned(input_bytes) + product_bytes(c.segment);
@@ -399,6 +403,33 @@ int64_t Plan::set_winograd_geometry(const Step& step, Convolution& c, int64_t el
   transformed_bytes_ = std::max(transformed_bytes_, transformed_bytes(c, c.tile_room, element_bytes));
   return aligned(columns.frequencies * depth * kUnitChannels * element_bytes) +
          product_bytes(c.chunk_rows * c.tile_columns / c.parts);
+}
+
+// Has the whole transformed input stay for the next step, where it is small enough; and finds what the step before has
+// left.
+void Plan::keep_transformed(const Step& step, Convolution& c, int64_t element_bytes) const {
+  c.transformed_blocks = c.planes * c.planes * c.in_channels / kChannelBlock;
+  if (step.kept_channels < c.in_channels || step.kept_channels > kMaxChannels ||
+      step.kept_channels % kChannelBlock != 0 || c.planes > 1 || c.input_phases > 1) {
+    return;
+  }
+  Convolution kept = c;
+  kept.transformed_blocks = step.kept_channels / kChannelBlock;
+  if (transformed_bytes(kept, c.tile_rows * c.tile_columns, element_bytes) > kMaxKeptBytes) return;
+  c.transformed_blocks = kept.transformed_blocks;
+  c.keeps_transformed = true;
+  if (steps_.empty()) return;
+  const Convolution& last = steps_.back().convolution;
+  const bool is_one_source = step.second_source == kNone && step.residual == kNone && step.save == kNone &&
+                             !values_[current_[step.source]].is_normalised;
+  const bool is_alike = last.keeps_transformed && last.method == c.method && last.padding == c.padding &&
+                        element_type(steps_.back().step) == element_type(step) && last.in_height == c.in_height &&
+                        last.in_width == c.in_width && last.transformed_blocks == c.transformed_blocks &&
+                        last.phases[0].dy == c.phases[0].dy && last.phases[0].dx == c.phases[0].dx &&
+                        last.base_height == c.base_height && last.base_width == c.base_width;
+  const bool is_part = step.same_channels > 0 && step.same_channels <= last.in_channels &&
+                       step.same_channels < c.in_channels && step.same_channels % kChannelBlock == 0;
+  if (is_one_source && is_alike && is_part) c.seen_channels = step.same_channels;
 }
 
 // Returns the bytes that a thread needs beside its ring.
@@ -512,9 +543,10 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
   const int64_t pixels = c.base_height * c.base_width, all_rows = (c.base_height - 1) * c.stride + rows;
   if (makes_blocks) {
     c.bands = c.base_height, c.unit_rows = 1, c.ring_rows = rows;
-    work += aligned(aligned(c.base_width) * c.out_channels * 4) +
-            aligned((c.base_width * c.block * c.picture_channels + 2 * kChannelBlock) * 4) +
-            aligned(base_elements(c) * 4);
+    const int64_t values = c.block * c.picture_channels;
+    work += 2 * aligned((aligned(c.base_width) * c.out_channels + kChannelBlock) * 4) +
+            aligned((c.base_width * values + 2 * kChannelBlock) * 4) +
+            aligned((c.block * values + 2 * kChannelBlock) * 4) + aligned(base_elements(c) * 4);
   } else if (pixels <= kFewPixels || weight_bytes > kManyWeights * all_rows * row_bytes) {
     c.method = Method::kMatrixSmall;
     c.ring_rows = all_rows;
@@ -542,7 +574,8 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
 void Plan::set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) const {
   const int64_t row_bytes = c.input_phases * frequencies * c.tile_columns * pixel_bytes;
   const int64_t enough = std::max(kChunkBytes / row_bytes, divided_up(kChunkTiles, c.tile_columns));
-  const int64_t rows = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
+  const int64_t in_caches = std::max(std::min(enough, kMaxChunkBytes / row_bytes), thread_count_);
+  const int64_t rows = c.keeps_transformed ? c.tile_rows : in_caches;
   const int64_t chunks = divided_up(c.tile_rows, rows);
   c.chunk_rows = divided_up(c.tile_rows, chunks);
   const int64_t even_rows = std::min(divided_up(c.chunk_rows, thread_count_) * thread_count_, c.tile_rows);

@@ -86,6 +86,7 @@ class Plan {
   void set_geometry(const Step& step, Convolution& c);
   void set_base(const Step& step, Convolution& c) const;
   int64_t set_winograd_geometry(const Step& step, Convolution& c, int64_t element_bytes);
+  void keep_transformed(const Step& step, Convolution& c, int64_t element_bytes) const;
   int64_t set_direct_geometry(const Step& step, Convolution& c, int64_t element_bytes);
   int64_t set_matrix_geometry(const Step& step, Convolution& c, int64_t element_bytes);
   void set_chunks(Convolution& c, int64_t frequencies, int64_t pixel_bytes) const;

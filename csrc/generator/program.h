@@ -26,6 +26,9 @@ struct Step {
   int64_t save_channels;                   // room of a pixel of `save`; 0: of those that it gets
   int64_t appends;                         // whether the output comes after what `output` holds, as more channels
   int64_t activation, slope_bits, slopes;  // of the input; slopes float32 [in_channels] or kNone
+  // Of Winograd: the transformed input of steps that read ever more channels of one activation is kept, with room for
+  // so many channels (0: it isn't), and so many of the first are those that the step before has seen.
+  int64_t kept_channels, same_channels;
   int64_t padding, pad_before, pad_after, kernel;  // what the base grid's size follows from
   int64_t stride, up;
   int64_t in_channels, out_channels;

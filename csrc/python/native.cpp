@@ -101,7 +101,8 @@ streamgan::PeakKind peak_kind(const std::string& name) {
   if (name == "float32") return streamgan::kPeakFloat32;
   if (name == "bf16") return streamgan::kPeakBFloat16;
   if (name == "int8") return streamgan::kPeakInt8;
-  throw std::invalid_argument("peak: kind '" + name + "' is unknown; accepted are float32, bf16, int8");
+  if (name == "float16") return streamgan::kPeakFloat16;
+  throw std::invalid_argument("peak: kind '" + name + "' is unknown; accepted are float32, float16, bf16, int8");
 }
 
 streamgan::Isa supported_isa(const std::optional<std::string>& name) {
@@ -179,7 +180,8 @@ PYBIND11_MODULE(_native, module) {
       "peak", &peak, pybind11::arg("kind"), pybind11::arg("threads"), pybind11::arg("seconds"),
       pybind11::arg("isa") = pybind11::none(), pybind11::call_guard<pybind11::gil_scoped_release>(),
       "Operations per second of all threads together in a loop on registers, a multiplication and its addition "
-      "being two. Kinds are float32, bf16 (products summed in float32) and int8 (summed in int32). None if this "
+      "being two. Kinds are float32, float16, bf16 (products summed in float32) and int8 (summed in int32). None if "
+      "this "
       "processor, or the instruction set `isa`, has no instruction for it; by default the detected one, whatever "
       "is in use.");
 }

@@ -11,7 +11,7 @@ from bench import peaks
 from engine import _native
 
 SECONDS = 0.002
-KINDS = ["float32", "bf16", "int8"]
+KINDS = ["float32", "float16", "bf16", "int8"]
 CPUINFO = Path("/proc/cpuinfo")
 BF16_TIERS = ("avx512_bf16", "avx512_amx", "neon_bf16")
 
@@ -34,7 +34,7 @@ def test_each_instruction_set_measures_what_it_has_instructions_for(isa: str) ->
     kinds = measured_kinds(isa)
     assert "float32" in kinds
     assert ("bf16" in kinds) == (isa in BF16_TIERS)
-    assert isa.startswith("avx512") or "int8" not in kinds
+    assert isa.startswith("avx512") or not {"int8", "float16"} & kinds
 
 
 @pytest.mark.skipif(not CPUINFO.exists(), reason="needs the system's list of instructions")
@@ -43,7 +43,9 @@ def test_none_only_if_the_instruction_is_missing() -> None:
     kinds = measured_kinds(_native.detected_isa())
     has_bf16 = bool(flags & {"avx512_bf16", "bf16"})  # x86's name, Arm's name
     assert ("bf16" in kinds) == (_native.detected_isa() in BF16_TIERS) == has_bf16
-    assert ("int8" in kinds) == ("avx512_vnni" in flags and _native.detected_isa().startswith("avx512"))
+    has_avx512 = _native.detected_isa().startswith("avx512")
+    assert ("int8" in kinds) == ("avx512_vnni" in flags and has_avx512)
+    assert ("float16" in kinds) == ("avx512_fp16" in flags and has_avx512)
 
 
 def test_the_instruction_set_in_use_does_not_matter() -> None:
@@ -68,7 +70,7 @@ def test_peak_is_no_operator() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float64", 1, SECONDS), "kind 'float64' is unknown; accepted are float32, bf16, int8"),
+        (("float64", 1, SECONDS), "kind 'float64' is unknown; accepted are float32, float16, bf16, int8"),
         (("float32", 0, SECONDS), "threads is 0; at least 1"),
         (("int8", -1, SECONDS), "threads is -1; at least 1"),
         (("float32", 1, 0.0), "seconds is 0"),
@@ -95,7 +97,7 @@ def test_probe() -> None:
 @pytest.mark.usefixtures("small_buffers")
 def test_a_kind_that_the_kernels_do_not_know_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with kernels of an earlier build; any other trouble is told."""
-    trouble = "peak: kind 'float16' is unknown; accepted are float32, bf16, int8"
+    trouble = "peak: kind 'float16' is unknown; accepted are float32, float16, bf16, int8"
 
     def fake_peak(kind: str, threads: int, seconds: float, isa: str | None) -> float | None:
         if kind == "float16":

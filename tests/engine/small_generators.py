@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.generators import (
+    SRVGG,
     AnimeGANConfig,
     Generator,
     GeneratorConfig,
@@ -64,6 +65,15 @@ def small_generator(name: str) -> Generator:
             layer.running_var.uniform_(0.1, 0.4)
         if isinstance(layer, nn.PReLU):
             layer.weight.uniform_(0.0, 0.5)
+    return generator
+
+
+def unfused_generator() -> Generator:
+    """SRVGG x2 with a layer that our fused engine does not know: a dilated convolution."""
+    torch.manual_seed(0)
+    generator = build(SRVGGConfig(width=8, convolutions=1, scale=2)).eval()
+    assert isinstance(generator, SRVGG)
+    generator.body[0] = nn.Conv2d(3, 8, 3, padding=2, dilation=2)
     return generator
 
 

@@ -25,9 +25,10 @@ from engine.choosing import Trial
 from engine.engines import Row, describe_rows
 from engine.errors import BackendError
 from engine.export import export
-from engine.generators import Generator, ResNetConfig, SRVGGConfig, build
+from engine.generators import Generator, ResNetConfig, build
 from engine.precision import PARITY_DB, fastest_precision, psnr_db
 from engine.translator import Engine, Translator
+from tests.engine.small_generators import unfused_generator
 
 pytestmark = pytest.mark.usefixtures("auto_is_one_precision")
 
@@ -49,9 +50,8 @@ def resnet() -> Generator:
 
 @pytest.fixture(scope="module")
 def unfused() -> Generator:
-    """Of a family that no fused engine of ours knows."""
-    torch.manual_seed(0)
-    return build(SRVGGConfig(width=8, convolutions=1, scale=2)).eval()
+    """With a layer that no fused engine of ours knows."""
+    return unfused_generator()
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from engine.export import export, main, real_image
 from engine.generators import Generator, ResNetConfig, SRVGGConfig, UNetConfig, build
 from engine.ops import LIBRARY
 from engine.precision import PARITY_DB, fastest_precision
+from tests.engine.small_generators import unfused_generator
 
 HALF = fastest_precision(torch.device("cpu"))
 
@@ -206,8 +207,8 @@ def test_what_is_not_proven_is_not_kept(
 
 
 def test_operators_go_where_they_run(resnet: Generator, tmp_path: Path) -> None:
-    unknown = build(SRVGGConfig(width=8, convolutions=1, scale=2)).eval()
-    with pytest.raises(EngineError, match="has no form of SRVGG"):
+    unknown = unfused_generator()
+    with pytest.raises(EngineError, match="does not know Conv2d"):
         export(unknown, "torchscript", tmp_path / "e.pt", size=(48, 32), operators=True)
     assert list(tmp_path.iterdir()) == []
 

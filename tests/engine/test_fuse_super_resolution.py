@@ -69,6 +69,36 @@ def test_dense_blocks_too_large_for_the_caches(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["fp32", "fast"])
+def test_transformed_input_that_is_kept_gives_the_same_bits(precision: str, isa: str) -> None:
+    """In a dense block each convolution transforms new channels alone."""
+    generator = made(CONFIGS["rrdbnet x4"])
+    fused, image = fuse(generator, precision), picture_for(generator, height=21, width=35)
+    steps = steps_of(fused)
+    assert [step.same_channels for step in steps[1:6]] == [0, 32, 64, 96, 128]
+    for step in steps:
+        step.kept_channels = 0
+    for count in (1, 3):
+        with forced_isa(isa), threads(count):
+            assert torch.equal(fused(image), with_steps(fused, steps)(image)), count
+
+
+def test_transformed_input_of_another_step_is_not_taken() -> None:
+    """Of other channels, or of a step that did not keep it."""
+    generator = made(CONFIGS["rrdbnet x4"])
+    fused, image = fuse(generator, "fp32"), picture_for(generator, height=21, width=35)
+    expected = fused(image)
+    steps = steps_of(fused)
+    for step in steps:
+        step.same_channels = 4096 if step.same_channels else 0
+    assert torch.equal(with_steps(fused, steps)(image), expected)
+    steps = steps_of(fused)
+    for step in steps[1::2]:
+        step.kept_channels = 0
+    assert torch.equal(with_steps(fused, steps)(image), expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("config", [SRVGGConfig(width=16, convolutions=0), SRResNetConfig(width=16, blocks=1, scale=3)])
 def test_neighbours_of_pixels_that_are_not_finite(config: GeneratorConfig, isa: str) -> None:
     """What reads a vector at a time must not bring them to other pixels than the modules do."""

@@ -15,7 +15,7 @@ from engine import save_generator
 from engine import translator as translator_module
 from engine.backends import inductor
 from engine.errors import BackendError, EngineError, FrameSizeError
-from engine.generators import SRVGGConfig, build
+from engine.generators import build
 from engine.generators.base import Generator, GeneratorConfig
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srresnet import SRResNetConfig
@@ -23,6 +23,7 @@ from engine.generators.unet import UNetConfig
 from engine.precision import PARITY_DB, dtype_of, has_bf16_arithmetic, is_nearly_uniform, psnr_db
 from engine.samples import SAMPLE
 from engine.translator import Translator, load_generator
+from tests.engine.small_generators import unfused_generator
 from tests.tolerances import PARITY_PSNR_DB
 
 
@@ -215,12 +216,12 @@ def test_auto_takes_the_fused_generator_where_there_is_one(
     with caplog.at_level(logging.WARNING, "streamgan"):
         translator(frame)
         assert translator.engine_for(frame).backend == "fused"
-        unknown = build(SRVGGConfig(width=8, convolutions=1, scale=2))
+        unknown = unfused_generator()
         assert Translator(unknown, device="cpu").engine_for(frame).backend == "eager"
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "streamgan"):
         Translator(unknown, device="cpu", backend="fused", precision="fp32")(frame)
-    assert "has no form of SRVGG" in caplog.text
+    assert "does not know Conv2d" in caplog.text
 
 
 @pytest.mark.parametrize(

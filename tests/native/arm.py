@@ -98,7 +98,7 @@ class Case:
     """
 
     def __init__(self, fused: FusedGenerator, folder: Path) -> None:
-        self.channels = fused.out_channels
+        self.channels, self.scale = fused.out_channels, fused.scale
         self.folder = folder
         self.weights = write_values(fused.weights, folder / "weights")
         self.program = write_values(fused.program, folder / "program")
@@ -106,7 +106,7 @@ class Case:
     def outputs(
         self, tier: str, image: torch.Tensor, *, threads: list[int], caches: list[tuple[int, int]]
     ) -> list[torch.Tensor]:
-        """What it makes of float32 [1, 3, H, W]: [1, channels, H, W] for each size of caches and number of threads."""
+        """float32 [1, 3, H, W] to [1, channels, H * scale, W * scale], by size of caches and number of threads."""
         _, _, height, width = image.shape
         image_file = write_values(image[0].permute(1, 2, 0), self.folder / "image")
         commands, files = [f"isa {tier}"], []
@@ -118,5 +118,5 @@ class Case:
                     f"generator {self.weights} {self.program} {count} {height} {width} {image_file} {files[-1]}"
                 )
         run(TIERS[tier], commands)
-        shape = (1, height, width, self.channels)
+        shape = (1, height * self.scale, width * self.scale, self.channels)
         return [read_values(file, torch.float32).view(shape).permute(0, 3, 1, 2) for file in files]

@@ -209,14 +209,16 @@ struct Packed {
   }
 };
 
-// generator WEIGHTS PROGRAM THREADS HEIGHT WIDTH IMAGE OUTPUT: float32 [H, W, 3] to [H, W, channels]
+// generator WEIGHTS PROGRAM THREADS HEIGHT WIDTH IMAGE OUTPUT: float32 [H, W, 3] to [H * scale, W * scale,
+// channels]
 std::string run_generator(Arguments& arguments) {
   Packed packed = {Guarded(next<std::string>(arguments)), Guarded(next<std::string>(arguments))};
   const ThreadPool threads(next<int64_t>(arguments));
   const auto height = next<int64_t>(arguments), width = next<int64_t>(arguments);
   const Plan plan(packed.program(), height, width, threads);
   Guarded image(next<std::string>(arguments)),
-      picture(static_cast<size_t>(height * width * plan.picture_channels()) * sizeof(float));
+      picture(static_cast<size_t>(height * width * plan.scale() * plan.scale() * plan.picture_channels()) *
+              sizeof(float));
   check(image.bytes() == static_cast<size_t>(height * width) * 12, "an image of ", image.bytes(), " bytes");
   Guarded workspace(static_cast<size_t>(plan.workspace_bytes()));
   const Image view = {image.at<char>(0), 4, width * 12, 12, 3, kFloat32, 1.0f, 0.0f};

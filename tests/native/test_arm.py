@@ -29,9 +29,9 @@ from engine.fuse_program import (
 )
 from engine.generators import Generator, GeneratorConfig, ResNetConfig, TransformerNetConfig, UNetConfig
 from engine.precision import psnr_db
-from tests.engine.small_generators import small_generator
+from tests.engine.small_generators import CONFIGS, small_generator
 from tests.engine.test_fuse import error_db, expected_of, made, picture_for, writing_bfloat16
-from tests.engine.test_packed import FUSABLE, frame_of
+from tests.engine.test_packed import frame_of
 from tests.native import arm
 from tests.native.arm import CPUS, TIERS, Case, answers, read_values, run, write_values
 from tests.ops.cases import CACHES, DTYPES, RANGES, assert_norm_close, assert_same_bits, random_frames
@@ -228,7 +228,7 @@ def least_bf16_db(generator: Generator, image: Tensor, expected: Tensor) -> floa
 
 
 @every_tier
-@pytest.mark.parametrize("name", FUSABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_family(name: str, tier: str, tmp_path: Path) -> None:
     """In each precision, with one thread and several. A bf16 product takes the emulator longest."""
     generator = small_generator(name)
@@ -369,9 +369,9 @@ def test_pictures_of_several_chunks_and_parts(precision: str, tier: str, tmp_pat
     """With more threads than channels, and outputs too large for the caches."""
     least = FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB
     for config, height, width in (
-        (ResNetConfig(width=32, blocks=1, downsamplings=0), 250, 187),
-        (ResNetConfig(width=128, blocks=1, downsamplings=0), 60, 187),
-        (ResNetConfig(width=16, blocks=1, downsamplings=1), 324, 332),
+        (ResNetConfig(width=32, blocks=1, downsamplings=0), 70, 187),
+        (ResNetConfig(width=128, blocks=1, downsamplings=0), 28, 99),
+        (ResNetConfig(width=16, blocks=1, downsamplings=1), 224, 228),
     ):
         generator = made(config)
         image = picture_for(generator, height=height, width=width)
@@ -383,6 +383,6 @@ def test_pictures_of_several_chunks_and_parts(precision: str, tier: str, tmp_pat
             expected,
             least,
             tmp_path,
-            threads=(1, 5),
+            threads=(5,),
             caches=[*CACHES.values()],
         )
