@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from engine import _native
-from tests.ops.cases import ISAS, forced_isa
+from tests.ops.cases import ISAS, MATRIX_ISA, NO_MATRIX_ISAS, forced_isa
 
 ROOT = Path(__file__).parents[2]
-HARDWARE = "avx512_amx"
-EMULATED = [isa for isa in ISAS if isa != HARDWARE]
-needs_amx = pytest.mark.skipif(HARDWARE not in ISAS, reason="this processor has no AMX, or may not use it")
+needs_amx = pytest.mark.skipif(MATRIX_ISA not in ISAS, reason="this processor has no AMX, or may not use it")
 
 Tiles = tuple[np.ndarray, np.ndarray, np.ndarray]
 """a, uint16 [16, 32]; b, uint16 [16, 16, 2]; sums, uint32 [16, 16]: bits of bfloat16 and of float32."""
@@ -295,10 +293,10 @@ def test_random_tiles_are_as_defined(name: str) -> None:
 def test_the_emulation_gives_the_bits_of_the_hardware(name: str) -> None:
     """Two million outputs in all; of other tiers, whose compiler options differ, fewer."""
     every = random_tiles(name, 1000)
-    with forced_isa(HARDWARE):
+    with forced_isa(MATRIX_ISA):
         expected = [product_of(tiles) for tiles in every]
-    for isa in EMULATED:
-        count = 1000 if isa == EMULATED[-1] else 60
+    for isa in NO_MATRIX_ISAS:
+        count = 1000 if isa == NO_MATRIX_ISAS[-1] else 60
         with forced_isa(isa):
             for tiles, bits in zip(every[:count], expected, strict=False):
                 assert_same(product_of(tiles), bits, tiles)
