@@ -33,7 +33,7 @@ from tests.engine.test_fuse import (
     with_weights,
 )
 from tests.engine.test_packed import as_array, frame_of, packed
-from tests.ops.cases import CACHES, ISAS, forced_caches, forced_isa, threads
+from tests.ops.cases import CACHES, ISAS, MATRIX_ISA, forced_caches, forced_isa, threads
 from tests.tolerances import (
     FUSED_THREADS_RTOL,
     MATRIX_BF16_BELOW_EAGER_DB,
@@ -42,8 +42,7 @@ from tests.tolerances import (
     MATRIX_OTHER_ROUNDING_DB,
 )
 
-HARDWARE = "avx512_amx"
-HAS_UNIT = HARDWARE in ISAS
+HAS_UNIT = MATRIX_ISA in ISAS
 # Tiers whose vectors round as each other's.
 ALIKE = [isa for isa in ISAS if isa != "scalar"]
 PRECISIONS = ["fp32", "bf16"]
@@ -249,7 +248,7 @@ def test_every_layer_at_every_size(name: str) -> None:
 def test_every_layer_on_every_tier(name: str, precision: str) -> None:
     layer = LAYERS[name]
     generator = layer.generator(norm=True)
-    image = picture_for(generator, height=10 * layer.stride, width=17 * layer.stride)
+    image = picture_for(generator, height=5 * layer.stride, width=18 * layer.stride)
     same_on_every_tier(fuse(generator, precision, matrix=True), image, precision)
 
 
@@ -264,6 +263,13 @@ def test_many_weights_for_few_rows(precision: str) -> None:
         for count in (1, 2, 5):
             with threads(count):
                 assert error_db(fused(image), expected_of(generator, image)) > LEAST[precision], (height, width, count)
+
+
+@pytest.mark.parametrize("first_pad", [0, 2])
+def test_a_last_layer_with_other_padding_than_the_first(first_pad: int) -> None:
+    """What it reads is two rows and columns smaller than the picture, or larger."""
+    generator = chained(nn.Conv2d(3, 16, 3, padding=first_pad), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=2 - first_pad))
+    assert assert_near(generator, [(3, 4), (9, 20), (16, 16), (17, 35)]) == 4
 
 
 FIRST_AND_LAST = [(1, "zeros"), (3, "zeros"), (3, "reflect"), (7, "reflect"), (9, "reflect"), (7, "replicate")]
@@ -317,22 +323,23 @@ def test_layers_by_chance(seed: int) -> None:
 
 
 def retyped(fused: FusedGenerator, chance: random.Random) -> FusedGenerator:
-    """The same with float32 or bfloat16 between the layers, by chance; a slot that several write keeps one type."""
+    """The same with float32 or bfloat16 between the layers, by chance."""
     steps = steps_of(fused)
     written: dict[int, list[tuple[Step, str]]] = {}
     for step in steps:
         written.setdefault(step.output, []).append((step, "writes_bfloat16"))
         written.setdefault(step.save, []).append((step, "saves_bfloat16"))
-    on_unit = (MATRIX, MATRIX_PICTURE)
-    all_on_unit = all(step.method in on_unit for step in steps)
-    assert all_on_unit
+    assert all(step.method in (MATRIX, MATRIX_PICTURE) for step in steps)
+    added = {slot for step in steps if step.second_residual != NONE for slot in (step.residual, step.second_residual)}
+    of_added = chance.randint(0, 1)
     for slot, writers in written.items():
         if slot == NONE:
             continue
-        appended = any(step.appends for step, _ in writers)
-        together = chance.randint(0, 1)
+        # What several steps write is of one type, and so are two residuals of one step.
+        is_one = slot in added or any(step.appends for step, _ in writers)
+        type_of_all = of_added if slot in added else chance.randint(0, 1)
         for step, name in writers:
-            setattr(step, name, together if appended else chance.randint(0, 1))
+            setattr(step, name, type_of_all if is_one else chance.randint(0, 1))
     return with_steps(fused, steps)
 
 
@@ -453,7 +460,7 @@ def test_packed_generators_give_the_bits_of_the_operator(name: str, precision: s
 def test_the_unit_is_found_where_it_is() -> None:
     for isa in ISAS:
         with forced_isa(isa):
-            assert has_matrix_unit() == (isa == HARDWARE)
+            assert has_matrix_unit() == (isa == MATRIX_ISA)
 
 
 # --- programs that are no good
@@ -511,6 +518,16 @@ class TestRefused:
         step.multiplies_float32 = 1
         step.weight_parts = 1
         with pytest.raises(RuntimeError, match="a step of the matrix unit of an unknown shape"):
+            with_steps(fused, steps)(torch.zeros(1, 3, 16, 16))
+
+    def test_two_residuals_of_different_types(self) -> None:
+        fused = fuse(made(RRDBNetConfig(width=16, growth=16, blocks=1, scale=1)), "bf16", matrix=True)
+        steps = steps_of(fused)
+        adding = next(step for step in steps if step.second_residual != NONE)
+        for step in steps:
+            if (step.output == adding.second_residual and step.appends) or step.save == adding.second_residual:
+                step.saves_bfloat16 = step.writes_bfloat16 = 0
+        with pytest.raises(RuntimeError, match="two residuals of different types"):
             with_steps(fused, steps)(torch.zeros(1, 3, 16, 16))
 
     @pytest.mark.parametrize("block", [0, 17, 5])
