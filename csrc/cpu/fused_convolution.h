@@ -219,7 +219,7 @@ struct Convolution {
   Base base;
   Image base_image;  // up * base_height is a multiple of its height
   int64_t base_scale, image_height, image_width;
-  int64_t picture_channels, picture_width, kernel_width;
+  int64_t picture_channels, picture_height, picture_width, kernel_width;
   bool tanh;
   bool aligns_corners;  // of kBilinear, as torch.nn.functional.interpolate means it
   // Rows of the base grid in a unit, which share what is in the caches of the weights.

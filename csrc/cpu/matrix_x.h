@@ -787,7 +787,7 @@ class MatrixPictureRows {
     }
     write_picture_row(c_.picture, picture_row, row_, values);
     is_spread_ = false, at_ = 0;
-    is_pending_ = ++row_of_block_ < c_.block && picture_row + 1 < c_.up * c_.in_height;
+    is_pending_ = ++row_of_block_ < c_.block && picture_row + 1 < c_.picture_height;
   }
 
   // Places [at_, end) of a row of the block, whole vectors, whose ends the next place writes over.

@@ -185,8 +185,7 @@ void Plan::add(const Step& step) {
   c.aligns_corners = step.aligns_corners != 0;
   check(step.norm_channels >= 0 && step.norm_channels <= c.out_channels, kOp,
         ": a norm of more channels than there are");
-  c.picture_width = c.up * c.base_width;
-  const int64_t picture_height = c.up * c.base_height;
+  c.picture_height = c.up * c.base_height, c.picture_width = c.up * c.base_width;
   if (step.base != 0) set_base(step, c);
   set_geometry(step, c);
 
@@ -210,8 +209,8 @@ void Plan::add(const Step& step) {
   }
   if (makes_picture(c)) {
     check(step.output == kNone, kOp, ": the picture goes elsewhere");
-    check(picture_height % height_ == 0 && picture_height / height_ * width_ == c.picture_width, kOp,
-          ": the picture of ", c.picture_width, "x", picture_height, " isn't a multiple of the image, ", width_, "x",
+    check(c.picture_height % height_ == 0 && c.picture_height / height_ * width_ == c.picture_width, kOp,
+          ": the picture of ", c.picture_width, "x", c.picture_height, " isn't a multiple of the image, ", width_, "x",
           height_);
   } else {
     const int64_t height = c.up * c.base_height, width = c.up * c.base_width;
@@ -242,8 +241,10 @@ void Plan::check_residuals(const PlannedStep& planned) const {
           ": a residual of other channels");
     check(value.dtype == kFloat32 || uses_matrix_unit(planned.convolution), kOp, ": a residual in bfloat16");
   }
-  check(planned.second_residual == kNone || !values_[planned.second_residual].is_normalised, kOp,
-        ": a second residual with a norm");
+  if (planned.second_residual == kNone) return;
+  const Value &first = values_[planned.residual], &second = values_[planned.second_residual];
+  check(!second.is_normalised, kOp, ": a second residual with a norm");
+  check(second.dtype == first.dtype, kOp, ": two residuals of different types");
 }
 
 // The output of the step that is being added, after the channels that its place holds.

@@ -20,6 +20,8 @@ from engine.fuse import fuse
 from engine.fuse_program import (
     BILINEAR,
     DEPTHWISE,
+    MATRIX,
+    MATRIX_PICTURE,
     TILES,
     WINOGRAD2,
     WINOGRAD_PAIRS,
@@ -43,7 +45,7 @@ from engine.generators import (
     UNetConfig,
     build,
 )
-from tests.ops.cases import ISAS, forced_isa, threads
+from tests.ops.cases import CACHES, ISAS, MATRIX_ISA, NO_MATRIX_ISAS, forced_caches, forced_isa, threads
 from tests.tolerances import (
     FUSED_BF16_DB,
     FUSED_FAST_DB,
@@ -93,8 +95,12 @@ CONFIGS: dict[str, GeneratorConfig] = {
 
 def made(config: GeneratorConfig) -> Generator:
     """A generator whose layers all matter: weights that keep the size of activations, norms that do something."""
+    return with_weights(build(config))
+
+
+def with_weights(generator: Generator) -> Generator:
     torch.manual_seed(0)
-    generator = build(config).eval()
+    generator.eval()
     for layer in generator.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             fan_in = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight[:, 0].numel() / 4
@@ -176,6 +182,18 @@ class TestEveryTier:
         fused = writing_bfloat16(fuse(generator, "fp32"))
         with forced_isa(isa):
             assert FUSED_HALVES_DB < error_db(fused(image), expected_of(generator, image)) < FUSED_FP32_DB
+
+
+@pytest.mark.parametrize("caches", CACHES)
+@pytest.mark.parametrize("name", ["resnet", "unet instance norm", "transformer", "animegan", "srresnet", "rrdbnet"])
+def test_other_caches(name: str, caches: str) -> None:
+    """Which decide how the work is cut into pieces, on a picture that is large enough to be cut."""
+    generator = made(CONFIGS[name])
+    image = picture_for(generator, height=96, width=136)
+    expected = expected_of(generator, image)
+    with forced_caches(CACHES[caches]), threads(2):
+        assert error_db(fuse(generator, "fp32")(image), expected) > FUSED_TILES8_DB
+        assert error_db(fuse(generator, "bf16")(image), expected) > FUSED_BF16_DB
 
 
 PAIRS: dict[str, GeneratorConfig] = {
@@ -263,8 +281,8 @@ def test_pictures_of_several_chunks_and_parts(width: int, height: int, precision
     fused = fuse(generator, precision)
     image = picture_for(generator, height=height, width=187)
     expected = expected_of(generator, image)
-    for count in (1, 2, 5):
-        with forced_isa(isa), threads(count):
+    for count, caches in ((1, "small caches"), (2, "large caches"), (5, "small caches")):
+        with forced_isa(isa), forced_caches(CACHES[caches]), threads(count):
             assert error_db(fused(image), expected) > (FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB), count
 
 
@@ -274,7 +292,7 @@ def test_outputs_too_large_for_the_caches(precision: str, isa: str) -> None:
     """Of a direct layer and its phases, by three threads."""
     generator = made(ResNetConfig(width=16, blocks=1, downsamplings=1))
     image = picture_for(generator, height=324, width=332)
-    with forced_isa(isa), threads(3):
+    with forced_isa(isa), forced_caches(CACHES["small caches"]), threads(3):
         error = error_db(fuse(generator, precision)(image), expected_of(generator, image))
     assert error > (FUSED_TILES8_DB if precision == "fp32" else FUSED_BF16_DB)
 
@@ -295,7 +313,7 @@ def test_bfloat16_too_large_for_the_caches(config: GeneratorConfig, isa: str) ->
     generator = made(config)
     image = picture_for(generator, height=164, width=184)
     exact = fuse(generator, "fp32")
-    with forced_isa(isa), threads(3):
+    with forced_isa(isa), forced_caches(CACHES["small caches"]), threads(3):
         assert error_db(writing_bfloat16(exact)(image), exact(image).double()) > FUSED_HALVES_DB
 
 
@@ -340,9 +358,23 @@ def test_other_tiles_on_the_same_weights() -> None:
 def test_tiles_of_bf16_are_as_large_as_the_frame_allows(parity: float, tile: tuple[int, int]) -> None:
     generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
     example = torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)
-    chosen = backend.compile_generator(generator, example, "bf16", lambda run: parity)
+    with forced_isa(NO_MATRIX_ISAS[-1]):
+        chosen = backend.compile_generator(generator, example, "bf16", lambda run: parity)
     assert isinstance(chosen, FusedGenerator)
     assert TILES[tile] in [step.method for step in steps_of(chosen)]
+
+
+@pytest.mark.skipif(MATRIX_ISA not in ISAS, reason="this processor has no matrix unit")
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", 0), ("bf16", 1), ("fast", 1)])
+def test_a_matrix_unit_is_used_where_it_is(precision: str, dtype: int) -> None:
+    """Without a look at a frame."""
+    generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
+    with forced_isa(MATRIX_ISA):
+        chosen = backend.compile_generator(generator, example, precision, lambda run: 1 / 0)
+    assert isinstance(chosen, FusedGenerator)
+    assert {step.method for step in steps_of(chosen)} == {MATRIX, MATRIX_PICTURE}
+    assert int(chosen.program[1]) == dtype
 
 
 def test_fast_multiplies_less_and_bf16_is_nearer() -> None:

@@ -64,7 +64,7 @@ def test_dense_blocks_too_large_for_the_caches(isa: str) -> None:
     """Written past them, beside what is there."""
     generator = made(RRDBNetConfig(width=16, growth=16, blocks=1, scale=1))
     image = picture_for(generator, height=4 * 130, width=4 * 192)
-    with forced_isa(isa), threads(2):
+    with forced_isa(isa), forced_caches(CACHES["small caches"]), threads(2):
         assert error_db(fuse(generator, "fp32")(image), generator(image).double()) > FUSED_TILES8_DB
 
 

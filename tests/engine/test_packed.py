@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine import Translator, ops
 from engine.errors import BackendError
-from engine.fuse import fuse
+from engine.fuse import fuse, has_matrix_unit
 from engine.fuse_kernels import PackedWeights
 from engine.fuse_program import FusedGenerator
 from engine.generators import Generator
@@ -63,6 +63,20 @@ def test_gives_the_bits_of_the_operator(name: str, precision: str, isa: str, tmp
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("caches", CACHES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "transformer_net", "rrdbnet"])
+def test_gives_the_bits_of_the_operator_with_other_caches(
+    name: str, precision: str, caches: str, tmp_path: Path
+) -> None:
+    generator = small_generator(name)
+    fused, image = fuse(generator, precision), image_for(generator, 160, 192)
+    with forced_caches(CACHES[caches]), threads(2):
+        expected = as_array(fused(image))
+        actual = packed(generator, fused, tmp_path)(as_array(image))
+    np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.parametrize("size", [(96, 64), (61, 47), (33, 90), (1, 1), (200, 9)])
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -96,7 +110,8 @@ def test_translates_as_the_translator(name: str, tmp_path: Path) -> None:
     with threads(2):
         expected = translator(frame)
     assert str(translator.engine) == "fused fp32"
-    np.testing.assert_array_equal(packed(generator, fuse(generator, "fp32"), tmp_path).translate(frame), expected)
+    fused = fuse(generator, "fp32", matrix=has_matrix_unit())
+    np.testing.assert_array_equal(packed(generator, fused, tmp_path).translate(frame), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -15,6 +15,8 @@ from torch import Tensor
 from engine import _native, ops
 
 ISAS = _native.supported_isas()
+MATRIX_ISA = "avx512_amx"  # the one with a matrix unit, where the fused backend chooses otherwise
+NO_MATRIX_ISAS = [isa for isa in ISAS if isa != MATRIX_ISA]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 RANGES = [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-2.1179, 2.64)]
 # (height, width); the vector kernels work on blocks of 16 pixels.

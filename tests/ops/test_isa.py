@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 import engine.ops
 from engine import _native
+from tests.ops.cases import MATRIX_ISA
 
 ROOT = Path(__file__).parents[2]
 IS_ARM = platform.machine() in ("aarch64", "arm64")
@@ -105,6 +107,51 @@ def test_operators_refuse_an_unknown_isa_without_the_python_package() -> None:
     done = run_python(code, STREAMGAN_ISA="mmx")
     assert done.returncode != 0
     assert "STREAMGAN_ISA is 'mmx'" in done.stderr
+
+
+# A system that does not permit the tiles of AMX.
+_REFUSING_SYSTEM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+
+long syscall(long number, ...) {
+  long values[6];
+  va_list arguments;
+  va_start(arguments, number);
+  for (int i = 0; i < 6; ++i) values[i] = va_arg(arguments, long);
+  va_end(arguments);
+  if (number == SYS_arch_prctl && values[0] == 0x1023) {
+    errno = ENOSPC;
+    return -1;
+  }
+  long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+  return real(number, values[0], values[1], values[2], values[3], values[4], values[5]);
+}
+"""
+
+
+@pytest.mark.skipif(MATRIX_ISA not in _native.supported_isas(), reason="this processor has no AMX, or may not use it")
+def test_amx_that_the_system_refuses(tmp_path: Path) -> None:
+    """The next lower tier runs, and the doctor says why."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: install gcc")
+    source, library = tmp_path / "refusing.c", tmp_path / "refusing.so"
+    source.write_text(_REFUSING_SYSTEM)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    preloaded = f"{library} {os.environ.get('LD_PRELOAD', '')}".strip()
+    done = run_python("import engine.doctor; engine.doctor.main([])", LD_PRELOAD=preloaded, STREAMGAN_ISA="")
+    lines = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line)
+    assert lines["instruction set"].strip() == "avx512_bf16 in use: the best here", done.stderr
+    assert "AMX, but the operating system does not permit it" in lines["instructions refused"]
+    assert "avx512_amx" not in lines["operators"]
+    forced = run_python(
+        "from engine import _native; _native.active_isa()", LD_PRELOAD=preloaded, STREAMGAN_ISA=MATRIX_ISA
+    )
+    assert "asks for 'avx512_amx', which this processor or build lacks" in forced.stderr
 
 
 def test_build_info() -> None:
