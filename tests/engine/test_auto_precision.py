@@ -16,10 +16,11 @@ from engine.cache import EngineCache
 from engine.choosing import Engine
 from engine.engines import describe_rows
 from engine.errors import BackendError
-from engine.generators import Generator, ResNetConfig, SRVGGConfig, build
+from engine.generators import Generator, ResNetConfig, build
 from engine.measuring import COMPARED, ONLY_ONE, SKIPPED, Measured, RememberedChoice, comparing_pays, fastest_of
 from engine.precision import PARITY_DB
 from engine.quick_start import QuickTranslator, Request
+from tests.engine.small_generators import unfused_generator
 
 FRAME = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 SIZE = (32, 48)
@@ -149,8 +150,7 @@ def test_a_backend_that_is_named_runs_in_its_faster_precision(resnet: Generator,
 
 
 def test_where_nothing_is_fused_eager_is_compared(times: Times) -> None:
-    torch.manual_seed(0)
-    unfused = build(SRVGGConfig(width=8, convolutions=1, scale=2)).eval()
+    unfused = unfused_generator()
     assert str(chosen(unfused).engine) == "eager bf16"
     times.ms["eager fp32"] = 100.0
     assert str(chosen(unfused, expected_frames=50).engine) == "eager bf16"  # remembered
