@@ -10,8 +10,11 @@ import torch
 from bench import ops, results, training
 from bench.__main__ import main
 from bench.generators import count_flops, make_generator
+from bench.layers import layers
 from bench.tutorial_steps import Batch, CycleGanTutorial
 from engine.errors import EngineError
+from engine.fuse import fuse
+from engine.fuse_program import steps_of
 from training.presets import PRESETS
 
 
@@ -104,7 +107,7 @@ def test_training_times_no_other_step(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_layers_are_those_of_the_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "layers.json"
     arguments = ["--generator", "resnet6-16", "--size", "64x48", "--rounds", "2", "--threads", "1", "--json", str(path)]
-    assert main(["layers", *arguments]) == 0
+    assert main(["layers", *arguments, "--tile", "2x2"]) == 0
     report = results.read(path)
     assert len(report.rows) == 3 + 2 * 6 + 3
     defined = count_flops(make_generator("resnet6-16"), (1, 3, 48, 64)) / 1e9
@@ -115,3 +118,14 @@ def test_layers_are_those_of_the_generator(tmp_path: Path, capsys: pytest.Captur
     assert all(row.facts["multiplied_gflop"] == pytest.approx(row.facts["gflop"] * 4 / 9, rel=1e-4) for row in blocks)
     assert all(len(row.measured) == 2 for row in report.rows)
     assert "of the peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("precision", "products"), [("bf16", 1), ("fp32", 3)])
+def test_layers_of_the_matrix_unit(precision: str, products: int) -> None:
+    generator = make_generator("resnet6-16")
+    found = list(layers(steps_of(fuse(generator, precision, matrix=True)), 48, 64))
+    defined = count_flops(generator, (1, 3, 48, 64)) / 1e9
+    assert sum(layer.gflop for layer in found) == pytest.approx(defined, rel=0.1)
+    blocks = [layer for layer in found if layer.name.startswith("tiles 64->64")]
+    assert len(blocks) == 12
+    assert all(layer.multiplied_gflop == pytest.approx(products * layer.gflop) for layer in blocks)

@@ -95,11 +95,11 @@ CONFIGS: dict[str, GeneratorConfig] = {
 
 def made(config: GeneratorConfig) -> Generator:
     """A generator whose layers all matter: weights that keep the size of activations, norms that do something."""
+    torch.manual_seed(0)
     return with_weights(build(config))
 
 
 def with_weights(generator: Generator) -> Generator:
-    torch.manual_seed(0)
     generator.eval()
     for layer in generator.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):

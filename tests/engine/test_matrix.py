@@ -115,6 +115,7 @@ def chained(*layers: nn.Module, pictures: int = 3, scale: int = 1) -> Generator:
     generator = build(ResNetConfig(width=8, blocks=0, out_channels=pictures))
     assert isinstance(generator, ResNet)
     generator.model, generator.scale = nn.Sequential(*layers), scale
+    torch.manual_seed(0)
     return with_weights(generator)
 
 
