@@ -313,14 +313,15 @@ def test_threads_are_those_of_the_proof(style: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_first_run_goes_on_with_what_it_keeps(style: Path) -> None:
     """Two frames at a time, and one that waits."""
-    first, frames = Run(style), [frame(number) for number in range(5)]
-    assert first.translator.frames_under_way == 1
-    first(frame())
-    assert first.translator.frames_under_way == 3
-    waiting = [first.translator.submit(image) for image in frames]
-    second = Run(style)
-    for image, translated in zip(frames, waiting, strict=True):
-        np.testing.assert_array_equal(translated(), second(image))
+    with threads(2):
+        first, frames = Run(style), [frame(number) for number in range(5)]
+        assert first.translator.frames_under_way == 1
+        first(frame())
+        assert first.translator.frames_under_way == 3
+        waiting = [first.translator.submit(image) for image in frames]
+        second = Run(style)
+        for image, translated in zip(frames, waiting, strict=True):
+            np.testing.assert_array_equal(translated(), second(image))
     assert (first.loads, second.loads) == (1, 0)
 
 
