@@ -17,7 +17,14 @@ namespace {
 using Block = Workspace::Block;
 
 constexpr int64_t kHugePage = 2 << 20;
-constexpr size_t kKept = 4;  // blocks that no call is using
+#if defined(__SANITIZE_ADDRESS__)
+// The sanitizer knows where a block ends if that is what was asked for, and if none is used again.
+constexpr int64_t kWholeBytes = 1;
+constexpr size_t kKept = 0;
+#else
+constexpr int64_t kWholeBytes = kHugePage;  // blocks are multiples of
+constexpr size_t kKept = 4;                 // blocks that no call is using
+#endif
 
 // Never destroyed: a thread may end its call while the process ends.
 std::mutex& mutex() {
@@ -29,7 +36,7 @@ std::vector<Block>& free_blocks() {
   return *made;
 }
 
-#if defined(MADV_HUGEPAGE)
+#if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
 char* allocate(int64_t bytes) {
   void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
@@ -62,7 +69,7 @@ Block take(int64_t bytes) {
       }
     }
   }
-  const int64_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const int64_t whole = (bytes + kWholeBytes - 1) / kWholeBytes * kWholeBytes;
   char* const data = allocate(whole);
   check(data != nullptr, "fused_generator: can't allocate memory of ", whole, " bytes");
   return {data, whole};
