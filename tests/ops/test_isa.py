@@ -142,7 +142,7 @@ def test_amx_that_the_system_refuses(tmp_path: Path) -> None:
     source, library = tmp_path / "refusing.c", tmp_path / "refusing.so"
     source.write_text(_REFUSING_SYSTEM)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    preloaded = f"{library} {os.environ.get('LD_PRELOAD', '')}".strip()
+    preloaded = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()  # a sanitizer has to come first
     done = run_python("import engine.doctor; engine.doctor.main([])", LD_PRELOAD=preloaded, STREAMGAN_ISA="")
     lines = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line)
     assert lines["instruction set"].strip() == "avx512_bf16 in use: the best here", done.stderr
