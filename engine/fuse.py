@@ -97,6 +97,10 @@ _WINOGRAD_DEEP_CHANNELS = 128
 _WINOGRAD_SIDE = 16
 _USUAL_SIDE = 256
 
+# Generators without norms, whose activations are finished when they are written: a convolution on the matrix unit then
+# multiplies them as they lie in memory.
+_FINISHED = (SRVGG, SRResNet, RRDBNet)
+
 # With so many channels the first layer is a hundredth of a generator's arithmetic, and multiplies float32 where the
 # others multiply bfloat16.
 _WIDE_CHANNELS = 64
@@ -251,12 +255,14 @@ class _Builder:
         self._square_method = square_method
         self._matrix = matrix
         self.dtype = DTYPES[precision]
+        self._finishes = matrix and precision != "fp32" and isinstance(generator, _FINISHED)
         self._last = convolutions[-1]
         self._first_is_small = convolutions[0].out_channels >= _WIDE_CHANNELS
         self._image_range = generator.input_range
         self._side = max(generator.minimum_size, _USUAL_SIDE)
         self.steps: list[Step] = []
         self.slots = 0
+        self._makers: dict[int, Step] = {}  # of slots that one convolution writes
         self._kept = NONE  # slot of the input that a convolution was to keep
         self._folded: set[nn.Module] = set()  # norms and pixel shuffles that are in the convolution before them
         self._slopes: dict[tuple[float, ...], int] = {}  # where they are in the weights
@@ -355,6 +361,7 @@ class _Builder:
 
     def _residual_block(self, layers: Sequence[nn.Module], value: _Value) -> _Value:
         self._require(not value.is_padded and not value.enlarged and len(value.sources) == 1, "a residual block")
+        value = self._finished(value)
         inner = self.walk(layers, value, keep=not value.is_plain)
         ends_plainly = inner.activation == NO_ACTIVATION and inner.residual == NONE and not inner.is_padded
         self._require(ends_plainly and inner.channels == value.channels, "a residual block's end")
@@ -379,22 +386,50 @@ class _Builder:
         """`scale` times the block's result. Its convolutions read and write one activation, input and results alike."""
         is_raw = value.activation == NO_ACTIVATION and not value.is_normalised and not value.is_picture
         self._require(is_raw and not value.is_padded and len(value.channels) == 1, block)
-        width, growth = value.channels[0], block.conv1.out_channels
-        parts = [torch.ones(width), *[torch.full([growth], block.activation.negative_slope)] * 4]
-        slopes = self._stored_slopes(parts)
+        width, growth, slope = value.channels[0], block.conv1.out_channels, block.activation.negative_slope
         buffer = _Buffer(self._new_slot(), rounded_up(width) + 4 * rounded_up(growth))
-        self._convolution(block.conv1, value, keep=True, buffer=buffer)
+        goes_there = self._finishes and not value.is_plain
+        if goes_there:
+            self._makers[value.sources[0]].out_room = buffer.channels
+            value = self._finished(value, slot=buffer.slot, border=1)
+        self._convolution(block.conv1, value, keep=not goes_there, buffer=buffer)
         self.steps[-1].kept_channels = buffer.channels
-        inside = _Value((buffer.slot,), (width, growth), value.reduction, activation=PRELU, slopes=slopes)
+        inside = _Value((buffer.slot,), (width, growth), value.reduction)
+        if not self._finishes:
+            parts = [torch.ones(width), *[torch.full([growth], slope)] * 4]
+            inside = dataclasses.replace(inside, activation=PRELU, slopes=self._stored_slopes(parts))
         for layer in (block.conv2, block.conv3, block.conv4, block.conv5):
             is_last = layer is block.conv5
             same = self.steps[-1].in_channels
+            if self._finishes:
+                self.steps[-1].out_activation, self.steps[-1].out_slope_bits = LEAKY_RELU, float_bits(slope)
             result = self._convolution(
                 layer, inside, buffer=None if is_last else buffer, gain=_RESIDUAL_SCALE * scale if is_last else 1.0
             )
             self.steps[-1].kept_channels, self.steps[-1].same_channels = buffer.channels, same
             inside = dataclasses.replace(inside, channels=(*inside.channels, growth))
         return dataclasses.replace(result, residual=buffer.slot, residual_scale=scale)
+
+    def _finished(self, value: _Value, *, slot: int = NONE, border: int = 0) -> _Value:
+        """The value with activation and residuals done by the convolution that writes it, where that can.
+
+        Args:
+            slot: where it goes instead.
+            border: zeros around it.
+        """
+        step = self._makers.get(value.sources[0])
+        if step is None or not self._finishes or (value.residual != NONE and step.up > 1):
+            return value
+        step.border = max(step.border, border)
+        if slot != NONE:
+            step.output = slot
+        if not value.is_plain:
+            step.out_activation, step.out_slope_bits = value.activation, float_bits(value.slope)
+            step.out_slopes = value.slopes
+            step.out_residual, step.out_second_residual = value.residual, value.second_residual
+            step.out_residual_scale_bits = float_bits(value.residual_scale)
+        plain = _Value((step.output,), value.channels, value.reduction)
+        return dataclasses.replace(plain, padding=value.padding, pad=value.pad, enlarged=value.enlarged)
 
     # --- what works on each channel by itself
 
@@ -503,6 +538,8 @@ class _Builder:
             return self._depthwise_convolution(layer, value, keep=keep, following=following)
         self._require(layer.groups == 1 and layer.dilation == (1, 1), layer)
         weight, bias = (gain * values for values in self._weights(layer, following))
+        border = int(layer.padding[0]) + (_PICTURE_BLOCK - 1 if layer is self._last else 0)
+        value = self._finished(value, border=border)
         if value.unshuffled > 1:
             weight = unshuffled_kernel(weight, value.unshuffled)
         # The channels of each source are stored, and read, in whole blocks.
@@ -517,6 +554,7 @@ class _Builder:
         if keep:
             self._kept = step.save = buffer.slot if buffer else self._new_slot()
             step.save_channels = buffer.channels if buffer else 0
+            step.border = int(self._finishes and buffer is not None)
         self.steps.append(step)
         factor = following.upscale_factor if isinstance(following, nn.PixelShuffle) else 1
         if layer is self._last and factor == 1:
@@ -548,6 +586,8 @@ class _Builder:
         step.bias = self.weights.append_floats(stored_biases, len(stored_biases))
         side = int(self._side / (value.reduction * step.stride))
         self._pack_phases(step, layer, weight, phases, side=side)
+        if buffer is None:
+            self._makers[step.output] = step
         return _Value((step.output,), (out_channels,), value.reduction * step.stride / step.up)
 
     def _read_image(self, step: Step, phases: list[Phase], bias: Tensor) -> tuple[list[Phase], Tensor]:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from engine import ops
 
-_VERSION = 6
+_VERSION = 7
 _HEADER = 4  # numbers before the steps: version, dtype, slots, steps
 NONE = -1
 BLOCK = 16  # channels are stored, and multiplied, in blocks of so many
 IMAGE_CHANNELS = 3
 _PHASES = 9  # of a step, used or not
+_READ_SLOTS = ("source", "second_source", "residual", "second_residual", "out_residual", "out_second_residual")
+_SLOTS = (*_READ_SLOTS, "save", "output")
 
 DIRECT, WINOGRAD2, WINOGRAD42, WINOGRAD4, WINOGRAD8 = range(5)
 WINOGRAD_PAIRS, WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED = range(5, 8)
@@ -111,10 +113,18 @@ class Step:
     aligns_corners: int = 0
     weight_parts: int = 0
     block: int = 0
+    out_activation: int = NO_ACTIVATION
+    out_slope_bits: int = 0
+    out_slopes: int = NONE
+    out_residual: int = NONE
+    out_second_residual: int = NONE
+    out_residual_scale_bits: int = 0
+    out_room: int = 0
+    border: int = 0
     phases: list[list[int]] = dataclasses.field(default_factory=list)
 
     def read_slots(self) -> tuple[int, ...]:
-        return self.source, self.second_source, self.residual, self.second_residual
+        return tuple(getattr(self, name) for name in _READ_SLOTS)
 
     def numbers(self) -> list[int]:
         values = dataclasses.asdict(self)
@@ -187,7 +197,7 @@ def _share_slots(steps: list[Step]) -> int:
                 free.append(count)
                 count += 1
             numbers[slot] = free.pop()
-        for name in ("source", "second_source", "residual", "second_residual", "save", "output"):
+        for name in _SLOTS:
             setattr(step, name, numbers[getattr(step, name)])
         free += [numbers[slot] for slot in read if last_read[slot] == position]
     return count

@@ -149,6 +149,8 @@ struct Source {
   Dtype dtype;
   int64_t channels;
   int64_t pixel_step;  // elements from a pixel to the next, which may hold more channels
+  int64_t row_step;    // elements from a row to the next
+  int64_t border;      // pixels of zeros around it
   const float* scale;  // [channels]; null: taken as it is
   const float* shift;
 };
@@ -182,6 +184,16 @@ struct Phase {
   const void* weights;
 };
 
+// What becomes of the output before it is written, of the matrix unit's methods only: activation, then residuals, in
+// bfloat16, of as many channels as the output.
+struct Finish {
+  Activation activation;
+  float slope;
+  const float* slopes;  // [out_channels], of kPRelu
+  Source residual, second_residual;
+  float residual_scale;
+};
+
 struct Convolution {
   Method method;
   // Input.
@@ -192,7 +204,8 @@ struct Convolution {
   Source second_residual;  // added too
   void* save;              // null, or where the input is kept as the layer sees it, [in_height][in_width][save_step]
   int64_t save_step;       // in_channels, or more
-  Writing saving;          // as bfloat16 by the matrix unit's methods only
+  int64_t save_row, save_border;
+  Writing saving;  // as bfloat16 by the matrix unit's methods only
   Activation activation;
   float slope;
   const float* slopes;  // [in_channels], of kPRelu
@@ -212,6 +225,9 @@ struct Convolution {
   // Output.
   void* output;         // [up * base_height][up * base_width][output_step], of its first channel
   int64_t output_step;  // out_channels, or more
+  int64_t output_row;   // elements from a row to the next; with a border of the matrix unit's methods only
+  int64_t output_border;
+  Finish finish;
   Writing writing;
   float* statistics;  // null, or per slot sums and sums of squares, [2][out_channels]
   // Of kColumns: [up * base_height][up * base_width][picture_channels], and how many columns the kernel has.
@@ -244,9 +260,10 @@ struct Convolution {
   // kept, and pixels of each; products of tiles for an output tile, at most.
   int64_t bands, ring_rows, row_pixels, matrix_products;
   int64_t weight_parts;
-  bool gathers;   // of kMatrixSmall: what products read is copied side by side
-  int64_t block;  // of kMatrixPicture: side of the block of pixels that a place of the base grid makes
-  void* kernels;  // of kVertical and kVerticalPicture: transformed ones, of all output channels
+  bool reads_directly;  // products read the source itself, whose border is the padding
+  bool gathers;         // of kMatrixSmall: what products read is copied side by side
+  int64_t block;        // of kMatrixPicture: side of the block of pixels that a place of the base grid makes
+  void* kernels;        // of kVertical and kVerticalPicture: transformed ones, of all output channels
 };
 
 // Works on units [begin, end): groups of rows of the base grid; of kSmall, and of kernels that are transformed, groups
@@ -296,7 +313,7 @@ inline int64_t picture_strip_step(const Convolution& c) {
 constexpr int64_t kMatrixSide = 16;   // rows of a tile, and its columns of float32
 constexpr int64_t kMatrixDepth = 32;  // input values that a product of tiles sums: one row of bfloat16
 constexpr int64_t kMatrixTileBytes = 1024;
-constexpr int64_t kMatrixStepBytes = 20;     // of a MatrixStep, and no less than of MatrixChannels (matrix_x.h)
+constexpr int64_t kMatrixStepBytes = 24;     // of a MatrixStep, and no less than of MatrixChannels (matrix_x.h)
 constexpr int64_t kMatrixImageChannels = 4;  // as which the image's are stored
 
 // The input's channels are multiplied in blocks of 32; the last one may have 16, and the image has one of 4.

@@ -395,7 +395,7 @@ Product<E> product_of(const Convolution& c, const Phase& phase, int64_t channel)
 }
 
 inline char* output_at(const Convolution& c, int64_t y, int64_t x, int64_t channel) {
-  return static_cast<char*>(c.output) + ((y * c.up * c.base_width + x) * c.output_step + channel) * bytes_of(c.writing);
+  return static_cast<char*>(c.output) + (y * c.output_row + x * c.output_step + channel) * bytes_of(c.writing);
 }
 
 inline const float* bias_of(const Convolution& c, int64_t phase, int64_t channel) {
@@ -647,13 +647,28 @@ inline void add_base(const Convolution& c, int64_t y, float* row, float* scratch
   }
 }
 
-inline void write_picture_row(const Picture& picture, int64_t y, const float* row, int64_t values) {
+// Writes values [begin, end) of a row of the picture, whole pixels if to a frame; floats past the caches, for whoever
+// reads the picture comes later.
+inline void write_picture_values(const Picture& picture, int64_t y, const float* row, int64_t values, int64_t begin,
+                                 int64_t end) {
   if (picture.data) {
-    __builtin_memcpy(picture.data + y * values, row, static_cast<size_t>(values) * sizeof(float));
+    float* const to = picture.data + y * values;
+    const auto misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to + begin) % kLineBytes / sizeof(float));
+    const int64_t first = misaligned == 0 ? begin : smaller(begin + kLineBytes / 4 - misaligned, end);
+    __builtin_memcpy(to + begin, row + begin, static_cast<size_t>(first - begin) * sizeof(float));
+    int64_t i = first;
+    for (; i + kLanes <= end; i += kLanes) stream(to + i, Float32::load(row + i));
+    __builtin_memcpy(to + i, row + i, static_cast<size_t>(end - i) * sizeof(float));
   } else if (y < picture.frame_height) {
-    picture.interleaved(row, picture.frame + y * picture.frame_width * kImageChannels, picture.frame_width, picture.low,
-                        picture.scale);
+    const int64_t first = begin / kImageChannels, last = smaller(end / kImageChannels, picture.frame_width);
+    if (first >= last) return;
+    picture.interleaved(row + begin, picture.frame + (y * picture.frame_width + first) * kImageChannels, last - first,
+                        picture.low, picture.scale);
   }
+}
+
+inline void write_picture_row(const Picture& picture, int64_t y, const float* row, int64_t values) {
+  write_picture_values(picture, y, row, values, 0, values);
 }
 
 // Adds the base to row `y` of the picture, [pixel][picture channel], applies tanh, and writes it.

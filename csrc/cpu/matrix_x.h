@@ -23,6 +23,7 @@ struct MatrixStep {
   int32_t source;   // bytes from the beginning of the input row, for output column 0
   int32_t stride;   // bytes from one output pixel to the next
   int32_t weights;  // bytes from the group's first
+  int32_t ahead;    // bytes from the output column of the input that is fetched meanwhile; -1: none
   bool reuses;      // the input of the step before it
 };
 static_assert(sizeof(MatrixStep) == kMatrixStepBytes);
@@ -37,24 +38,41 @@ inline int64_t matrix_group_bytes(const Convolution& c, const Phase& phase, int6
   return matrix_steps(c, phase.rows, phase.columns) * c.weight_parts * blocks * kMatrixTileBytes;
 }
 
+// Pixels of the source that each tap fetches ahead, a power of two; 0: none.
+inline int64_t pixels_ahead(const Convolution& c, const Phase& phase) {
+  if (!c.reads_directly || c.stride != 1) return 0;
+  int64_t pixels = 1;
+  while (pixels * phase.rows * phase.columns < 2 * kMatrixSide) pixels *= 2;
+  return pixels;
+}
+
 // Writes the products of a phase for groups of kBlocks blocks; returns how many there are. Kernel rows and columns
 // that see zeros alone are left out.
 template <typename E, int kBlocks>
 int matrix_products(const Convolution& c, const Phase& phase, const Taps& rows, const Taps& columns, MatrixStep* to) {
   constexpr int64_t kBytes = kBlocks * kMatrixTileBytes;
   const int64_t part_bytes = matrix_part_bytes(c);
+  const int64_t ahead_pixels = pixels_ahead(c, phase);
   int count = 0;
   int64_t weights = 0;
   for (int64_t block = 0; block < matrix_blocks(c); ++block) {
     const int64_t channels = matrix_block_channels(c, block), taps = kMatrixDepth / channels;
-    const int64_t begin = block * kMatrixDepth * c.row_pixels * 2, pixel = channels * 2;
+    const int64_t begin = block * kMatrixDepth * (c.reads_directly ? 1 : c.row_pixels) * 2;
+    const int64_t pixel = (c.reads_directly ? c.sources[0].pixel_step : channels) * 2;
     for (int64_t r = 0; r < phase.rows; ++r) {
       for (int64_t k = 0; k < phase.columns; k += taps, weights += c.weight_parts * kBytes) {
         if (r < rows.first || r >= rows.last || k + taps <= columns.first || k >= columns.last) continue;
         const int64_t source = begin + (c.before + phase.dx + k) * pixel;
+        // Each tap fetches some of the pixels that two rows of tiles in the next columns are the first to read.
+        const int64_t tap = (r * phase.columns + k) * ahead_pixels, last = c.before + phase.dx + phase.columns - 1;
+        const int64_t ahead =
+            begin + tap / kMatrixSide * c.sources[0].row_step * 2 + (last + kMatrixSide + tap % kMatrixSide) * pixel;
         const auto add = [&](int64_t input_part, int64_t weight_part) {
-          to[count++] = {static_cast<int32_t>(r), static_cast<int32_t>(source + input_part * part_bytes),
-                         static_cast<int32_t>(c.stride * pixel), static_cast<int32_t>(weights + weight_part * kBytes),
+          to[count++] = {static_cast<int32_t>(r),
+                         static_cast<int32_t>(source + input_part * part_bytes),
+                         static_cast<int32_t>(c.stride * pixel),
+                         static_cast<int32_t>(weights + weight_part * kBytes),
+                         static_cast<int32_t>(ahead_pixels > 0 && tap < 2 * kMatrixSide ? ahead : -1),
                          weight_part > 0};
         };
         add(0, 0);
@@ -128,8 +146,8 @@ struct IsSame<A, A> {
 // 16 kHalves channels of `width` pixels of a source, from `channel` of the source on, which is `at` of the input; a
 // residual is of type R.
 template <typename E, typename S, typename R, int kHalves, bool kHasSlope>
-void read_matrix_channels(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
-                          int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+void read_matrix_channels(const Convolution& c, const Source& source, int64_t row, int64_t first, int64_t channel,
+                          int64_t at, int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
   constexpr int kVectors = kHalves * kBlockVectors;
   const Source &residual = c.residual, &second = c.second_residual;
@@ -147,13 +165,12 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
     other_shift[v] = residual.scale ? Float32::load(residual.shift + k) * factor : V{};
   }
   const int64_t part_bytes = matrix_part_bytes(c), kept_bytes = bytes_of(c.saving);
-  const auto* from = static_cast<const typename S::Storage*>(source.data) + first_pixel * source.pixel_step + channel;
+  const auto begin = [&](const Source& of) { return row * of.row_step + first * of.pixel_step + channel; };
+  const auto* from = static_cast<const typename S::Storage*>(source.data) + begin(source);
   const typename R::Storage *around = nullptr, *further = nullptr;
   if constexpr (kHasResidual) {
-    around = static_cast<const typename R::Storage*>(residual.data) + first_pixel * residual.pixel_step + channel;
-    if (second.data) {
-      further = static_cast<const typename R::Storage*>(second.data) + first_pixel * second.pixel_step + channel;
-    }
+    around = static_cast<const typename R::Storage*>(residual.data) + begin(residual);
+    if (second.data) further = static_cast<const typename R::Storage*>(second.data) + begin(second);
   }
   for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += pixel_bytes) {
     V values[kVectors];
@@ -177,29 +194,29 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t fi
 }
 
 template <typename E, typename S, typename R, int kHalves>
-void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
-                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+void read_matrix_source(const Convolution& c, const Source& source, int64_t row, int64_t first, int64_t channel,
+                        int64_t at, int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   const bool has_slope = c.activation == Activation::kLeakyRelu || c.activation == Activation::kPRelu;
   const auto read =
       has_slope ? read_matrix_channels<E, S, R, kHalves, true> : read_matrix_channels<E, S, R, kHalves, false>;
-  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+  read(c, source, row, first, channel, at, width, to, pixel_bytes, kept);
 }
 
 template <typename E, typename S, int kHalves>
-void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
-                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+void read_matrix_source(const Convolution& c, const Source& source, int64_t row, int64_t first, int64_t channel,
+                        int64_t at, int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   const auto read = !c.residual.data               ? read_matrix_source<E, S, NoResidual, kHalves>
                     : c.residual.dtype == kFloat32 ? read_matrix_source<E, S, Float32, kHalves>
                                                    : read_matrix_source<E, S, BFloat16, kHalves>;
-  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+  read(c, source, row, first, channel, at, width, to, pixel_bytes, kept);
 }
 
 template <typename E, int kHalves>
-void read_matrix_source(const Convolution& c, const Source& source, int64_t first_pixel, int64_t channel, int64_t at,
-                        int64_t width, char* to, int64_t pixel_bytes, char* kept) {
+void read_matrix_source(const Convolution& c, const Source& source, int64_t row, int64_t first, int64_t channel,
+                        int64_t at, int64_t width, char* to, int64_t pixel_bytes, char* kept) {
   const auto read =
       source.dtype == kFloat32 ? read_matrix_source<E, Float32, kHalves> : read_matrix_source<E, BFloat16, kHalves>;
-  read(c, source, first_pixel, channel, at, width, to, pixel_bytes, kept);
+  read(c, source, row, first, channel, at, width, to, pixel_bytes, kept);
 }
 
 // A row of the image; `to` is its first pixel.
@@ -269,7 +286,37 @@ inline int64_t matrix_channel_groups(const Convolution& c, MatrixChannels* to) {
   return count;
 }
 
-// The last rows of the input as the products read them, each read once.
+// An activation in memory from its first pixel on, of whose pixels some channels are meant.
+struct MatrixArea {
+  char* first;
+  int64_t pixel_bytes, row_bytes, border, height, width, channel_bytes;
+};
+
+// Zeros around rows [first, last) of it.
+inline void clear_border(const MatrixArea& area, int64_t first, int64_t last) {
+  if (area.border == 0) return;
+  const auto clear = [&](int64_t row, int64_t begin, int64_t end) {
+    char* pixel = area.first + row * area.row_bytes + begin * area.pixel_bytes;
+    for (int64_t x = begin; x < end; ++x, pixel += area.pixel_bytes) {
+      __builtin_memset(pixel, 0, static_cast<size_t>(area.channel_bytes));
+    }
+  };
+  const int64_t left = -area.border, right = area.width + area.border;
+  for (int64_t row = first == 0 ? left : first; row < 0; ++row) clear(row, left, right);
+  for (int64_t row = first; row < last; ++row) clear(row, left, 0), clear(row, area.width, right);
+  if (last < area.height) return;
+  for (int64_t row = area.height; row < area.height + area.border; ++row) clear(row, left, right);
+}
+
+// Zeros around output rows [first, last), of all output channels.
+inline void clear_output_border(const Convolution& c, int64_t first, int64_t last) {
+  const int64_t bytes = bytes_of(c.writing);
+  clear_border({static_cast<char*>(c.output), c.output_step * bytes, c.output_row * bytes, c.output_border,
+                c.up * c.base_height, c.up * c.base_width, c.out_channels * bytes},
+               first, last);
+}
+
+// The last rows of the input as the products read them, each read once; or the source's own rows.
 template <typename E>
 class MatrixRing {
  public:
@@ -285,22 +332,33 @@ class MatrixRing {
         part_bytes_(matrix_part_bytes(convolution)),
         row_bytes_(MatrixParts<E>::kCount * part_bytes_),
         window_(scratch.take<const char*>(convolution.ring_rows)),
-        buffer_(scratch.take<char>(convolution.ring_rows * row_bytes_)) {}
+        buffer_(scratch.take<char>(convolution.reads_directly ? 0 : convolution.ring_rows * row_bytes_)) {}
 
   // The rows from `first` on, as many as are kept.
   const char* const* window(int64_t first) {
-    for (int64_t i = 0; i < convolution_.ring_rows; ++i) window_[i] = slot(first + i);
+    for (int64_t i = 0; i < convolution_.ring_rows; ++i) {
+      window_[i] = convolution_.reads_directly ? source_row(first + i) : slot(first + i);
+    }
     return window_;
   }
 
   // Reads on until `row` is there.
   void advance_to(int64_t row) {
+    if (convolution_.reads_directly) return;
     for (; next_ <= row; ++next_) read_row(next_, slot(next_));
   }
 
  private:
   // Pixels that are read of all channels before the next ones.
   static constexpr int64_t kPiecePixels = 16;
+
+  // The first pixel that products read. What lies beyond the border is multiplied for outputs that nobody keeps.
+  const char* source_row(int64_t row) const {
+    const Source& source = convolution_.sources[0];
+    const int64_t last = convolution_.in_height - 1 + source.border;
+    const int64_t at = smaller(row, last) * source.row_step - convolution_.before * source.pixel_step;
+    return static_cast<const char*>(source.data) + at * 2;
+  }
 
   // Rows above the picture have negative numbers.
   char* slot(int64_t row) const {
@@ -322,6 +380,12 @@ class MatrixRing {
         const int64_t count = smaller(c.in_width - x, kPiecePixels);
         for (int64_t i = 0; i < group_count_; ++i) read_channels(groups_[i], from, x, count, keeps, to);
       }
+      if (keeps) {
+        const int64_t bytes = bytes_of(c.saving);
+        clear_border({static_cast<char*>(c.save), c.save_step * bytes, c.save_row * bytes, c.save_border, c.in_height,
+                      c.in_width, c.in_channels * bytes},
+                     row, row + 1);
+      }
     }
     for (int64_t part = 0; part < MatrixParts<E>::kCount; ++part) {
       for (int64_t block = 0; block < matrix_blocks(c); ++block) {
@@ -335,11 +399,12 @@ class MatrixRing {
   void read_channels(const MatrixChannels& group, int64_t row, int64_t x, int64_t count, bool keeps, char* to) const {
     const Convolution& c = convolution_;
     const int64_t block = group.at / kMatrixDepth, pixel_bytes = matrix_block_channels(c, block) * 2;
-    const int64_t pixel = row * c.in_width + x;
     const auto read = group.halves == 2 ? read_matrix_source<E, 2> : read_matrix_source<E, 1>;
-    read(c, c.sources[group.source], pixel, group.channel, group.at, count,
-         block_of(to, block) + (c.before + x) * pixel_bytes + group.at % kMatrixDepth * 2, pixel_bytes,
-         keeps ? static_cast<char*>(c.save) + (pixel * c.save_step + group.at) * bytes_of(c.saving) : nullptr);
+    char* const kept =
+        keeps ? static_cast<char*>(c.save) + (row * c.save_row + x * c.save_step + group.at) * bytes_of(c.saving)
+              : nullptr;
+    read(c, c.sources[group.source], row, x, group.channel, group.at, count,
+         block_of(to, block) + (c.before + x) * pixel_bytes + group.at % kMatrixDepth * 2, pixel_bytes, kept);
   }
 
   const Convolution& convolution_;
@@ -370,24 +435,57 @@ struct MatrixInput {
 template <int kBlocks>
 constexpr int kMostTiles = kBlocks == 2 ? 2 : 4;
 
-// Multiplies kTiles tiles of pixels by kBlocks blocks of output channels: 2 by 2, 4 by 1, 3 by 1, or a single tile;
-// sums become [kTiles][16][16 kBlocks]. Tiles are loaded in turn with the products that need them.
+// Where the sums of the tiles go that were multiplied before, [tile][16][16 kBlocks]; null: they are not wanted. The
+// next sums begin with `first`, a tile for each block, or with zeros if that is null.
+struct MatrixSums {
+  float* tiles[4];
+  int64_t row_bytes;
+  const float* first;
+};
+
+// What is fetched beside the products: so many pixels a step, `pixel_bytes` apart.
+struct MatrixAhead {
+  const char* from = nullptr;
+  int64_t pixels = 0, pixel_bytes = 0;
+};
+
+// Stores a sum, and begins another one.
+template <int kSum, int kBlocks>
+inline __attribute__((always_inline)) void next_sum(MatrixUnit& unit, const MatrixSums& sums) {
+  if (sums.tiles[0]) unit.template store<kSum>(sums.tiles[kSum / kBlocks] + kSum % kBlocks * 16, sums.row_bytes);
+  if (sums.first) {
+    unit.template load<kSum>(reinterpret_cast<const char*>(sums.first + kSum % kBlocks * 256), 64);
+  } else {
+    unit.template zero<kSum>();
+  }
+}
+
+template <int kTiles, int kBlocks>
+void next_sums(MatrixUnit& unit, const MatrixSums& sums) {
+  next_sum<0, kBlocks>(unit, sums);
+  if constexpr (kTiles * kBlocks > 1) next_sum<1, kBlocks>(unit, sums);
+  if constexpr (kTiles * kBlocks > 2) next_sum<2, kBlocks>(unit, sums);
+  if constexpr (kTiles * kBlocks > 3) next_sum<3, kBlocks>(unit, sums);
+  MatrixUnit::settle();
+}
+
+// Multiplies kTiles tiles of pixels by kBlocks blocks of output channels: 2 by 2, 4 by 1, 3 by 1, or a single tile.
+// Tiles are loaded in turn with the products that need them. The sums stay in the unit, until the next products, or
+// `next_sums`, store them: so products need not wait for those before them.
 template <int kTiles, int kBlocks, typename Beside>
 __attribute__((noinline)) void multiply_matrix(MatrixUnit& unit, const MatrixStep* steps, int count,
                                                const MatrixInput (&input)[kTiles], const char* weights,
-                                               char* unused_tile, Beside& beside, float* const (&sums)[kTiles],
-                                               int64_t sums_bytes) {
+                                               char* unused_tile, Beside& beside, const MatrixSums& sums,
+                                               const MatrixAhead& ahead) {
   static_assert(kTiles * kBlocks <= 4);
   constexpr bool kKeepsInput = kTiles < 4;
   constexpr int kA = kTiles == 3 ? 3 : 4, kB = kBlocks == 2 ? 6 : 7;
   MatrixUnit::settle();
-  unit.template zero<0>();
-  if constexpr (kTiles * kBlocks > 1) unit.template zero<1>();
-  if constexpr (kTiles * kBlocks > 2) unit.template zero<2>();
-  if constexpr (kTiles * kBlocks > 3) unit.template zero<3>();
+  if (count == 0) return next_sums<kTiles, kBlocks>(unit, sums);
   int until_store = kStepsBetweenStores;
-  for (const MatrixStep* step = steps; step < steps + count; ++step) {
-    const bool loads = !kKeepsInput || !step->reuses;
+  const auto multiply = [&](const MatrixStep* step, auto is_first) __attribute__((always_inline)) {
+    constexpr bool kFirst = decltype(is_first)::kValue;
+    const bool loads = kFirst || !kKeepsInput || !step->reuses;
     const auto pixels = [&](int tile) {
       return input[tile].rows[step->row] + step->source + input[tile].column * step->stride;
     };
@@ -399,60 +497,89 @@ __attribute__((noinline)) void multiply_matrix(MatrixUnit& unit, const MatrixSte
       if constexpr (kTiles == 2) {
         if (loads) unit.template load<kA + 1>(pixels(1), step->stride);
       }
+      if constexpr (kFirst) next_sum<0, kBlocks>(unit, sums);
       unit.template multiply<0, kA, kB>();
+      if constexpr (kFirst) next_sum<1, kBlocks>(unit, sums);
       unit.template multiply<1, kA, kB + 1>();
       if constexpr (kTiles == 2) {
+        if constexpr (kFirst) next_sum<2, kBlocks>(unit, sums);
         unit.template multiply<2, kA + 1, kB>();
+        if constexpr (kFirst) next_sum<3, kBlocks>(unit, sums);
         unit.template multiply<3, kA + 1, kB + 1>();
       }
     } else {
       if constexpr (kTiles > 1) {
         if (loads) unit.template load<kA + 1>(pixels(1), step->stride);
       }
+      if constexpr (kFirst) next_sum<0, kBlocks>(unit, sums);
       unit.template multiply<0, kA, kB>();
       if constexpr (kTiles > 2) {
         if (loads) unit.template load<kA + 2>(pixels(2), step->stride);
       }
-      if constexpr (kTiles > 1) unit.template multiply<1, kA + 1, kB>();
+      if constexpr (kTiles > 1) {
+        if constexpr (kFirst) next_sum<1, kBlocks>(unit, sums);
+        unit.template multiply<1, kA + 1, kB>();
+      }
       if constexpr (kTiles > 3) unit.template load<kA>(pixels(3), step->stride);
-      if constexpr (kTiles > 2) unit.template multiply<2, kA + 2, kB>();
-      if constexpr (kTiles > 3) unit.template multiply<3, kA, kB>();
+      if constexpr (kTiles > 2) {
+        if constexpr (kFirst) next_sum<2, kBlocks>(unit, sums);
+        unit.template multiply<2, kA + 2, kB>();
+      }
+      if constexpr (kTiles > 3) {
+        if constexpr (kFirst) next_sum<3, kBlocks>(unit, sums);
+        unit.template multiply<3, kA, kB>();
+      }
+    }
+    if (step->ahead >= 0) {
+      const char* from = ahead.from + step->ahead;
+      for (int64_t i = 0; i < ahead.pixels; ++i, from += ahead.pixel_bytes) __builtin_prefetch(from, 0, 2);
     }
     beside.step();
     if (--until_store == 0) {
       unit.template store<kB>(unused_tile, 64);
       until_store = kStepsBetweenStores;
     }
-  }
-  unit.template store<0>(sums[0], sums_bytes);
-  if constexpr (kBlocks == 2) unit.template store<1>(sums[0] + 16, sums_bytes);
-  if constexpr (kBlocks == 2 && kTiles == 2) {
-    unit.template store<2>(sums[1], sums_bytes);
-    unit.template store<3>(sums[1] + 16, sums_bytes);
-  }
-  if constexpr (kBlocks == 1 && kTiles > 1) unit.template store<1>(sums[1], sums_bytes);
-  if constexpr (kBlocks == 1 && kTiles > 2) unit.template store<2>(sums[2], sums_bytes);
-  if constexpr (kBlocks == 1 && kTiles > 3) unit.template store<3>(sums[3], sums_bytes);
+  };
+  multiply(steps, Constant<1>{});
+  MatrixUnit::settle();
+  for (const MatrixStep* step = steps + 1; step < steps + count; ++step) multiply(step, Constant<0>{});
   MatrixUnit::settle();
 }
 
 // --- output
 
-// Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output.
+// Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output; and what is added to
+// them, or null.
 struct MatrixTarget {
   char* at;
   int64_t pixels, in_row;
+  const char *residual, *second_residual;
 };
 
+// Where a residual is, for pixel (y, x) of the output.
+inline const char* residual_at(const Source& residual, int64_t y, int64_t x, int64_t channel) {
+  if (!residual.data) return nullptr;
+  return static_cast<const char*>(residual.data) + (y * residual.row_step + x * residual.pixel_step + channel) * 2;
+}
+
+// The target of `pixels` pixels from (y, x) of the output on.
+inline MatrixTarget matrix_target(const Convolution& c, int64_t y, int64_t x, int64_t channel, int64_t pixels,
+                                  int64_t in_row) {
+  return {output_at(c, y, x, channel), pixels, in_row, residual_at(c.finish.residual, y, x, channel),
+          residual_at(c.finish.second_residual, y, x, channel)};
+}
+
 // The sums of up to four tiles on their way to the output, some pixels at a time beside the products of the next ones.
-template <int kBlocks>
+// Statistics are counted, or else what is written is finished.
+template <int kBlocks, bool kCounts>
 struct MatrixOutput {
   static constexpr int kVectors = kBlocks * kBlockVectors;
   static constexpr int kChains = 2;  // of additions that do not wait for each other
 
   MatrixTarget targets[4];
   const float* sums = nullptr;  // [tile][16][16 kBlocks]
-  const float* bias;
+  float slopes[kBlocks * kChannelBlock];
+  const Finish* finishing;
   Writing writing;
   int64_t pixel_bytes, row_pixels, row_step;  // row_step: from the end of one row to the beginning of the next
   int64_t pixels_at_once, lines_at_once;
@@ -461,7 +588,10 @@ struct MatrixOutput {
   int64_t pixel = 0;
   V total[kChains][kVectors] = {}, squares[kChains][kVectors] = {};
 
-  void begin(int count) { tile = 0, tiles = count, pixel = 0; }
+  void begin(const MatrixTarget* to, int count) {
+    for (int i = 0; i < count; ++i) targets[i] = to[i];
+    tile = 0, tiles = count, pixel = 0;
+  }
 
   void step() {
     if (prefetch < prefetch_end) {
@@ -484,27 +614,59 @@ struct MatrixOutput {
     for (; i + kChains <= count; i += kChains) {
 #pragma GCC unroll 4
       for (int chain = 0; chain < kChains; ++chain) {
-        write_next(chain, from, to);
+        write_next(chain, target, from, to);
         from += kBlocks * kChannelBlock, to += pixel_bytes;
       }
     }
-    for (; i < count; ++i, from += kBlocks * kChannelBlock, to += pixel_bytes) write_next(0, from, to);
+    for (; i < count; ++i, from += kBlocks * kChannelBlock, to += pixel_bytes) {
+      write_next(0, target, from, to);
+    }
     pixel += count;
     target.in_row -= count;
-    if (target.in_row == 0) target.in_row = row_pixels, to += row_step;
+    if (target.in_row == 0) {
+      target.in_row = row_pixels, to += row_step;
+      if (!kCounts) move(target, end_of_row(finishing->residual), end_of_row(finishing->second_residual));
+    }
     target.at = to;
     if (pixel == target.pixels) ++tile, pixel = 0;
   }
 
-  inline __attribute__((always_inline)) void write_next(int chain, const float* from, char* to) {
+  inline __attribute__((always_inline)) void write_next(int chain, MatrixTarget& target, const float* from, char* to) {
     V values[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      values[v] = Float32::load(from + v * kLanes) + Float32::load(bias + v * kLanes);
-      total[chain][v] = total[chain][v] + values[v];
-      squares[chain][v] = multiply_add(values[v], values[v], squares[chain][v]);
+      values[v] = Float32::load(from + v * kLanes);
+      if constexpr (kCounts) {
+        total[chain][v] = total[chain][v] + values[v];
+        squares[chain][v] = multiply_add(values[v], values[v], squares[chain][v]);
+      } else {
+        values[v] = multiply_add(minimum(values[v], V{}), Float32::load(slopes + v * kLanes), maximum(values[v], V{}));
+      }
     }
+    if (!kCounts && target.residual) add_residuals(target, values);
     write_pixel<kBlocks>(to, values, writing);
+  }
+
+  inline __attribute__((always_inline)) void add_residuals(MatrixTarget& target, V (&values)[kVectors]) const {
+    const auto channels = [](const char* from, int v) {
+      return BFloat16::load(reinterpret_cast<const uint16_t*>(from) + v * kLanes);
+    };
+    const V factor = splat(finishing->residual_scale);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = multiply_add(channels(target.residual, v), factor, values[v]);
+      if (target.second_residual) values[v] = values[v] + channels(target.second_residual, v);
+    }
+    move(target, finishing->residual.pixel_step * 2, finishing->second_residual.pixel_step * 2);
+  }
+
+  static void move(MatrixTarget& target, int64_t bytes, int64_t second_bytes) {
+    if (target.residual) target.residual += bytes;
+    if (target.second_residual) target.second_residual += second_bytes;
+  }
+
+  int64_t end_of_row(const Source& residual) const {
+    return (residual.row_step - row_pixels * residual.pixel_step) * 2;
   }
 
   void write_statistics(float* slot, int64_t channels, int64_t channel) const {
@@ -548,57 +710,76 @@ void each_matrix_group(const Convolution& c, const Phase& phase, int64_t first, 
 // What a thread multiplies with, beside its ring.
 struct MatrixScratch {
   MatrixStep* steps;
-  float* sums;  // two times four tiles
+  float *sums, *biases;  // of four tiles, and of two
   char* unused_tile;
 
   MatrixScratch(int64_t products, Scratch& scratch)
       : steps(scratch.take<MatrixStep>(products)),
-        sums(scratch.take<float>(2 * 4 * kMatrixSide * kMatrixSide)),
+        sums(scratch.take<float>(4 * kMatrixSide * kMatrixSide)),
+        biases(scratch.take<float>(2 * kMatrixSide * kMatrixSide)),
         unused_tile(scratch.take<char>(kMatrixTileBytes)) {}
 };
 
 // Output channels [channel, channel + 16 kBlocks) of `rows` rows of a phase, each of `columns` tiles: input(y, x) says
 // where the tile of pixels from x on reads, and target(y, x) where it is written. Tiles of one column follow each
 // other, so that those which are multiplied together share input rows.
-template <int kTiles, int kBlocks, typename Input, typename Target>
+template <int kTiles, int kBlocks, bool kCounts, typename Input, typename Target>
 void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch& scratch, int products,
                      const MatrixWeights& weights, const float* bias, int64_t channel, int64_t rows, int64_t columns,
                      float* statistics, const Input& input, const Target& target) {
   constexpr int64_t kTileSums = kMatrixSide * kBlocks * kChannelBlock;
   const int64_t tiles = rows * columns, steps = larger((tiles + kTiles - 1) / kTiles * products, 1),
                 bytes = bytes_of(c.writing);
-  MatrixOutput<kBlocks> pending;
-  pending.bias = bias;
+  MatrixOutput<kBlocks, kCounts> pending;
+  pending.finishing = &c.finish;
+  for (int64_t i = 0; i < kBlocks * kChannelBlock; ++i) {
+    const Activation activation = c.finish.activation;
+    pending.slopes[i] = activation == Activation::kNone    ? 1.0f
+                        : activation == Activation::kPRelu ? c.finish.slopes[channel + i]
+                                                           : c.finish.slope;
+  }
   pending.writing = c.writing;
   pending.pixel_bytes = c.up * c.output_step * bytes;
   pending.row_pixels = c.base_width;
-  pending.row_step = (c.up - 1) * c.up * c.base_width * c.output_step * bytes;
+  pending.row_step = c.up * (c.output_row - c.base_width * c.output_step) * bytes;
   pending.pixels_at_once = (kTiles * kMatrixSide + products - 1) / larger(products, 1);
   pending.lines_at_once = larger((weights.next_bytes / kLineBytes + steps - 1) / steps, kLeastLines);
+  // The first channels bring the input to the caches for all others.
+  const Phase& phase = c.phases[0];
+  MatrixAhead ahead;
+  if (channel == 0 && !c.gathers && weights.data == phase.weights) {
+    ahead = {nullptr, pixels_ahead(c, phase), c.sources[0].pixel_step * 2};
+  }
+  const int64_t ahead_row = ahead.pixels > 0 ? phase.rows - 1 : 0;
   pending.prefetch = weights.next;
   pending.prefetch_end = weights.next + weights.next_bytes;
+  for (int64_t row = 0; row < kBlocks * kMatrixSide; ++row) {
+    const float* const of_block = bias + row / kMatrixSide * kMatrixSide;
+    __builtin_memcpy(scratch.biases + row * kMatrixSide, of_block, kMatrixSide * sizeof(float));
+  }
   MatrixInput inputs[kTiles];
-  float* sums = scratch.sums;
+  MatrixTarget targets[kTiles];
+  MatrixSums sums = {{}, kBlocks * kChannelBlock * 4, scratch.biases};
+  pending.sums = scratch.sums;
+  int made = 0;
   for (int64_t first = 0, y = 0, x = 0; first < tiles; first += kTiles) {
-    MatrixTarget targets[kTiles];
-    float* to[kTiles];
+    pending.begin(targets, made);
+    made = static_cast<int>(smaller(tiles - first, kTiles));
     for (int i = 0; i < kTiles; ++i) {
-      to[i] = sums + i * kTileSums;
-      inputs[i] = first + i < tiles ? input(y, x) : inputs[0];
-      if (first + i < tiles) targets[i] = target(y, x);
+      inputs[i] = i < made ? input(y, x) : inputs[0];
+      if (i < made) targets[i] = target(y, x);
       if (++y == rows) y = 0, x += kMatrixSide;
     }
+    ahead.from = inputs[0].rows[ahead_row] + inputs[0].column * ahead.pixel_bytes;
     multiply_matrix<kTiles, kBlocks>(unit, scratch.steps, products, inputs, weights.data, scratch.unused_tile, pending,
-                                     to, kBlocks * kChannelBlock * 4);
+                                     sums, ahead);
     pending.finish();
-    const int made = static_cast<int>(smaller(tiles - first, kTiles));
-    for (int i = 0; i < made; ++i) pending.targets[i] = targets[i];
-    pending.sums = sums;
-    pending.begin(made);
-    sums = sums == scratch.sums ? scratch.sums + 4 * kMatrixSide * kMatrixSide : scratch.sums;
+    for (int i = 0; i < kTiles; ++i) sums.tiles[i] = scratch.sums + i * kTileSums;
   }
+  next_sums<kTiles, kBlocks>(unit, sums);
+  pending.begin(targets, made);
   pending.finish();
-  if (statistics) pending.write_statistics(statistics, c.out_channels, channel);
+  if constexpr (kCounts) pending.write_statistics(statistics, c.out_channels, channel);
 }
 
 // The same, with as many tiles at once as is fastest.
@@ -607,8 +788,9 @@ void matrix_group(const Convolution& c, MatrixUnit& unit, const MatrixScratch& s
                   const MatrixWeights& weights, const float* bias, int64_t channel, int64_t rows, int64_t columns,
                   float* statistics, const Input& input, const Target& target) {
   const auto multiply = [&](auto tiles) {
-    matrix_channels<decltype(tiles)::kValue, kBlocks>(c, unit, scratch, products, weights, bias, channel, rows, columns,
-                                                      statistics, input, target);
+    const auto make = statistics ? matrix_channels<decltype(tiles)::kValue, kBlocks, true, Input, Target>
+                                 : matrix_channels<decltype(tiles)::kValue, kBlocks, false, Input, Target>;
+    make(c, unit, scratch, products, weights, bias, channel, rows, columns, statistics, input, target);
   };
   if (rows * columns == 1) return multiply(Constant<1>{});
   if constexpr (kBlocks == 1) {
@@ -640,11 +822,10 @@ void matrix_rows(const Convolution& c, const char* const* window, MatrixUnit& un
       products = matrix_products<E, kBlocks>(c, phase, all_taps(phase.rows), all_taps(phase.columns), scratch.steps);
       made_for = kBlocks;
     }
-    char* const to = output_at(c, c.up * top + number / c.up, number % c.up, channel);
-    const int64_t pixel_bytes = c.up * c.output_step * bytes_of(c.writing),
-                  row_bytes = c.up * c.base_width * pixel_bytes;
-    const auto target = [&](int64_t y, int64_t x) -> MatrixTarget {
-      return {to + y * row_bytes + x * pixel_bytes, smaller(c.base_width - x, kMatrixSide), c.base_width - x};
+    const auto target = [&](int64_t y, int64_t x) {
+      const int64_t left = c.base_width - x;
+      return matrix_target(c, c.up * (top + y) + number / c.up, c.up * x + number % c.up, channel,
+                           smaller(left, kMatrixSide), left);
     };
     matrix_group<kBlocks>(c, unit, scratch, products, weights, bias_of(c, number, channel), channel, rows, columns,
                           statistics, input, target);
@@ -668,6 +849,7 @@ void matrix_units(const Convolution& c, int64_t begin, int64_t end, char* memory
       const Phase& after = i + 1 < phases ? c.phases[i + 1] : band + 1 < end ? c.phases[0] : Phase{};
       matrix_rows<E>(c, window, unit, work, i, top, rows, 0, c.out_channels, after, statistics);
     }
+    clear_output_border(c, c.up * top, c.up * (top + rows));
   }
   if (c.save) ring.advance_to(last_owned - 1);
 }
@@ -703,6 +885,7 @@ void matrix_small_units(const Convolution& c, int64_t begin, int64_t end, char* 
   const char* const* const window = ring.window(c.first);
   const int64_t pixels = c.base_height * c.base_width, tiles = (pixels + kMatrixSide - 1) / kMatrixSide;
   const int64_t first = begin * kUnitChannels, last = smaller(end * kUnitChannels, c.out_channels);
+  if (begin == 0) clear_output_border(c, 0, c.up * c.base_height);
   char* const gathered = c.gathers ? scratch.take<char>(c.matrix_products * tiles * kMatrixTileBytes) : nullptr;
   MatrixUnit unit;
   for (int64_t number = 0; number < c.up * c.up; ++number) {
@@ -722,10 +905,10 @@ void matrix_small_units(const Convolution& c, int64_t begin, int64_t end, char* 
         products = gather_products<E, kBlocks>(c, phase, window, tiles, made_for == 0, work.steps, gathered);
         made_for = kBlocks;
       }
-      const auto target = [&](int64_t, int64_t pixel) -> MatrixTarget {
+      const auto target = [&](int64_t, int64_t pixel) {
         const int64_t y = pixel / c.base_width, x = pixel % c.base_width;
-        return {output_at(c, c.up * y + number / c.up, c.up * x + number % c.up, channel),
-                smaller(pixels - pixel, kMatrixSide), c.base_width - x};
+        return matrix_target(c, c.up * y + number / c.up, c.up * x + number % c.up, channel,
+                             smaller(pixels - pixel, kMatrixSide), c.base_width - x);
       };
       matrix_group<kBlocks>(c, unit, work, products, weights, bias_of(c, number, channel), channel, 1, tiles,
                             statistics, input, target);
@@ -755,7 +938,7 @@ class MatrixPictureRows {
   // Products are [base_width][out_channels], and 16 values more; `steps` is how often `step` will be called.
   void begin(const float* products, int64_t y, int64_t steps) {
     products_ = products, y_ = y, row_of_block_ = 0, at_ = 0;
-    const int64_t pieces = c_.block * (c_.base_width / kPlaces + c_.base_width * values_ / kValues + 3);
+    const int64_t pieces = c_.block * (c_.base_width / kPlaces + 2 * (c_.base_width * values_ / kValues) + 4);
     at_once_ = steps > 0 ? (pieces + steps - 1) / steps : 0;
     is_spread_ = false, is_pending_ = true;
   }
@@ -768,7 +951,7 @@ class MatrixPictureRows {
   }
 
  private:
-  static constexpr int64_t kPlaces = 16, kValues = 64;
+  static constexpr int64_t kPlaces = 16, kValues = 192;  // whole pixels, and whole lines
 
   void do_piece() {
     const int64_t picture_row = y_ * c_.block + row_of_block_;
@@ -776,7 +959,7 @@ class MatrixPictureRows {
       spread(smaller(at_ + kPlaces, c_.base_width));
       if (at_ < c_.base_width) return;
       add_base(c_, picture_row, row_, base_scratch_);
-      is_spread_ = true, at_ = 0;
+      is_spread_ = true, at_ = 0, written_ = 0;
       return;
     }
     const int64_t values = c_.picture_width * c_.picture_channels;
@@ -785,7 +968,10 @@ class MatrixPictureRows {
       for (; at_ < end; at_ += kLanes) Float32::store(row_ + at_, hyperbolic_tangent(Float32::load(row_ + at_)));
       return;
     }
-    write_picture_row(c_.picture, picture_row, row_, values);
+    const int64_t end = smaller(written_ + kValues, values);
+    write_picture_values(c_.picture, picture_row, row_, values, written_, end);
+    written_ = end;
+    if (written_ < values) return;
     is_spread_ = false, at_ = 0;
     is_pending_ = ++row_of_block_ < c_.block && picture_row + 1 < c_.picture_height;
   }
@@ -806,7 +992,7 @@ class MatrixPictureRows {
   const int64_t values_;
   float *const row_, *const biases_, *const base_scratch_;
   const float* products_ = nullptr;
-  int64_t y_ = 0, row_of_block_ = 0, at_ = 0, at_once_ = 0;
+  int64_t y_ = 0, row_of_block_ = 0, at_ = 0, written_ = 0, at_once_ = 0;
   bool is_spread_ = false, is_pending_ = false;
 };
 
@@ -833,15 +1019,16 @@ void matrix_picture_units(const Convolution& c, int64_t begin, int64_t end, char
     each_matrix_group(c, phase, 0, c.out_channels, {}, [&](int64_t channel, auto blocks, const MatrixWeights& weights) {
       constexpr int kBlocks = decltype(blocks)::kValue, kTiles = kMostTiles<kBlocks>;
       MatrixInput inputs[kTiles];
+      MatrixSums sums = {{}, c.out_channels * 4, nullptr};
       for (int64_t tile = 0; tile < tiles; tile += kTiles) {
-        float* sums[kTiles];
-        for (int i = 0; i < kTiles; ++i) {
-          inputs[i] = {window, smaller(tile + i, tiles - 1) * kMatrixSide};
-          sums[i] = products[y % 2] + (tile + i) * kMatrixSide * c.out_channels + channel;
-        }
+        for (int i = 0; i < kTiles; ++i) inputs[i] = {window, smaller(tile + i, tiles - 1) * kMatrixSide};
         multiply_matrix<kTiles, kBlocks>(unit, steps[kBlocks - 1], counts[kBlocks - 1], inputs, weights.data,
-                                         work.unused_tile, rows, sums, c.out_channels * 4);
+                                         work.unused_tile, rows, sums, {});
+        for (int i = 0; i < kTiles; ++i) {
+          sums.tiles[i] = products[y % 2] + (tile + i) * kMatrixSide * c.out_channels + channel;
+        }
       }
+      next_sums<kTiles, kBlocks>(unit, sums);
     });
     rows.finish();
     rows.begin(products[y % 2], y, all_steps);

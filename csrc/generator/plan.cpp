@@ -132,9 +132,16 @@ Plan::Plan(const Program& program, int64_t height, int64_t width, const Threads&
 void Plan::add(const Step& step) {
   check(steps_.empty() || !makes_picture(steps_.back().convolution), kOp,
         ": a step after the one that makes the picture");
-  PlannedStep planned = {
-      step,  {},   read(step.source), read(step.second_source), read(step.residual), read(step.second_residual),
-      kNone, kNone};
+  PlannedStep planned = {step,
+                         {},
+                         read(step.source),
+                         read(step.second_source),
+                         read(step.residual),
+                         read(step.second_residual),
+                         read(step.out_residual),
+                         read(step.out_second_residual),
+                         kNone,
+                         kNone};
   Convolution& c = planned.convolution;
   check(step.method >= 0 && step.method <= static_cast<int64_t>(Method::kMatrixPicture) && step.activation >= 0 &&
             step.activation <= 3 && step.padding >= 0 && step.padding <= 2 && step.base >= 0 && step.base <= 2,
@@ -152,7 +159,7 @@ void Plan::add(const Step& step) {
       check(values_[other].height == source.height && values_[other].width == source.width, kOp,
             ": two inputs of different sizes");
     }
-    c.sources[0].channels = source.filled;
+    c.sources[0] = layout_of(source, source.filled);
     if (step.second_source != kNone) c.sources[1].channels = values_[planned.second_source].filled;
     c.in_channels = c.sources[0].channels + c.sources[1].channels;
     check_residuals(planned);
@@ -188,9 +195,14 @@ void Plan::add(const Step& step) {
   c.picture_height = c.up * c.base_height, c.picture_width = c.up * c.base_width;
   if (step.base != 0) set_base(step, c);
   set_geometry(step, c);
+  set_finish(planned, c);
 
   const bool appends = step.appends != 0;
-  for (const int64_t read : {step.source, step.second_source, step.residual, step.second_residual}) {
+  for (const int64_t read : {planned.source, planned.second_source, planned.residual, planned.second_residual}) {
+    check(read == kNone || values_[read].border == 0 || uses_matrix_unit(c), kOp, ": a step reads what has a border");
+  }
+  for (const int64_t read : {step.source, step.second_source, step.residual, step.second_residual, step.out_residual,
+                             step.out_second_residual}) {
     check(read == kNone || (read != step.save && (read != step.output || appends)), kOp,
           ": a step writes what it reads");
   }
@@ -202,9 +214,9 @@ void Plan::add(const Step& step) {
     check(room >= c.in_channels && room <= kMaxChannels && room % kChannelBlock == 0, kOp,
           ": no room for what a step keeps");
     check(saved == kFloat32 || uses_matrix_unit(c), kOp, ": a step keeps its input in bfloat16");
-    planned.save = write(step.save, c.in_height, c.in_width, room, saved, false);
+    planned.save = write(step.save, c.in_height, c.in_width, room, saved, false, step.border);
     values_[planned.save].filled = c.in_channels;
-    c.save_step = room;
+    c.save_step = room, c.save_row = values_[planned.save].row_step(), c.save_border = step.border;
     c.saving = writing_of(c.in_height * c.in_width, c.in_channels, room, saved);
   }
   if (makes_picture(c)) {
@@ -221,9 +233,16 @@ void Plan::add(const Step& step) {
       planned.output = append(step, height, width, dtype);
       planned.output_channel = values_[planned.output].filled - c.out_channels;
     } else {
-      planned.output = write(step.output, height, width, c.out_channels, dtype, step.has_norm != 0);
+      const int64_t room = step.out_room == 0 ? c.out_channels : step.out_room;
+      check(room >= c.out_channels && room <= kMaxChannels && room % kChannelBlock == 0 &&
+                (room == c.out_channels || step.has_norm == 0),
+            kOp, ": no room for what a step makes");
+      planned.output = write(step.output, height, width, room, dtype, step.has_norm != 0, step.border);
+      values_[planned.output].filled = c.out_channels;
     }
-    c.output_step = values_[planned.output].channels;
+    const Value& output = values_[planned.output];
+    check(output.border == 0 || uses_matrix_unit(c), kOp, ": a step writes what has a border");
+    c.output_step = output.channels, c.output_row = output.row_step(), c.output_border = output.border;
     c.writing = writing_of(height * width, c.out_channels, c.output_step, dtype);
     if (step.has_norm) statistics_bytes_ = std::max(statistics_bytes_, statistic_slots(c) * 2 * c.out_channels * 4);
   }
@@ -245,6 +264,33 @@ void Plan::check_residuals(const PlannedStep& planned) const {
   const Value &first = values_[planned.residual], &second = values_[planned.second_residual];
   check(!second.is_normalised, kOp, ": a second residual with a norm");
   check(second.dtype == first.dtype, kOp, ": two residuals of different types");
+}
+
+// What becomes of a step's output before it is written.
+void Plan::set_finish(const PlannedStep& planned, Convolution& c) const {
+  const Step& step = planned.step;
+  check(step.out_activation >= 0 && step.out_activation <= 3 && step.border >= 0 && step.border <= kMaxKernel, kOp,
+        ": a step of an unknown kind");
+  Finish& finish = c.finish;
+  finish.activation = static_cast<Activation>(step.out_activation), finish.slope = float_of_bits(step.out_slope_bits);
+  finish.residual_scale = float_of_bits(step.out_residual_scale_bits);
+  const bool is_plain = finish.activation == Activation::kNone && step.out_residual == kNone &&
+                        step.out_second_residual == kNone && step.border == 0;
+  if (is_plain) return;
+  check(uses_matrix_unit(c) && !makes_picture(c) && step.has_norm == 0 &&
+            (step.border == 0 || (step.writes_bfloat16 && (step.save == kNone || step.saves_bfloat16))),
+        kOp, ": a step can't finish what it writes");
+  if (finish.activation == Activation::kPRelu) {
+    finish.slopes = static_cast<const float*>(weight(step.out_slopes, c.out_channels * 4));
+  }
+  check(step.out_residual != kNone || step.out_second_residual == kNone, kOp, ": a second residual alone");
+  for (const int64_t residual : {planned.out_residual, planned.out_second_residual}) {
+    if (residual == kNone) continue;
+    const Value& value = values_[residual];
+    check(value.dtype == kBFloat16 && !value.is_normalised && value.filled >= c.out_channels &&
+              value.height == c.base_height && value.width == c.base_width && c.up == 1,
+          kOp, ": a residual of another shape or type");
+  }
 }
 
 // The output of the step that is being added, after the channels that its place holds.
@@ -270,10 +316,11 @@ int64_t Plan::read(int64_t slot) {
 }
 
 // A new value in a slot, written in the step that is being added.
-int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised) {
+int64_t Plan::write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised,
+                    int64_t border) {
   check(slot >= 0 && slot < static_cast<int64_t>(current_.size()), kOp, ": the program has no slot ", slot);
   check(height <= kMaxSide && width <= kMaxSide, kOp, ": an activation of ", width, "x", height, " is too large");
-  Value value = {height, width, channels, channels, dtype, is_normalised, steps_.size(), steps_.size(), 0, 0};
+  Value value = {height, width, channels, border, channels, dtype, is_normalised, steps_.size(), steps_.size(), 0, 0};
   value.bytes = value.data_bytes() + (is_normalised ? 2 * aligned(channels * 4) : 0);
   current_[slot] = static_cast<int64_t>(values_.size());
   values_.push_back(value);
@@ -517,7 +564,7 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
     c.stride = c.block / c.up;
     c.base_height = divided_up(c.base_height, c.stride), c.base_width = divided_up(c.base_width, c.stride);
   }
-  int64_t right = 0, weight_bytes = 0;
+  int64_t right = 0, bottom = 0, weight_bytes = 0;
   for (int64_t i = 0; i < (makes_blocks ? 1 : c.up * c.up); ++i) {
     const StepPhase& phase = step.phases[i];
     check(phase.rows >= 1 && phase.rows <= kMaxKernel && phase.columns >= 1 && phase.columns <= kMaxKernel &&
@@ -532,14 +579,22 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
     c.before = std::max(c.before, -phase.dx), right = std::max(right, phase.dx + phase.columns - 1);
   }
   c.after = std::max<int64_t>((c.base_width - 1) * c.stride + right - (c.in_width - 1), 0);
+  bottom = std::max<int64_t>((c.base_height - 1) * c.stride + c.last - (c.in_height - 1), 0);
+  const Source& source = c.sources[0];
+  c.reads_directly =
+      step.source != kNone && step.second_source == kNone && step.residual == kNone && step.save == kNone &&
+      !is_split && c.activation == Activation::kNone && c.padding == Padding::kZeros && source.dtype == kBFloat16 &&
+      !values_[current_[step.source]].is_normalised && c.in_channels % kMatrixDepth == 0 &&
+      source.pixel_step % kMatrixDepth == 0 && source.border >= std::max({-c.first, bottom, c.before, c.after});
   // Whole tiles are read, and all taps of a step.
   const int64_t most_pixels =
       (aligned(c.base_width) - 1) * c.stride + std::max<int64_t>(right, 0) + kMatrixDepth / kMatrixImageChannels;
   c.row_pixels = c.before + std::max(c.in_width + c.after, most_pixels) + 1;
-  const int64_t row_bytes = matrix_part_bytes(c) * (is_split ? 2 : 1), rows = c.last - c.first + 1;
+  const int64_t ring_row_bytes = matrix_part_bytes(c) * (is_split ? 2 : 1), rows = c.last - c.first + 1;
+  const int64_t row_bytes = c.reads_directly ? source.row_step * 2 : ring_row_bytes;
   check(row_bytes < (int64_t{1} << 30) && c.matrix_products * 2 * kMatrixTileBytes < (int64_t{1} << 30), kOp,
         ": a step is too large for the matrix unit");
-  int64_t work = aligned(c.matrix_products * (makes_blocks ? 2 : 1) * kMatrixStepBytes) + 9 * kMatrixTileBytes +
+  int64_t work = aligned(c.matrix_products * (makes_blocks ? 2 : 1) * kMatrixStepBytes) + 7 * kMatrixTileBytes +
                  aligned((c.in_channels / kChannelBlock + 1) * kMatrixStepBytes);
   const int64_t pixels = c.base_height * c.base_width, all_rows = (c.base_height - 1) * c.stride + rows;
   if (makes_blocks) {
@@ -550,6 +605,7 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
             aligned((c.block * values + 2 * kChannelBlock) * 4) + aligned(base_elements(c) * 4);
   } else if (pixels <= kFewPixels || weight_bytes > kManyWeights * all_rows * row_bytes) {
     c.method = Method::kMatrixSmall;
+    c.reads_directly = false;
     c.ring_rows = all_rows;
     c.gathers = c.base_width < kMatrixSide;
     const int64_t gathered = c.matrix_products * divided_up(pixels, kMatrixSide) * kMatrixTileBytes;
@@ -569,7 +625,8 @@ int64_t Plan::set_matrix_geometry(const Step& step, Convolution& c, int64_t elem
     const int64_t unread = std::max(c.in_height - 1 - ((c.base_height - 1) * c.stride + c.last), c.stride - 1 - c.last);
     c.ring_rows += std::max<int64_t>(unread, 0);
   }
-  return aligned(c.ring_rows * row_bytes) + aligned(c.ring_rows * static_cast<int64_t>(sizeof(char*))) + work;
+  return (c.reads_directly ? 0 : aligned(c.ring_rows * ring_row_bytes)) +
+         aligned(c.ring_rows * static_cast<int64_t>(sizeof(char*))) + work;
 }
 
 // How large a chunk is, and in how many parts it is multiplied: so that products take half of a core's cache, and all
@@ -632,9 +689,21 @@ void Plan::run(const Image& image, const Picture& picture, char* workspace, doub
   }
 }
 
-int64_t Plan::Value::data_bytes() const { return aligned(height * width * channels * (dtype == kFloat32 ? 4 : 2)); }
+int64_t Plan::Value::element_bytes() const { return dtype == kFloat32 ? 4 : 2; }
 
-char* Plan::data_of(int64_t value, const Memory& memory) const { return memory.values + values_[value].offset; }
+int64_t Plan::Value::row_step() const { return (width + 2 * border) * channels; }
+
+// Products of whole tiles read beyond the last pixel, for outputs that nobody keeps.
+int64_t Plan::Value::data_bytes() const {
+  const int64_t beyond = border == 0 ? 0 : (2 * kMatrixSide + kMaxKernel) * channels;
+  return aligned(((height + 2 * border) * row_step() + beyond) * element_bytes());
+}
+
+// The first pixel inside the border.
+char* Plan::data_of(int64_t number, const Memory& memory) const {
+  const Value& value = values_[number];
+  return memory.values + value.offset + value.border * (value.row_step() + value.channels) * value.element_bytes();
+}
 
 // Scale of a normalised value, followed by its shift at a multiple of 64 bytes.
 float* Plan::scale_of(int64_t value, const Memory& memory) const {
@@ -642,14 +711,24 @@ float* Plan::scale_of(int64_t value, const Memory& memory) const {
   return reinterpret_cast<float*>(memory.values + of.offset + of.data_bytes());
 }
 
-Source Plan::source_of(int64_t value, int64_t channels, const Memory& memory) const {
-  if (value == kNone) return {};
-  const char* data = data_of(value, memory);
-  const Dtype dtype = values_[value].dtype;
-  const int64_t step = values_[value].channels;
-  if (!values_[value].is_normalised) return {data, dtype, channels, step, nullptr, nullptr};
-  const float* scale = scale_of(value, memory);
-  return {data, dtype, channels, step, scale, scale + aligned(step * 4) / 4};
+// A source without its memory.
+Source Plan::layout_of(const Value& value, int64_t channels) {
+  Source source = {};
+  source.dtype = value.dtype, source.channels = channels;
+  source.pixel_step = value.channels, source.row_step = value.row_step(), source.border = value.border;
+  return source;
+}
+
+Source Plan::source_of(int64_t number, int64_t channels, const Memory& memory) const {
+  if (number == kNone) return {};
+  const Value& value = values_[number];
+  Source source = layout_of(value, channels);
+  source.data = data_of(number, memory);
+  if (value.is_normalised) {
+    source.scale = scale_of(number, memory);
+    source.shift = source.scale + aligned(value.channels * 4) / 4;
+  }
+  return source;
 }
 
 void Plan::run_step(const PlannedStep& planned, const Image& image, const Picture& picture,
@@ -671,6 +750,8 @@ void Plan::run_step(const PlannedStep& planned, const Image& image, const Pictur
     c.base_image = image;
     c.base_image.scale = 1.0f, c.base_image.offset = 0.0f;
   } else {
+    c.finish.residual = source_of(planned.out_residual, c.out_channels, memory);
+    c.finish.second_residual = source_of(planned.out_second_residual, c.out_channels, memory);
     c.output = data_of(planned.output, memory) + planned.output_channel * (step.writes_bfloat16 ? 2 : 4);
   }
   if (step.has_norm && !makes_picture(c)) c.statistics = memory.statistics;

@@ -39,20 +39,23 @@ class Plan {
   // What a step writes and later ones read: an activation, and how it is normalised.
   struct Value {
     int64_t height, width, channels;
+    int64_t border;  // pixels of zeros around it
     int64_t filled;  // channels that the steps so far have written, from the first on
     Dtype dtype;
     bool is_normalised;
     size_t first, last;     // steps that it is needed in
     int64_t bytes, offset;  // from the beginning of all values
 
-    int64_t data_bytes() const;  // of the activation alone, a multiple of 64
+    int64_t element_bytes() const;
+    int64_t row_step() const;    // elements from a row to the next
+    int64_t data_bytes() const;  // of the activation and its border alone, a multiple of 64
   };
 
   // Values by their number, or kNone.
   struct PlannedStep {
     Step step;
     Convolution convolution;
-    int64_t source, second_source, residual, second_residual, save, output;
+    int64_t source, second_source, residual, second_residual, out_residual, out_second_residual, save, output;
     int64_t output_channel = 0;  // of the output, the first that is written
   };
 
@@ -76,7 +79,9 @@ class Plan {
 
   void add(const Step& step);
   int64_t read(int64_t slot);
-  int64_t write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised);
+  int64_t write(int64_t slot, int64_t height, int64_t width, int64_t channels, Dtype dtype, bool is_normalised,
+                int64_t border);
+  void set_finish(const PlannedStep& planned, Convolution& c) const;
   void check_residuals(const PlannedStep& planned) const;
   int64_t append(const Step& step, int64_t height, int64_t width, Dtype dtype);
   void place_values();
@@ -96,6 +101,7 @@ class Plan {
   Memory laid_out(char* workspace) const;
   char* data_of(int64_t value, const Memory& memory) const;
   float* scale_of(int64_t value, const Memory& memory) const;
+  static Source layout_of(const Value& value, int64_t channels);
   Source source_of(int64_t value, int64_t channels, const Memory& memory) const;
   void run_step(const PlannedStep& planned, const Image& image, const Picture& picture, const Memory& memory) const;
   void in_parallel(ConvolutionUnits work, const Convolution& c, int64_t count, const Memory& memory) const;

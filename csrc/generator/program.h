@@ -7,7 +7,7 @@
 
 namespace streamgan {
 
-constexpr int64_t kProgramVersion = 6, kNone = -1;
+constexpr int64_t kProgramVersion = 7, kNone = -1;
 
 // The program: these numbers, then one Step after the other.
 struct Header {
@@ -43,6 +43,11 @@ struct Step {
   int64_t aligns_corners;                                  // of linear interpolation
   int64_t weight_parts;                                    // of a step on the matrix unit: 1 or 2
   int64_t block;                                           // of the last one
+  // Of a step on the matrix unit, what becomes of its output before it is written, in place of what the step that reads
+  // it would do: an activation (slopes float32 [out_channels] or kNone), and residuals that are added then.
+  int64_t out_activation, out_slope_bits, out_slopes, out_residual, out_second_residual, out_residual_scale_bits;
+  int64_t out_room;  // channels of a pixel of `output`; 0: of those that it gets
+  int64_t border;    // pixels of zeros around what it writes
   StepPhase phases[kMaxPhases];
 };
 

@@ -350,8 +350,9 @@ def retyped(fused: FusedGenerator, chance: random.Random) -> FusedGenerator:
     [ResNetConfig(width=16, blocks=3), RRDBNetConfig(width=16, growth=16, blocks=1, scale=1)],
     ids=["resnet", "rrdbnet"],
 )
-def test_every_mixture_of_types(config: GeneratorConfig, precision: str) -> None:
+def test_every_mixture_of_types(config: GeneratorConfig, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read, added and kept, each in float32 or bfloat16."""
+    monkeypatch.setattr("engine.fuse._FINISHED", ())  # or residuals would be added by the steps before
     generator = made(config)
     image = picture_for(generator, height=20, width=36) if HAS_UNIT else picture_for(generator, height=8, width=12)
     expected = expected_of(generator, image)
@@ -521,7 +522,8 @@ class TestRefused:
         with pytest.raises(RuntimeError, match="a step of the matrix unit of an unknown shape"):
             with_steps(fused, steps)(torch.zeros(1, 3, 16, 16))
 
-    def test_two_residuals_of_different_types(self) -> None:
+    def test_two_residuals_of_different_types(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("engine.fuse._FINISHED", ())
         fused = fuse(made(RRDBNetConfig(width=16, growth=16, blocks=1, scale=1)), "bf16", matrix=True)
         steps = steps_of(fused)
         adding = next(step for step in steps if step.second_residual != NONE)
