@@ -565,8 +565,12 @@ inline const char* residual_at(const Source& residual, int64_t y, int64_t x, int
 // The target of `pixels` pixels from (y, x) of the output on.
 inline MatrixTarget matrix_target(const Convolution& c, int64_t y, int64_t x, int64_t channel, int64_t pixels,
                                   int64_t in_row) {
-  return {output_at(c, y, x, channel), pixels, in_row, residual_at(c.finish.residual, y, x, channel),
-          residual_at(c.finish.second_residual, y, x, channel)};
+  MatrixTarget target = {output_at(c, y, x, channel), pixels, in_row, nullptr, nullptr};
+  if (c.finish.residual.data) {
+    target.residual = residual_at(c.finish.residual, y, x, channel);
+    target.second_residual = residual_at(c.finish.second_residual, y, x, channel);
+  }
+  return target;
 }
 
 // The sums of up to four tiles on their way to the output, some pixels at a time beside the products of the next ones.
@@ -576,7 +580,7 @@ struct MatrixOutput {
   static constexpr int kVectors = kBlocks * kBlockVectors;
   static constexpr int kChains = 2;  // of additions that do not wait for each other
 
-  MatrixTarget targets[4];
+  MatrixTarget* targets = nullptr;
   const float* sums = nullptr;  // [tile][16][16 kBlocks]
   float slopes[kBlocks * kChannelBlock];
   const Finish* finishing;
@@ -588,8 +592,8 @@ struct MatrixOutput {
   int64_t pixel = 0;
   V total[kChains][kVectors] = {}, squares[kChains][kVectors] = {};
 
-  void begin(const MatrixTarget* to, int count) {
-    for (int i = 0; i < count; ++i) targets[i] = to[i];
+  void begin(MatrixTarget* to, int count) {
+    targets = to;
     tile = 0, tiles = count, pixel = 0;
   }
 
@@ -758,16 +762,17 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
     __builtin_memcpy(scratch.biases + row * kMatrixSide, of_block, kMatrixSide * sizeof(float));
   }
   MatrixInput inputs[kTiles];
-  MatrixTarget targets[kTiles];
+  MatrixTarget targets[2][kTiles];
   MatrixSums sums = {{}, kBlocks * kChannelBlock * 4, scratch.biases};
   pending.sums = scratch.sums;
-  int made = 0;
+  int made = 0, turn = 0;
   for (int64_t first = 0, y = 0, x = 0; first < tiles; first += kTiles) {
-    pending.begin(targets, made);
+    pending.begin(targets[turn], made);
+    turn = 1 - turn;
     made = static_cast<int>(smaller(tiles - first, kTiles));
     for (int i = 0; i < kTiles; ++i) {
       inputs[i] = i < made ? input(y, x) : inputs[0];
-      if (i < made) targets[i] = target(y, x);
+      if (i < made) targets[turn][i] = target(y, x);
       if (++y == rows) y = 0, x += kMatrixSide;
     }
     ahead.from = inputs[0].rows[ahead_row] + inputs[0].column * ahead.pixel_bytes;
@@ -777,7 +782,7 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
     for (int i = 0; i < kTiles; ++i) sums.tiles[i] = scratch.sums + i * kTileSums;
   }
   next_sums<kTiles, kBlocks>(unit, sums);
-  pending.begin(targets, made);
+  pending.begin(targets[turn], made);
   pending.finish();
   if constexpr (kCounts) pending.write_statistics(statistics, c.out_channels, channel);
 }
