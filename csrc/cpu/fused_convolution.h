@@ -4,7 +4,8 @@
 // kChannelBlock (what is more than the layer has is zero). A convolution reads the raw output of earlier ones and
 // brings it to what the layer sees, row by row, into a scratch ring: normalisation (value * scale + shift), activation,
 // residual, padding. Only there, or in Winograd's transformed tiles, do they become what is multiplied, float32 or
-// bfloat16; sums are float32. On write it adds the bias and sums what the next normalisation needs.
+// bfloat16; sums are float32. On write it adds the bias and sums what the next normalisation needs. Where there are no
+// norms, the matrix unit's steps do the rest on write too (Finish), so that the next one reads the very values.
 //
 // An output row y of the base grid takes input rows y * stride + dy ... for each phase; with up = 2 the four phases
 // (a, b) make output rows 2 y + a and columns 2 x + b, which is what a transposed convolution of stride 2, or a

@@ -10,6 +10,7 @@
 #if !defined(STREAMGAN_HAS_MATRIX_UNIT)
 #include "csrc/cpu/matrix_unit_emulated.h"
 #endif
+#include "csrc/cpu/matrix_picture_x.h"
 #include "csrc/cpu/matrix_x.h"
 
 template <typename Float32Rows, typename Float32Columns, typename BFloat16Rows, typename BFloat16Columns>
