@@ -1,6 +1,6 @@
 """Generators as users' code defines them, written from the facts alone; nothing here imports `engine`.
 
-`LAYOUTS` lists each key layout once, with the variants that the tests load: the README's table is made from it.
+`LAYOUTS` lists each key layout once, with the variants that the tests load: docs/checkpoints.md has its table.
 """
 
 import dataclasses
