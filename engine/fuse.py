@@ -117,7 +117,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fast": torch.bfloat16}
 
 
 def fuse(
-    generator: Generator, precision: str, *, tile: tuple[int, int] | None = None, matrix: bool = False
+    generator: Generator,
+    precision: str,
+    *,
+    tile: tuple[int, int] | None = None,
+    matrix: bool = False,
+    first_parts: int = 2,
 ) -> FusedGenerator:
     """The generator as one operator.
 
@@ -129,6 +134,8 @@ def fuse(
         tile: one of TILES, else the precision's own.
         matrix: whether convolutions are packed for a matrix unit (AMX). They run everywhere, but where there is none
             it is emulated, which takes a hundred times as long: see `has_matrix_unit`.
+        first_parts: on a matrix unit, how many bfloat16 numbers the first layer's weights are the sum of, 1 or 2. One
+            loses some 1 dB, and gains a twentieth of the time if the first layer has few channels.
 
     Raises:
         BackendError: it has a layer that the fused operator does not know.
@@ -138,7 +145,7 @@ def fuse(
     method = TILES[tile or _USUAL_TILES[precision]]
     if method == WINOGRAD8 and precision != "fp32":
         raise BackendError("tiles of 8x8 are for fp32 only")
-    builder = _Builder(generator, precision, method, matrix=matrix)
+    builder = _Builder(generator, precision, method, matrix=matrix, first_parts=first_parts)
     value = builder.walk(layers_of(generator), _Value((NONE,), (generator.config.in_channels,)))
     if value.sources != (NONE,) or not builder.steps:
         raise BackendError("the generator does not end with a convolution to a picture")
@@ -250,7 +257,9 @@ class _Value:
 class _Builder:
     """Turns layers into steps and packs their weights."""
 
-    def __init__(self, generator: Generator, precision: str, square_method: int, *, matrix: bool) -> None:
+    def __init__(
+        self, generator: Generator, precision: str, square_method: int, *, matrix: bool, first_parts: int
+    ) -> None:
         convolutions = [layer for layer in generator.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         self._square_method = square_method
         self._matrix = matrix
@@ -258,7 +267,7 @@ class _Builder:
         self._finishes = matrix and precision != "fp32" and isinstance(generator, _FINISHED)
         self._last = convolutions[-1]
         self._first_is_small = convolutions[0].out_channels >= _WIDE_CHANNELS
-        self._first_is_narrow = convolutions[0].out_channels <= _NARROW_CHANNELS
+        self._first_parts = first_parts
         self._image_range = generator.input_range
         self._side = max(generator.minimum_size, _USUAL_SIDE)
         self.steps: list[Step] = []
@@ -606,8 +615,7 @@ class _Builder:
         if step.multiplies_float32 or step.padding != REFLECT:
             step.image_scale_bits, step.image_offset_bits = float_bits(1.0), float_bits(0.0)
             return phases, bias
-        # Of the matrix unit. With few channels a second product would be a twentieth of the time, for 1 dB.
-        step.weight_parts = 1 if self._first_is_narrow else 2
+        step.weight_parts = self._first_parts  # of the matrix unit
         step.image_scale_bits, step.image_offset_bits = float_bits(scale), float_bits(offset)
         constant = torch.stack([phase.kernel.sum(dim=(1, 2, 3)) for phase in phases]).sum(dim=0) * (-offset / scale)
         return [dataclasses.replace(phase, kernel=phase.kernel / scale) for phase in phases], bias + constant

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.backends import fused as fused_backend
 from engine.fuse import fuse, has_matrix_unit
 from engine.fuse_program import BILINEAR, DEPTHWISE, MATRIX, MATRIX_PICTURE, NONE, FusedGenerator, Step, steps_of
 from engine.generators import Generator, GeneratorConfig, ResNet, ResNetConfig, RRDBNetConfig, SRVGGConfig, build
@@ -360,6 +361,18 @@ def test_every_mixture_of_types(config: GeneratorConfig, precision: str, monkeyp
     chance = random.Random(0)
     for _ in range(12 if HAS_UNIT else 3):
         assert error_db(retyped(fused, chance)(image), expected) > bfloat16_least(generator, image)
+
+
+@pytest.mark.parametrize(("width", "parity_db", "parts"), [(16, 50.0, 1), (16, 46.0, 2), (32, 60.0, 2)])
+def test_first_layers_of_few_channels_are_as_exact_as_they_have_to_be(
+    width: int, parity_db: float, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.fuse.has_matrix_unit", lambda: True)
+    generator = made(ResNetConfig(width=width, blocks=1))
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)
+    compiled = fused_backend.compile_generator(generator, example, "bf16", lambda run: parity_db)
+    assert isinstance(compiled, FusedGenerator)
+    assert steps_of(compiled)[0].weight_parts == parts
 
 
 def test_bf16_lies_between_the_layers_and_is_kept() -> None:
