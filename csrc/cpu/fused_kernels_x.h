@@ -10,8 +10,9 @@
 #if !defined(STREAMGAN_HAS_MATRIX_UNIT)
 #include "csrc/cpu/matrix_unit_emulated.h"
 #endif
-#include "csrc/cpu/matrix_picture_x.h"
 #include "csrc/cpu/matrix_x.h"
+// Which the last layer uses:
+#include "csrc/cpu/matrix_picture_x.h"
 
 template <typename Float32Rows, typename Float32Columns, typename BFloat16Rows, typename BFloat16Columns>
 constexpr MethodKernels tile_kernels() {
