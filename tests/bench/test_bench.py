@@ -34,6 +34,7 @@ def test_ops_puts_every_operator_beside_what_it_replaces(tmp_path: Path, capsys:
     assert first.facts["bytes_moved"] == 65 * 33 * 3 * (1 + 4)
 
 
+@pytest.mark.slow
 def test_ops_joins_the_rounds_of_several_processes(tmp_path: Path) -> None:
     path = tmp_path / "ops.json"
     chosen = ["--ops", "frames_to_tensor float32", "--size", "64x48", "--rounds", "2", "--processes", "2"]
