@@ -170,6 +170,8 @@ def render(name: str, files: Sequence[ResultFile], page: Path, charts_folder: Pa
         )
     command = name.split("-")[0]
     chosen = [file for file in files if file.results.command == command]
+    if name == "model-summary":  # what a processor can do, not what it does when held to less
+        chosen = [file for file in chosen if file.results.arguments.get("isa") is None]
     if name in ("model", "model-summary"):
         # Of each processor or device the newest file; model-full has them all.
         newest = {_measured_on(file.results): file for file in sorted(chosen, key=lambda file: file.results.date)}
