@@ -548,8 +548,9 @@ class _Builder:
             return self._depthwise_convolution(layer, value, keep=keep, following=following)
         self._require(layer.groups == 1 and layer.dilation == (1, 1), layer)
         weight, bias = (gain * values for values in self._weights(layer, following))
-        border = int(layer.padding[0]) + (_PICTURE_BLOCK - 1 if layer is self._last else 0)
-        value = self._finished(value, border=border)
+        if self._finishes:
+            border = int(layer.padding[0]) + (_PICTURE_BLOCK - 1 if layer is self._last else 0)
+            value = self._finished(value, border=border)
         if value.unshuffled > 1:
             weight = unshuffled_kernel(weight, value.unshuffled)
         # The channels of each source are stored, and read, in whole blocks.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.backends import fused as fused_backend
+from engine.errors import BackendError
 from engine.fuse import fuse, has_matrix_unit
 from engine.fuse_program import BILINEAR, DEPTHWISE, MATRIX, MATRIX_PICTURE, NONE, FusedGenerator, Step, steps_of
 from engine.generators import Generator, GeneratorConfig, ResNet, ResNetConfig, RRDBNetConfig, SRVGGConfig, build
@@ -512,6 +513,12 @@ def test_programs_damaged_in_several_places(name: str) -> None:
         for _ in range(chance.randint(1, 4)):
             changed = damaged(changed, chance.randrange(4, len(fused.program)), chance.choice(numbers))
         runs_on(changed, image)
+
+
+def test_a_padding_by_name_is_refused_in_one_line() -> None:
+    generator = chained(nn.Conv2d(3, 16, 3, padding="same"), nn.Conv2d(16, 3, 3, padding=1))
+    with pytest.raises(BackendError, match="does not know the padding"):
+        fuse(generator, "bf16", matrix=True)
 
 
 class TestRefused:
