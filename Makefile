@@ -18,15 +18,16 @@ MACHINE ?= $(shell $(BENCH_VENV)/bin/python -m bench.machine)
 GPU_RESULTS ?= bench/results
 # For the device that is there, in seconds instead of for all in a minute.
 BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-GPU_TESTS := tests/engine/test_frame_runner.py tests/engine/test_fuse_norms.py tests/engine/test_translator.py \
-  tests/engine/test_tensorrt_rtx.py tests/engine/test_tensorrt.py tests/engine/test_tensorrt_plugin.py \
-  tests/engine/test_onnxruntime.py tests/engine/test_onnxruntime_tensorrt.py \
-  $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/test_device_frames.py tests/engine/video/test_hardware.py)
+GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/fused/test_norms.py tests/engine/test_translator.py \
+  tests/engine/backends/test_tensorrt_rtx.py tests/engine/backends/test_tensorrt.py tests/engine/backends/test_tensorrt_plugin.py \
+  tests/engine/backends/test_onnxruntime.py tests/engine/backends/test_onnxruntime_tensorrt.py \
+  $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/nvidia/test_frames.py tests/engine/video/nvidia/test_codecs.py)
 
-.PHONY: help setup run test test-all lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
+.PHONY: help setup run wheel test test-all lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
+	@echo 'make wheel       build a wheel for this Python into dist/; it installs without a compiler'
 	@echo 'make test        all tests but the slow ones'
 	@echo 'make test-all    the slow ones too: some minutes more'
 	@echo 'make lint        ruff, mypy, clang-format, and whether the documents say what bench/results says'
@@ -54,6 +55,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(CPP
 
 run: setup
 	@$(PYTHON) -m engine.run $(if $(VIDEO),"$(VIDEO)") $(if $(STYLE),--style "$(STYLE)") $(ARGS)
+
+wheel: setup
+	$(PYTHON) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
 
 test: setup
 	$(PYTHON) -m pytest
@@ -108,8 +113,8 @@ sanitize: $(VENV)/.installed
 	STREAMGAN_SANITIZE=ON $(PYTHON) setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:allocator_may_return_null=1:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \
-	  UBSAN_OPTIONS=halt_on_error=1 $(PYTHON) -m pytest tests/ops tests/engine/test_fuse.py tests/engine/test_fuse_super_resolution.py tests/engine/test_fuse_finished.py \
-	  tests/engine/test_matrix.py tests/engine/test_packed.py -k 'not operator_like and not elsewhere and not noticed and not refuses'; status=$$?; \
+	  UBSAN_OPTIONS=halt_on_error=1 $(PYTHON) -m pytest tests/ops tests/engine/fused/test_lowering.py tests/engine/fused/test_super_resolution.py tests/engine/fused/test_finished.py \
+	  tests/engine/fused/test_matrix.py tests/engine/runners/test_packed.py -k 'not operator_like and not elsewhere and not noticed and not refuses'; status=$$?; \
 	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
 test-gpu:

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 MINIMUM_CMAKE = (3, 24)
 INSTALL_HINT = (
     "Install one and try again: Debian/Ubuntu `sudo apt install build-essential cmake`, "
-    "Fedora `sudo dnf install gcc-c++ cmake`, macOS `xcode-select --install && brew install cmake`, "
-    "Windows: Visual Studio Build Tools with 'Desktop development with C++'. "
-    "Another compiler is chosen with the variable CXX."
+    "Fedora `sudo dnf install gcc-c++ cmake`, macOS `xcode-select --install && brew install cmake`. "
+    "CXX chooses another compiler. A wheel from `make wheel` on another machine needs none."
 )
 
 
@@ -30,10 +30,8 @@ class BuildToolError(Exception):
 
 
 def find_compiler(environment: Mapping[str, str] = os.environ) -> str:
-    """The C++ compiler that CMake will take: CXX, or a name. On Windows CMake finds Visual Studio by itself."""
+    """The C++ compiler that CMake will take: CXX, or a name."""
     chosen = environment.get("CXX", "").split()
-    if not chosen and sys.platform == "win32":
-        return "msvc"
     for name in chosen[:1] or ["c++", "g++", "clang++"]:
         if shutil.which(name, path=environment.get("PATH", "")):
             return " ".join(chosen) or name
@@ -88,14 +86,28 @@ def _search_path(environment: Mapping[str, str]) -> str:
     return os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", "")])
 
 
+def require_tools() -> tuple[str, str, list[str]]:
+    """The compiler, CMake, and its arguments; ends the process with one line where something is missing."""
+    try:
+        return find_compiler(), find_cmake(), cmake_arguments()
+    except BuildToolError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+class Build(build):
+    """Starts with an empty folder: otherwise a wheel would contain modules that an earlier build has left there."""
+
+    def run(self) -> None:
+        require_tools()
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class CMakeBuild(build_ext):
     """Runs CMake in build/cmake-<Python>-<compiler>, kept for the next build, and installs into `engine`."""
 
     def build_extension(self, ext: Extension) -> None:
-        try:
-            compiler, self.cmake, arguments = find_compiler(), find_cmake(), cmake_arguments()
-        except BuildToolError as error:
-            raise SystemExit(f"error: {error}") from None
+        compiler, self.cmake, arguments = require_tools()
         compiler_tag = "-".join(Path(word).name for word in compiler.split())
         self.build_folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{compiler_tag}"
         self._run(["-S", str(ROOT), "-B", str(self.build_folder), *arguments], "configuring")
@@ -119,4 +131,4 @@ class CMakeBuild(build_ext):
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("engine._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+    setup(ext_modules=[Extension("engine._native", sources=[])], cmdclass={"build": Build, "build_ext": CMakeBuild})

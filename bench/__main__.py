@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from engine.allocator import keep_freed_memory
+from engine.command_line import command_name
 from engine.errors import EngineError
 
 # Command, which is also the module's name -> what --help says of it.
@@ -29,7 +30,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     keep_freed_memory()
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures this project on this machine.")
+    parser = argparse.ArgumentParser(prog=command_name("bench"), description="Measures this project on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         module = importlib.import_module(f"bench.{name}")

@@ -6,12 +6,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engine.allocator import import_engine, keep_freed_memory
-
-if TYPE_CHECKING:
-    from engine.translator import Translator
+from engine.allocator import keep_freed_memory
 
 
 def started_seconds_ago() -> float:
@@ -32,26 +28,11 @@ def main() -> None:
 
     import numpy as np
 
-    from engine import memory
-    from engine.quick_start import QUICK_BACKENDS, QuickTranslator, Request
+    from engine import Translator, memory
 
     frame = np.load(Path(folder) / "frame.npy")
     weights = Path(folder) / "generator.safetensors"
-
-    def make() -> Translator:
-        import_engine()
-        import torch
-
-        from engine.translator import Translator
-
-        torch.set_num_threads(int(threads))
-        return Translator(weights, backend=backend, precision=precision, device=device)
-
-    if device == "cpu" and backend in QUICK_BACKENDS:
-        request = Request(weights, backend=backend, precision=precision, threads=int(threads))
-        translator: QuickTranslator | Translator = QuickTranslator(request, make, size=frame.shape[:2])
-    else:
-        translator = make()
+    translator = Translator(weights, backend=backend, precision=precision, device=device, threads=int(threads))
     translator.engine_for(frame)
     translator(frame)
     first_frame_seconds = time.perf_counter() - started

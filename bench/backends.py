@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 from bench import results
-from bench.generators import make_generator, parse_size, real_frame
+from bench.generators import make_generator, real_frame
 from bench.measured_process import run_process
 from bench.results import Results, Row
 from engine.backends import BACKENDS
 from engine.checkpoint import save_generator
+from engine.device import choose_device
 from engine.errors import EngineError
-from engine.precision import choose_device
+from engine.sizes import parse_size
 
 FULL = ("resnet9-64 256x256", "resnet6-16 640x360")
 

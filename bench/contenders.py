@@ -7,8 +7,7 @@ import importlib
 from types import ModuleType
 
 from bench.peers import Spec
-from engine.artifacts import is_file_backend
-from engine.backends import BACKENDS
+from engine.backends import BACKENDS, InMemoryBackend
 from engine.precision import PRECISIONS
 
 
@@ -37,7 +36,7 @@ class Contender:
     @property
     def uses_inductor(self) -> bool:
         """Whether it starts torch's compiler, which examines the machine on its first use."""
-        return self.module in ("torch_compile", "aoti") or self.backend in ("inductor", "aoti")
+        return self.module in ("torch_compile", "aoti") or self.backend == "inductor"
 
     def implementation(self) -> ModuleType:
         """Its module, imported."""
@@ -64,14 +63,9 @@ _PEERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-def in_memory_backends() -> list[str]:
+def in_memory_backends() -> dict[str, InMemoryBackend]:
     """Our backends that are no other runtime's: those are the peers themselves, and `bench backends` measures them."""
-    return [name for name, backend in BACKENDS.items() if not is_file_backend(backend)]
-
-
-def _module_of(backend: str, device: str) -> str:
-    """The module of `bench.peers` that runs a backend of ours as the product does."""
-    return "engine_packed" if (backend, device) == ("fused", "cpu") else "engine_backend"
+    return {name: backend for name, backend in BACKENDS.items() if isinstance(backend, InMemoryBackend)}
 
 
 def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender]:
@@ -82,12 +76,19 @@ def contenders(device: str, *, emulated: tuple[str, ...] = ()) -> list[Contender
             against them; peers are not, for people ask.
     """
     ours = [
-        Contender(f"engine {backend} {precision}", _module_of(backend, device), precision, ours=True, backend=backend)
-        for backend in in_memory_backends()
+        Contender(
+            f"engine {name} {precision}",
+            # As the product runs it from the second time on.
+            "engine_packed" if backend.runs_without_torch and device == "cpu" else "engine_backend",
+            precision,
+            ours=True,
+            backend=name,
+        )
+        for name, backend in in_memory_backends().items()
         for precision in PRECISIONS
         if precision not in emulated
         # Elsewhere `fast` is the half precision of the device under a looser limit.
-        if precision != "fast" or (device == "cpu" and getattr(BACKENDS[backend], "HAS_FAST", False))
+        if precision != "fast" or (device == "cpu" and backend.has_fast)
     ]
     peers = [
         Contender(f"{tool} {precision}", module, precision)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.checkpoint import load_generator
 from engine.errors import EngineError
 from engine.generators import (
     AnimeGANConfig,
@@ -25,8 +26,8 @@ from engine.generators import (
     build,
 )
 from engine.samples import SAMPLE
+from engine.sizes import padded_size
 from engine.styles import DEFAULT_STYLE
-from engine.translator import load_generator
 
 
 def _untrained(config: GeneratorConfig, *, output_std: float | None = None, side: int = 256) -> Callable[[], Generator]:
@@ -91,18 +92,6 @@ def make_generator(name: str) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """`WxH` as (width, height).
-
-    Raises:
-        EngineError: it is not of that form.
-    """
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise EngineError(f"size {size!r}: WxH is needed, such as 640x360")
-    return int(width), int(height)
-
-
 def real_frame(width: int, height: int) -> np.ndarray:
     """A frame of the sample clip at that size, uint8 [H, W, 3], BGR."""
     capture = cv2.VideoCapture(str(SAMPLE))
@@ -120,7 +109,7 @@ def generator_input(generator: Generator, frame: np.ndarray) -> np.ndarray:
     The padding at the right and the bottom brings both sides to a multiple that the generator takes (256 for U-Net
     256, so 640x360 is run at 768x512), as the product does.
     """
-    height, width = (_padded(side, generator) for side in frame.shape[:2])
+    height, width = padded_size(generator, *frame.shape[:2])
     padded = cv2.copyMakeBorder(
         frame, 0, height - frame.shape[0], 0, width - frame.shape[1], borderType=cv2.BORDER_REFLECT_101
     )
@@ -146,7 +135,3 @@ def count_flops(generator: Generator, shape: tuple[int, ...]) -> int:
     with torch.inference_mode(False), torch.no_grad(), counter:
         on_meta(torch.empty(shape, device="meta"))
     return int(counter.get_total_flops())
-
-
-def _padded(side: int, generator: Generator) -> int:
-    return -(-max(side, generator.minimum_size) // generator.multiple) * generator.multiple

@@ -24,23 +24,23 @@ import torch
 from torch import Tensor
 
 from bench import compare, results
-from bench.generators import count_flops, make_generator, parse_size, real_frame
+from bench.generators import count_flops, make_generator, real_frame
 from bench.peaks import Probe
 from bench.peers.torch_session import captured
 from bench.results import Results, Row
 from engine import ops
-from engine.backends import get_backend
-from engine.errors import EngineError
-from engine.fuse_norms import NormFused
+from engine.backends import BACKENDS, get_backend
+from engine.device import choose_device
+from engine.errors import EngineError, first_line
 from engine.generators import Generator
-from engine.precision import choose_device, fastest_precision, psnr_db
+from engine.parity import psnr_db
+from engine.precision import fastest_precision
+from engine.runners.cuda_graph import CudaGraphRunner
+from engine.sizes import padded_size, parse_size
 from engine.translator import Translator
 
 CASES = ("256x256x1", "256x256x8", "1280x720x1", "1920x1080x1")
-BACKENDS = (
-    *("fused", "eager", "torchscript", "onnxruntime", "onnxruntime-tensorrt", "tensorrt-rtx", "tensorrt"),
-    "inductor",
-)
+ON_CUDA = tuple(name for name, backend in BACKENDS.items() if "cuda" in backend.devices)
 ALONE = "generator alone"
 
 VIDEOS = ("1280x720", "1920x1080")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench gpu`."""
     parser.add_argument("--generator", default="resnet9-64", help="name or checkpoint file (default: %(default)s)")
     parser.add_argument("--cases", nargs="*", default=CASES, metavar="WxHxN", help="frame size and batch")
-    parser.add_argument("--backends", nargs="+", default=BACKENDS, metavar="NAME", help=f"(default: {BACKENDS})")
+    parser.add_argument("--backends", nargs="+", default=ON_CUDA, metavar="NAME", help=f"(default: {ON_CUDA})")
     parser.add_argument("--norms", nargs="*", default=NORMS, metavar="NxCxHxW", help="of instance_norm_act")
     parser.add_argument("--videos", nargs="*", default=VIDEOS, metavar="WxH", help="of yuv_to_bgr and bgr_to_yuv")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
@@ -155,7 +155,7 @@ def measure_case(
     if not count.isdecimal() or not int(count):
         raise EngineError(f"case {case!r}: WxHxN is needed, such as 256x256x8")
     batch = np.repeat(real_frame(width, height)[None], int(count), axis=0)
-    flops = count_flops(generator, (len(batch), 3, *_padded(generator, height, width)))
+    flops = count_flops(generator, (len(batch), 3, *padded_size(generator, height, width)))
     group = f"{arguments.generator} {width}x{height} batch {count}"
     expected = Translator(generator, backend="eager", precision="fp32", device=str(device))(batch)
     rows, turns = [], []
@@ -168,7 +168,7 @@ def measure_case(
         try:
             turns.append(_ready(row, generator, backend, precision, device, batch, expected))
         except (EngineError, RuntimeError) as error:
-            row.failure = str(error).splitlines()[0]
+            row.failure = first_line(error)
     alone = _generator_alone(turns, batch)
     alone_row = Row(group, ALONE, ours=True, failure=None if alone else "the fused backend does not run")
     peaks = []
@@ -224,18 +224,12 @@ def _generator_alone(turns: list[Turn], batch: np.ndarray) -> Callable[[], None]
     """Our generator on a tensor that is on the device already."""
     for turn in turns:
         engine = turn.translator.engine
-        if engine is not None and isinstance(engine.run, NormFused):
-            height, width = _padded(turn.translator.generator, *batch.shape[1:3])
-            device = turn.translator.device
+        if engine is not None and isinstance(engine.runner, CudaGraphRunner):
+            runner, device = engine.runner, turn.translator.device
+            height, width = runner.facts.padded_size(*batch.shape[1:3])
             image = torch.rand((len(batch), 3, height, width), device=device).mul_(2).sub_(1)
-            return captured(engine.run, image.to(engine.dtype).to(memory_format=torch.channels_last))
+            return captured(runner.run, image.to(runner.dtype).to(memory_format=torch.channels_last))
     return None
-
-
-def _padded(generator: Generator, height: int, width: int) -> tuple[int, int]:
-    padded = (-(-max(side, generator.minimum_size) // generator.multiple) for side in (height, width))
-    height, width = (multiples * generator.multiple for multiples in padded)
-    return height, width
 
 
 # --- the norm ---

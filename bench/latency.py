@@ -38,11 +38,12 @@ from bench.results import Row
 from engine.errors import SourceError
 from engine.pipeline import Pipeline
 from engine.samples import SAMPLE
+from engine.sizes import parse_size
 from engine.styles import DEFAULT_STYLE
 from engine.translator import Translator
 from engine.video import Frame, Sink, StopStream
-from engine.video.live import SILENCE_SECONDS, open_camera
-from engine.video.outputs import TeeSink, WindowSink
+from engine.video.live_source import SILENCE_SECONDS, open_camera
+from engine.video.window import TeeSink, WindowSink
 
 DEFAULT_RATES = ("0.5x", "0.9x", "1.5x", "3x")
 
@@ -66,7 +67,7 @@ _GENERATOR_SECONDS = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench latency`."""
     parser.add_argument("--style", default=DEFAULT_STYLE, help="bundled style or checkpoint (default: %(default)s)")
-    parser.add_argument("--size", type=_size, default="640x360", metavar="WxH", help="of frames (default: %(default)s)")
+    parser.add_argument("--size", type=parse_size, default="640x360", metavar="WxH", help="(default: %(default)s)")
     parser.add_argument(
         "--rates",
         nargs="+",
@@ -289,11 +290,10 @@ class FakeWebcam:
                 self.lost += 1
 
 
-class Display:
+class Display(Sink):
     """A sink that notes when it was given which frame."""
 
     needs_calling_thread = True  # as a window does
-    warnings: list[str] = []  # noqa: RUF012 - never filled
 
     def __init__(self) -> None:
         self.shown_at: list[float] = []  # `time.perf_counter()`
@@ -303,12 +303,6 @@ class Display:
         self.shown_at.append(time.perf_counter())
         assert frame.captured_seconds is not None, "the pipeline lost a live frame's capture time"
         self._arrived.append(frame.captured_seconds)
-
-    def finish(self, *, is_cut: bool = False) -> Path | None:
-        return None
-
-    def abort(self) -> Path | None:
-        return None
 
     def ages_seconds(self, camera: FakeWebcam) -> list[float]:
         """Age of each shown frame at its display, from the camera's moment of capture."""
@@ -429,10 +423,3 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x360")
-    return int(width), int(height)

@@ -18,35 +18,22 @@ from pathlib import Path
 import torch
 
 from bench import results
-from bench.generators import GENERATORS, generator_input, make_generator, parse_size, real_frame
+from bench.generators import GENERATORS, generator_input, make_generator, real_frame
 from bench.peaks import Probe
 from bench.results import Row
 from engine import ops
-from engine.fuse import DTYPES, fuse, has_matrix_unit
-from engine.fuse_program import (
-    BILINEAR,
-    COLUMNS,
-    DEPTHWISE,
-    DIRECT,
-    IMAGE_CHANNELS,
-    MATRIX,
-    MATRIX_PICTURE,
-    NONE,
-    SHUFFLE,
-    TILES,
-    WINOGRAD2,
-    WINOGRAD4,
-    WINOGRAD8,
-    WINOGRAD42,
-    WINOGRAD_PAIRS,
-    WINOGRAD_STRIDED,
-    WINOGRAD_TRANSPOSED,
-    Step,
-    is_vertical,
-    steps_of,
-)
+from engine.fused.lowering import fuse, has_matrix_unit
+from engine.fused.program import IMAGE_CHANNELS, NONE, TILES, Packing, Step, is_vertical, steps_of
+from engine.fused.steps import DTYPES
+from engine.sizes import parse_size
 
-_METHODS = {DIRECT: "direct", DEPTHWISE: "depthwise", BILINEAR: "bilinear", COLUMNS: "columns", SHUFFLE: "shuffle"}
+_NAMES: dict[int, str] = {
+    Packing.DIRECT: "direct",
+    Packing.DEPTHWISE: "depthwise",
+    Packing.BILINEAR: "bilinear",
+    Packing.COLUMNS: "columns",
+    Packing.SHUFFLE: "shuffle",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +56,20 @@ class Tiling:
         return (-(-height // self.outputs[0]) * -(-width // self.outputs[1]) + 5) * self.products
 
 
-# By method; where there are two, the one that takes less on the picture.
-_TILINGS = {
-    WINOGRAD2: (Tiling("F(2x2)", 16, 36, (2, 2)),),
-    WINOGRAD42: (Tiling("F(4x2)", 24, 72, (4, 2)),),
-    WINOGRAD4: (Tiling("F(4x4)", 36, 144, (4, 4)),),
-    WINOGRAD8: (Tiling("F(8x8)", 100, 576, (8, 8)), Tiling("F(4x4)", 36, 144, (4, 4))),
-    WINOGRAD_PAIRS: (Tiling("F(2x2) of 2x2", 9, 16, (2, 2)), Tiling("F(4x4) of 2x2", 25, 64, (4, 4))),
-    WINOGRAD_STRIDED: (Tiling("F(2x2) strided", 25, 36, (2, 2)), Tiling("F(4x4) strided", 81, 144, (4, 4))),
-    WINOGRAD_TRANSPOSED: (Tiling("F(4x4) transposed", 25, 36, (4, 4)), Tiling("F(8x8) transposed", 81, 144, (8, 8))),
+# By packing; where there are two, the one that takes less on the picture.
+_TILINGS: dict[int, tuple[Tiling, ...]] = {
+    Packing.WINOGRAD2: (Tiling("F(2x2)", 16, 36, (2, 2)),),
+    Packing.WINOGRAD42: (Tiling("F(4x2)", 24, 72, (4, 2)),),
+    Packing.WINOGRAD4: (Tiling("F(4x4)", 36, 144, (4, 4)),),
+    Packing.WINOGRAD8: (Tiling("F(8x8)", 100, 576, (8, 8)), Tiling("F(4x4)", 36, 144, (4, 4))),
+    Packing.WINOGRAD_PAIRS: (Tiling("F(2x2) of 2x2", 9, 16, (2, 2)), Tiling("F(4x4) of 2x2", 25, 64, (4, 4))),
+    Packing.WINOGRAD_STRIDED: (Tiling("F(2x2) strided", 25, 36, (2, 2)), Tiling("F(4x4) strided", 81, 144, (4, 4))),
+    Packing.WINOGRAD_TRANSPOSED: (
+        Tiling("F(4x4) transposed", 25, 36, (4, 4)),
+        Tiling("F(8x8) transposed", 81, 144, (8, 8)),
+    ),
 }
-# Of fewer pixels a direct convolution is only that, as in csrc/generator/plan.cpp.
+# Of fewer pixels a direct convolution is only that, as in csrc/generator/algorithms.h.
 _FEW_PIXELS = 256
 _TILES = {f"{rows}x{columns}": (rows, columns) for rows, columns in TILES}
 _PEAKS = {"fp32": "float32_gflops", "bf16": "bf16_gflops", "fast": "bf16_gflops"}
@@ -146,32 +136,34 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
     sizes = {-1: (height, width)}
     for step in steps:
         rows, columns = sizes[step.source]
-        pads = step.pad_before + step.pad_after - step.kernel
+        pads = step.pad_before + step.pad_after - step.taps
         base = (rows + pads) // step.stride + 1, (columns + pads) // step.stride + 1
         if step.save >= 0:
             sizes[step.save] = rows, columns
         sizes[step.output] = base[0] * step.up, base[1] * step.up
-        if step.method in (MATRIX, MATRIX_PICTURE):
+        if step.packing in (Packing.MATRIX, Packing.MATRIX_LAST):
             yield _on_matrix_unit(step, (rows, columns), base)
             continue
-        used = step.phases[: step.up if step.method == COLUMNS else 0 if step.method == SHUFFLE else step.up**2]
-        taps = step.stride**2 * 4 if step.method == WINOGRAD_PAIRS and step.up == 1 else 0
-        taps = 9 if step.method == WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
-        taps = 8 if step.method == BILINEAR else taps  # two for each of four outputs
-        in_channels = 1 if step.method in (DEPTHWISE, BILINEAR) else step.in_channels
+        used = step.phases[
+            : step.up if step.packing == Packing.COLUMNS else 0 if step.packing == Packing.SHUFFLE else step.up**2
+        ]
+        taps = step.stride**2 * 4 if step.packing == Packing.WINOGRAD_PAIRS and step.up == 1 else 0
+        taps = 9 if step.packing == Packing.WINOGRAD_TRANSPOSED else taps or sum(phase[1] * phase[3] for phase in used)
+        taps = 8 if step.packing == Packing.BILINEAR else taps  # two for each of four outputs
+        in_channels = 1 if step.packing in (Packing.DEPTHWISE, Packing.BILINEAR) else step.in_channels
         multiplied = 2e-9 * taps * in_channels * step.out_channels * base[0] * base[1]
         defined = multiplied
-        if step.method == COLUMNS:
-            defined = multiplied * step.kernel_width * step.picture_channels / step.out_channels
-        grid = (2 * base[0], 2 * base[1]) if step.method == WINOGRAD_TRANSPOSED else base
-        tiling = min(_TILINGS.get(step.method, ()), key=lambda tiling: tiling.cost(*grid), default=None)
+        if step.packing == Packing.COLUMNS:
+            defined = multiplied * step.filter_width * step.picture_channels / step.out_channels
+        grid = (2 * base[0], 2 * base[1]) if step.packing == Packing.WINOGRAD_TRANSPOSED else base
+        tiling = min(_TILINGS.get(step.packing, ()), key=lambda tiling: tiling.cost(*grid), default=None)
         products = multiplied * tiling.products / tiling.defined if tiling else multiplied
-        name = f"{tiling.name if tiling else _METHODS[step.method]} "
-        if step.method in (DIRECT, COLUMNS) and is_vertical(step) and math.prod(base) > _FEW_PIXELS:
-            # 12 products for 13 - kernel rows; the last layer's channels are the picture's then.
-            outputs = 13 - step.kernel
+        name = f"{tiling.name if tiling else _NAMES[step.packing]} "
+        if step.packing in (Packing.DIRECT, Packing.COLUMNS) and is_vertical(step) and math.prod(base) > _FEW_PIXELS:
+            # 12 products for 13 - rows of taps; the last layer's channels are the picture's then.
+            outputs = 13 - step.taps
             tiles = -(-base[0] // outputs)
-            products = defined / step.kernel * 12 * tiles / base[0]
+            products = defined / step.taps * 12 * tiles / base[0]
             name = f"F({outputs}) down "
         name += f"{step.in_channels}->{step.out_channels} {columns}x{rows}"
         name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""
@@ -181,7 +173,7 @@ def layers(steps: list[Step], height: int, width: int) -> Iterator[Layer]:
 
 def _on_matrix_unit(step: Step, size: tuple[int, int], base: tuple[int, int]) -> Layer:
     """Counts products of whole tiles, 16 pixels by 32 values by 16 channels, but for what is cut off at the edges."""
-    phases = step.phases[: 1 if step.method == MATRIX_PICTURE else step.up**2]
+    phases = step.phases[: 1 if step.packing == Packing.MATRIX_LAST else step.up**2]
     products = 0
     channels = [4] if step.in_channels == IMAGE_CHANNELS else [32] * (step.in_channels // 32)
     channels += [16] if step.in_channels % 32 == 16 else []
@@ -190,12 +182,12 @@ def _on_matrix_unit(step: Step, size: tuple[int, int], base: tuple[int, int]) ->
     grid = math.prod(base)
     taps = sum(phase[1] * phase[3] for phase in phases)
     defined = taps * step.in_channels * step.out_channels * grid
-    if step.method == MATRIX_PICTURE:
+    if step.packing == Packing.MATRIX_LAST:
         stride = step.block // step.up
         grid = math.prod(-(-side // stride) for side in base)
-        taps = step.kernel**2 if step.up == 1 else phases[0][1] * phases[0][3]
+        taps = step.taps**2 if step.up == 1 else phases[0][1] * phases[0][3]
         defined = taps * step.in_channels * step.picture_channels * math.prod(base) * step.up**2
-    parts = step.weight_parts + int(step.multiplies_float32 or (step.weight_parts == 2 and step.source != NONE))
+    parts = step.weight_terms + int(step.multiplies_float32 or (step.weight_terms == 2 and step.source != NONE))
     multiplied = parts * products * 32 * step.out_channels * grid
     name = f"tiles {step.in_channels}->{step.out_channels} {size[1]}x{size[0]}"
     name += f" /{step.stride}" if step.stride > 1 else f" x{step.up}" if step.up > 1 else ""

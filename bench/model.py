@@ -38,7 +38,6 @@ from bench.generators import (
     generator_input,
     make_generator,
     output_bytes,
-    parse_size,
     real_frame,
 )
 from bench.peaks import Probe
@@ -49,8 +48,11 @@ from bench.standing import share_of_peak, standing
 from bench.worker import EXAMPLE
 from engine import _native
 from engine.checkpoint import save_generator
+from engine.device import choose_device
 from engine.errors import EngineError
-from engine.precision import PARITY_DB, PRECISIONS, choose_device, is_emulated, psnr_db
+from engine.parity import PARITY_DB, psnr_db
+from engine.precision import PRECISIONS, is_emulated
+from engine.sizes import parse_size
 from engine.styles import DEFAULT_STYLE
 
 # What `--quick` measures: the bundled style at the sample clip's size.

@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 
 from bench import compare, results
-from bench.generators import parse_size
 from bench.results import Results, Row
 from engine import _native, ops
 from engine.errors import EngineError
+from engine.sizes import parse_size
 
 RANGE = (-1.0, 1.0)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -33,8 +33,9 @@ from bench import clips, compare, results
 from bench.measured_process import run_process
 from bench.results import Results, Row
 from engine.errors import EngineError, SourceError
-from engine.precision import is_nearly_uniform
+from engine.parity import is_nearly_uniform
 from engine.samples import SAMPLE
+from engine.sizes import parse_size
 from engine.styles import DEFAULT_STYLE, locate_generator
 from engine.translator import Translator
 
@@ -161,7 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clip", nargs="?", type=Path, help="video file (default: the sample clip)")
     parser.add_argument("--film", action="store_true", help="the ten-minute film that `python -m bench.clips` fetched")
     parser.add_argument("--seconds", type=float, metavar="N", help="only the first N seconds of the clip")
-    parser.add_argument("--scale", type=_size, metavar="WxH", help="scale the clip to this size first")
+    parser.add_argument("--scale", type=parse_size, metavar="WxH", help="scale the clip to this size first")
     parser.add_argument("--style", default=DEFAULT_STYLE, help="bundled style or checkpoint (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--backend", default="auto", help="of this project (default: %(default)s)")
@@ -278,13 +279,6 @@ def first_frame(clip: Path) -> np.ndarray:
         frame = following
     capture.release()
     return frame
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x360")
-    return int(width), int(height)
 
 
 # --- measuring ---

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 
+from engine.checkpoint import load_generator
 from engine.errors import EngineError, SinkError, SourceError
-from engine.translator import load_generator
 
 
 class EagerGenerator:

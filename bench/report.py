@@ -31,7 +31,7 @@ from bench.standing import (
     standing,
 )
 from engine.errors import EngineError
-from engine.precision import PARITY_DB
+from engine.parity import PARITY_DB
 
 COMMANDS = ("model", "ops", "pipeline", "latency", "training", "backends", "scaling")
 

@@ -117,7 +117,7 @@ def describe_machine(*, threads: int, device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, memory, system, instruction set, device, threads and versions of this process and machine."""
     from bench.machine import name
     from engine import _native
-    from engine.precision import processor_name
+    from engine.device import processor_name
 
     machine = {
         "name": name(),

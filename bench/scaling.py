@@ -22,9 +22,10 @@ from bench.contenders import in_memory_backends
 from bench.generators import count_flops
 from bench.peaks import Probe
 from bench.results import Results, Row
-from engine.backends import get_backend
+from engine.device import choose_device
 from engine.generators import ResNetConfig, build
-from engine.precision import PARITY_DB, PRECISIONS, choose_device, dtype_of, fastest_precision
+from engine.parity import PARITY_DB
+from engine.precision import PRECISIONS, dtype_of, fastest_precision
 
 _AREAS = ((64, 64), (128, 128), (256, 256), (512, 512), (640, 360), (1280, 720), (1920, 1080))
 _WIDTHS = (8, 16, 32, 48, 64)
@@ -68,7 +69,7 @@ def points(threads: int) -> Iterator[Point]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench scaling`."""
-    parser.add_argument("--backend", choices=in_memory_backends(), default="eager", help="(default: %(default)s)")
+    parser.add_argument("--backend", choices=list(in_memory_backends()), default="eager", help="(default: %(default)s)")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
@@ -127,7 +128,7 @@ def _prepare(
     }
     row = Row(point.series, f"{facts['engine']}, {point.x:.4g}", ours=True, facts=facts)
     with torch.no_grad():
-        compiled = get_backend(backend).compile_generator(
+        compiled = in_memory_backends()[backend].compile(
             generator.to(device=device), image, precision, lambda run: PARITY_DB[precision]
         )
     image = image.to(getattr(compiled, "input_dtype", dtype))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bench.results import Results, Row, summary
-from engine.precision import PARITY_DB
+from engine.parity import PARITY_DB
 
 # Contenders that do not do the job: what the machine gives at most. Shown, but never the peer that a ratio is to.
 LIMITS = ("copy", "generator alone")

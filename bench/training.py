@@ -1,8 +1,8 @@
-"""Training steps: this project's beside the same step as tutorials write it, in turn, on this machine.
+"""Benchmarks this project's training steps against the same steps as tutorials write them, in turn.
 
-The networks are the published ones (ResNet-9 of 64 channels with PatchGANs, U-Net 256 with a conditional PatchGAN),
-batches of one image unless asked otherwise. A step is everything but reading images: forwards, losses, backwards and
-updates. All start from the same weights, and the losses of their first steps have to agree before anything is timed.
+The networks are the published ones (ResNet-9 of 64 channels with PatchGANs, U-Net 256 with a conditional PatchGAN), and
+a batch is one image by default. A step is everything except reading images: forwards, losses, backwards and updates.
+All start from the same weights, and the losses of their first steps have to agree before anything is timed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch import nn
 from bench import compare, results
 from bench.results import Results, Row
 from bench.tutorial_steps import Batch, CycleGanTutorial, Pix2PixTutorial
+from engine.device import choose_device
 from engine.errors import EngineError
-from engine.precision import choose_device, fastest_precision
+from engine.precision import fastest_precision
 from training.models import make_model
 from training.options import parse_options
 
 TUTORIAL = "tutorial fp32"
 
-# How far the loss of the generators in the first step may be from the tutorial's, relative to it.
+# Largest relative difference between the generators' loss in the first step and the tutorial's.
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
 
 Step = Callable[[Batch], float]
@@ -37,15 +38,12 @@ Step = Callable[[Batch], float]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One model to be trained.
-
-    Attributes:
-        preset: of `training.presets`.
-        tutorial: makes the tutorial's step from networks by name.
-    """
+    """One model to be trained."""
 
     preset: str
+    """Name in `training.presets`."""
     tutorial: Callable[[dict[str, nn.Module]], CycleGanTutorial | Pix2PixTutorial]
+    """Makes the tutorial's step from networks by name."""
 
 
 WORKS: dict[str, Work] = {
@@ -59,9 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images a step (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=6, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1, help="of each in a round (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=1, help="steps of each contender in a round (default: %(default)s)"
+    )
     parser.add_argument("--works", nargs="+", choices=[work.preset for work in WORKS.values()], help="(default: all)")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile for this project's step")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures")
@@ -90,11 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def measure(group: str, work: Work, arguments: argparse.Namespace, device: torch.device) -> list[Row]:
-    """One row per contender, one time per round: seconds of a step.
-
-    Raises:
-        EngineError: the first step of ours has another loss than the tutorial's.
-    """
+    """One row per contender, with the seconds of a step in each round. Raises EngineError if first losses differ."""
     batch = _batch(arguments.batch, arguments.size, device)
     contenders = _contenders(work, arguments, device)
     rows = {name: Row(group, name, ours=name != TUTORIAL) for name in contenders}
@@ -102,7 +98,7 @@ def measure(group: str, work: Work, arguments: argparse.Namespace, device: torch
     for name, step in contenders.items():
         precision = name.split()[1]
         rows[name].facts = {"batch": arguments.batch, "precision": precision}
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         losses[name] = step(batch)
         rows[name].facts["first_loss"] = losses[name]
         if abs(losses[name] - losses[TUTORIAL]) > _TOLERANCE[precision] * abs(losses[TUTORIAL]):
@@ -114,7 +110,7 @@ def measure(group: str, work: Work, arguments: argparse.Namespace, device: torch
 
 
 def _contenders(work: Work, arguments: argparse.Namespace, device: torch.device) -> dict[str, Step]:
-    """Name -> step, the tutorial's first; each has its own networks, of the same weights."""
+    """Name -> step, the tutorial's first; each has its own networks with the same weights."""
     options = ["--dataroot", ".", "--preset", work.preset, "--device", arguments.device]
     options += ["--compile"] if arguments.compile else []
     found: dict[str, Step] = {}
@@ -130,7 +126,7 @@ def _contenders(work: Work, arguments: argparse.Namespace, device: torch.device)
 
 
 def _batch(count: int, size: int, device: torch.device) -> Batch:
-    """Images of noise around colours of their own."""
+    """Images of noise, each around a colour of its own."""
     source = torch.Generator().manual_seed(0)
 
     def images() -> torch.Tensor:
@@ -149,7 +145,7 @@ def _seconds(step: Step, batch: Batch, count: int) -> float:
 
 
 def print_report(report: Results) -> None:
-    """Images per second, and how many times as fast ours is: medians, with the 95 % interval of the median."""
+    """Prints images per second, and our speed relative to the tutorial's: medians with their 95 % intervals."""
     print(f"{report.machine['threads']} threads on {report.machine['device']}")
     for group in report.groups:
         rows = report.group(group)

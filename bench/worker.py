@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engine.allocator import keep_freed_memory
+from engine.errors import first_line
+from engine.memory import peak_process_bytes
 
 EXAMPLE = "example.npy"
 
@@ -63,7 +65,7 @@ class Worker:
         output = self._session.run()
         ready = time.time()
         np.save(request["output"], self._session.fetch(output))
-        return {"ready": ready, "peak_memory_bytes": _peak_bytes()}
+        return {"ready": ready, "peak_memory_bytes": peak_process_bytes()}
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Frames one after the other. The first, which may find cold caches and memory given back, is not counted."""
@@ -75,7 +77,7 @@ class Worker:
             start = clock()
             run()
             seconds.append(clock() - start)
-        return {"seconds": seconds, "peak_memory_bytes": _peak_bytes()}
+        return {"seconds": seconds, "peak_memory_bytes": peak_process_bytes()}
 
     def rest(self, request: dict[str, Any]) -> dict[str, Any]:
         """Gives freed memory back, since many contenders wait at the same time."""
@@ -93,22 +95,9 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         try:
             answer = getattr(worker, request["do"])(request)
         except Exception as error:  # whatever the libraries raise: the contender is listed with it
-            lines = str(error).strip().splitlines() or [""]
-            answer = {"error": f"{type(error).__name__}: {lines[0]}"[:300]}
+            answer = {"error": f"{type(error).__name__}: {first_line(error)}"[:300]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _peak_bytes() -> int | None:
-    """The largest resident memory of this process since it began; None where the system has no /proc.
-
-    Not getrusage's: that starts with what the parent had when it forked.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = (line.split() for line in status.read_text().splitlines())
-    return next(int(fields[1]) * 1024 for fields in lines if fields[0] == "VmHWM:")
 
 
 if __name__ == "__main__":

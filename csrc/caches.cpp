@@ -1,11 +1,9 @@
 #include "csrc/caches.h"
 
+#include <unistd.h>
+
 #include <fstream>
 #include <mutex>
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 namespace streamgan {
 namespace {

@@ -1,40 +1,45 @@
 #include "csrc/kernels.h"
 
-#include "csrc/cpu/frames_to_tensor.h"
-#include "csrc/cpu/fused_convolution.h"
-#include "csrc/cpu/instance_norm_act.h"
-#include "csrc/cpu/tensor_to_frames.h"
-#include "csrc/isa.h"
-
 namespace streamgan {
 namespace {
 
-const KernelTable<FramesToTensorKernels> kFramesToTensor(
-    "frames_to_tensor",
-    {&kFramesToTensorScalar, STREAMGAN_IF_X86(&kFramesToTensorAvx2, &kFramesToTensorAvx512, &kFramesToTensorAvx512Bf16)
-                                 STREAMGAN_IF_ARM(&kFramesToTensorNeon, &kFramesToTensorNeonBf16)});
+template <typename Kernels>
+const Kernels& active_kernels(const Kernels* TierKernels::* of_operator) {
+  for (const Tier* tier = &active_tier();; --tier) {  // ends at the scalar tier, which has all
+    if (tier->kernels && tier->kernels->*of_operator) return *(tier->kernels->*of_operator);
+  }
+}
 
-const KernelTable<FusedConvolutionKernels> kFusedConvolution(
-    "fused_generator",
-    {&kFusedConvolutionScalar, STREAMGAN_IF_X86(&kFusedConvolutionAvx2, &kFusedConvolutionAvx512,
-                                                &kFusedConvolutionAvx512Bf16, &kFusedConvolutionAvx512Amx)
-                                   STREAMGAN_IF_ARM(&kFusedConvolutionNeon, &kFusedConvolutionNeonBf16)});
-
-const KernelTable<InstanceNormActKernels> kInstanceNormAct(
-    "instance_norm_act", {&kInstanceNormActScalar,
-                          STREAMGAN_IF_X86(&kInstanceNormActAvx2, &kInstanceNormActAvx512, &kInstanceNormActAvx512Bf16)
-                              STREAMGAN_IF_ARM(&kInstanceNormActNeon, &kInstanceNormActNeonBf16)});
-
-const KernelTable<TensorToFramesKernels> kTensorToFrames("tensor_to_frames",
-                                                         {&kTensorToFramesScalar,
-                                                          STREAMGAN_IF_X86(&kTensorToFramesAvx2, &kTensorToFramesAvx512)
-                                                              STREAMGAN_IF_ARM(&kTensorToFramesNeon)});
+template <typename Kernels>
+std::vector<std::string> tiers_with(const Kernels* TierKernels::* of_operator) {
+  std::vector<std::string> names;
+  for (const Tier& tier : kTiers) {
+    if (tier.kernels && tier.kernels->*of_operator) names.emplace_back(tier.name);
+  }
+  return names;
+}
 
 }  // namespace
 
-const FramesToTensorKernels& frames_to_tensor_kernels() { return kFramesToTensor.active(); }
-const FusedConvolutionKernels& fused_convolution_kernels() { return kFusedConvolution.active(); }
-const InstanceNormActKernels& instance_norm_act_kernels() { return kInstanceNormAct.active(); }
-const TensorToFramesKernels& tensor_to_frames_kernels() { return kTensorToFrames.active(); }
+const FramesToTensorKernels& frames_to_tensor_kernels() { return active_kernels(&TierKernels::frames_to_tensor); }
+const FusedConvolutionKernels& fused_convolution_kernels() { return active_kernels(&TierKernels::fused_generator); }
+const InstanceNormActKernels& instance_norm_act_kernels() { return active_kernels(&TierKernels::instance_norm_act); }
+const TensorToFramesKernels& tensor_to_frames_kernels() { return active_kernels(&TierKernels::tensor_to_frames); }
+
+std::map<std::string, std::vector<std::string>> kernel_tiers() {
+  return {{"frames_to_tensor", tiers_with(&TierKernels::frames_to_tensor)},
+          {"fused_generator", tiers_with(&TierKernels::fused_generator)},
+          {"instance_norm_act", tiers_with(&TierKernels::instance_norm_act)},
+          {"tensor_to_frames", tiers_with(&TierKernels::tensor_to_frames)}};
+}
+
+PeakLoop peak_loop(PeakKind kind, const Tier& highest) {
+  for (const Tier* tier = &highest + 1; tier-- != kTiers;) {
+    if (!tier->kernels || !tier->kernels->peak) continue;
+    const PeakLoop& loop = tier->kernels->peak->loop[kind];
+    if (loop.run && has_instruction(loop.needs)) return loop;
+  }
+  return {};
+}
 
 }  // namespace streamgan

@@ -22,8 +22,8 @@ from engine.errors import (
 )
 
 if TYPE_CHECKING:
-    from engine.checkpoint import inspect_checkpoint, save_generator
-    from engine.translator import Translator, load_generator
+    from engine.checkpoint import inspect_checkpoint, load_generator, save_generator
+    from engine.translator import Translator
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ __all__ = [
 # Resolved on first use, so that `python -m engine.run --help` answers without loading torch.
 _LAZY = {
     "Translator": "engine.translator",
-    "load_generator": "engine.translator",
+    "load_generator": "engine.checkpoint",
     "inspect_checkpoint": "engine.checkpoint",
     "save_generator": "engine.checkpoint",
 }

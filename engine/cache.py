@@ -26,7 +26,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.command_line import command_name
 from engine.errors import BackendError, EngineError
+from engine.files import PART, sha256, written_beside
 
 logger = logging.getLogger("streamgan")
 
@@ -34,7 +36,6 @@ LIMIT_GIB = 4.0
 """The cache is kept below this; STREAMGAN_CACHE_GIB sets another."""
 
 _ENTRY = "entry.json"
-_PART = ".part"
 _FORMAT = 1
 # A build that was killed leaves its folder; nothing builds for so long.
 _ABANDONED_SECONDS = 6 * 3600.0
@@ -73,8 +74,6 @@ def default_folder() -> Path:
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "streamgan" / "engines"
@@ -134,32 +133,28 @@ class EngineCache:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._require_private()
             self._remove_abandoned()
-            part = Path(tempfile.mkdtemp(prefix=f"{final.name}.", suffix=_PART, dir=self.folder))
-        except OSError as error:
-            raise BackendError(f"no engine can be kept in {self.folder}: {error.strerror or error}") from error
-        try:
-            facts = write(part / name)
-            files = {path.name: sha256(path) for path in sorted(part.iterdir())}
-            description = {
-                "format": _FORMAT,
-                "of": dict(of),
-                "made_by": dict(made_by),
-                "main": name,
-                "files": files,
-                "facts": facts,
-            }
-            (part / _ENTRY).write_text(json.dumps(description, indent=2) + "\n")
-            try:
-                part.rename(final)
-            except OSError:
-                if not (final / _ENTRY).exists():  # not the race that another process has won
-                    shutil.rmtree(final, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f"{final.name}.", suffix=PART, dir=self.folder) as folder:
+                part = Path(folder)
+                facts = write(part / name)
+                files = {path.name: sha256(path) for path in sorted(part.iterdir())}
+                description = {
+                    "format": _FORMAT,
+                    "of": dict(of),
+                    "made_by": dict(made_by),
+                    "main": name,
+                    "files": files,
+                    "facts": facts,
+                }
+                (part / _ENTRY).write_text(json.dumps(description, indent=2) + "\n")
+                try:
                     part.rename(final)
+                except OSError:
+                    if not (final / _ENTRY).exists():  # not the race that another process has won
+                        shutil.rmtree(final, ignore_errors=True)
+                        part.rename(final)
             entry = _read(final)
         except OSError as error:
             raise BackendError(f"the engine can't be kept in {self.folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         self._evict(keep=entry)
         return entry
 
@@ -191,22 +186,16 @@ class EngineCache:
     def keep_note(self, of: Fields, made_by: Fields, value: Any) -> None:
         """Keeps a JSON value under this key; that it can't be kept is no error."""
         path = self.folder / f"{_key(of, made_by)}.json"
-        part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
         with contextlib.suppress(OSError, EngineError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._require_private()
-            try:
+            with written_beside(path) as part:
                 part.write_text(json.dumps(value))
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
 
     # --- the folder ---
 
     def _require_private(self) -> None:
         """Raises BackendError if others can write to the folder: what lies in it is run."""
-        if os.name != "posix":
-            return
         found = self.folder.stat()
         if found.st_uid != os.getuid():
             raise BackendError(f"{self.folder} belongs to another user: set STREAMGAN_CACHE to a folder of yours")
@@ -215,11 +204,11 @@ class EngineCache:
 
     def _folders(self) -> Iterator[Path]:
         if self.folder.is_dir():
-            yield from (path for path in self.folder.iterdir() if path.is_dir() and path.suffix != _PART)
+            yield from (path for path in self.folder.iterdir() if path.is_dir() and path.suffix != PART)
 
     def _parts(self) -> Iterator[Path]:
         if self.folder.is_dir():
-            yield from self.folder.glob(f"*{_PART}")
+            yield from self.folder.glob(f"*{PART}")
 
     def _remove_abandoned(self) -> None:
         for path in self._parts():
@@ -255,15 +244,6 @@ def verify(folder: Path, files: Mapping[str, str]) -> None:
             raise BackendError(f"{path} is missing")
         if sha256(path) != expected:
             raise BackendError(f"{path} is damaged: its SHA-256 differs from the one noted when it was written")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(folder: Path) -> Entry:
@@ -314,7 +294,9 @@ def _limit_bytes() -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m engine.cache", description="The compiled engines kept on disk.")
+    parser = argparse.ArgumentParser(
+        prog=command_name("engine.cache"), description="The compiled engines kept on disk."
+    )
     parser.add_argument("command", choices=("list", "clear"))
     options = parser.parse_args(arguments)
     try:

@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from engine.command_line import command_name
 from engine.errors import EngineError
 
 # Distribution names whose versions matter for a report of trouble.
@@ -18,7 +19,7 @@ _DISTRIBUTIONS = ("streamgan", "torch", "numpy", "opencv-python", "opencv-python
 def main(arguments: list[str] | None = None) -> int:
     """Prints the report; returns 1 if a checkpoint can't be loaded or the operators can't, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine.doctor", description="Say what runs on this machine, or what a checkpoint file is."
+        prog=command_name("engine.doctor"), description="Say what runs on this machine, or what a checkpoint file is."
     )
     parser.add_argument("checkpoint", nargs="*", help="checkpoint file or bundled style to look into")
     options = parser.parse_args(arguments)
@@ -52,10 +53,10 @@ def _describe(checkpoint: str) -> int:
 def _describe_machine() -> int:
     import torch
 
-    from engine.artifacts import is_file_backend
-    from engine.backends import BACKENDS
+    from engine.backends import BACKENDS, FileBackend
     from engine.cache import default_folder
-    from engine.precision import auto_precisions, choose_device, processor_name
+    from engine.device import choose_device, processor_name
+    from engine.precision import auto_precisions
 
     status = 0
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
@@ -80,7 +81,7 @@ def _describe_machine() -> int:
     for name, backend in BACKENDS.items():
         reason = backend.unavailable(device)
         lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
-        if reason and is_file_backend(backend) and backend.unbuildable(device) is None:
+        if reason and isinstance(backend, FileBackend) and backend.unbuildable(device) is None:
             lines[f"backend {name}"] += "; python -m engine.export can write its files"
     _print_table(lines)
     return status
@@ -134,7 +135,7 @@ def _describe_video() -> str:
 
 
 def _describe_video_hardware() -> str:
-    from engine.video.hardware import describe_hardware
+    from engine.video.nvidia.codecs import describe_hardware
 
     try:
         return describe_hardware()

@@ -41,3 +41,24 @@ class SinkError(EngineError):
 
 class FrameSizeError(EngineError):
     """The frame is too small or too large for the generator, the codec or the memory."""
+
+
+def first_line(error: BaseException) -> str:
+    """Describes an exception of a library or the system in one line: its reason without a file name, or its first line.
+
+    PyAV's exceptions also carry what FFmpeg logged last.
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    log = getattr(error, "log", None)
+    if isinstance(log, tuple) and len(log) == 3:
+        text = f"{text}: {log[2]}"
+    return _lines(text, error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's message, for libraries that first tell where in their sources it was raised."""
+    return _lines(str(error), error)[-1]
+
+
+def _lines(text: str, error: BaseException) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]

@@ -8,12 +8,11 @@ Before it is there under its name, it has been loaded again and compared with ea
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import dataclasses
+import functools
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -26,29 +25,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import artifacts
-from engine.backends import BACKENDS
-from engine.backends.interface import CompiledGenerator, first_line
-from engine.cache import sha256
+from engine import engine_files
+from engine.backends import BACKENDS, CompiledGenerator, FileBackend
+from engine.backends.base import BuildOptions
 from engine.checkpoint import load_generator, save_generator
-from engine.errors import BackendError, EngineError, ParityError, SinkError
+from engine.command_line import command_name, exit_with
+from engine.device import choose_device
+from engine.errors import BackendError, EngineError, ParityError, SinkError, first_line
+from engine.files import sha256
 from engine.generators import Generator
-from engine.precision import PARITY_DB, PRECISIONS, choose_device, dtype_of, fastest_precision, psnr_db
+from engine.parity import PARITY_DB, psnr_db
+from engine.precision import PRECISIONS, dtype_of, fastest_precision
 from engine.samples import SAMPLE
-from engine.styles import locate_generator
+from engine.sizes import padded_size, parse_size
 
-FORMATS = {
-    "torchscript": "torchscript",
-    "aoti": "aoti",
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt-rtx",
-    "safetensors": "",
-}
-"""Format -> the backend that writes and runs it; none for plain weights."""
-
-_WITH_OPERATORS = ("torchscript", "aoti")
+FORMATS: dict[str, FileBackend | None] = {
+    backend.export_format: backend
+    for backend in BACKENDS.values()
+    if isinstance(backend, FileBackend) and backend.export_format
+} | {"safetensors": None}
+"""Format -> the backend that writes and runs it; None: plain weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +86,7 @@ def export(
         kind: one of FORMATS.
         size: (width, height) of the frames; made larger to what the generator's multiple asks for.
         precision: one of `engine.precision.PRECISIONS`; "auto": the fastest that the device has arithmetic for, and
-            fp32 in ONNX and OpenVINO files, whose runtimes choose it on loading.
+            `export_precision` of the format's backend where it has one.
         dynamic: for every frame size (TensorRT: in a range around `size`).
         operators: with this project's fused operators inside: faster on the CPU, and needs their library.
         targets: GPU architectures such as "sm89", for tensorrt-rtx.
@@ -104,51 +100,47 @@ def export(
         raise SinkError(f"{path} exists: -y replaces it")
     if not path.parent.is_dir():
         raise SinkError(f"no such folder: {path.parent}")
-    if kind == "safetensors":
+    backend = FORMATS[kind]
+    if backend is None:
         save_generator(generator, path)
         return Export(path, path.stat().st_size, math.inf, "", {})
-    return _Exporter(generator, kind, choose_device(device), size, precision, dynamic).write(path, operators, targets)
+    if precision not in ("auto", *PRECISIONS):
+        raise BackendError(f"unknown precision {precision!r}: accepted are auto, {', '.join(PRECISIONS)}")
+    where = choose_device(device)
+    if precision == "auto":
+        precision = backend.export_precision or fastest_precision(where)
+    height, width = padded_size(generator, size[1], size[0])
+    image = real_image(generator, (width, height)).to(where)
+    options: BuildOptions = {"dynamic": dynamic, "operators": operators, "targets": targets}
+    return _Exporter(backend, copy.deepcopy(generator).to(where), image, precision, options).write(path)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Exporter:
-    """One export: builds beside the goal, proves, describes, and moves to the goal."""
+    """One export: builds beside the goal, proves, describes, and moves to the goal. `image` is a real frame."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        kind: str,
-        device: torch.device,
-        size: tuple[int, int],
-        precision: str,
-        dynamic: bool,
-    ) -> None:
-        self.kind = kind
-        self.name = FORMATS[kind]
-        if self.name not in BACKENDS:
-            raise BackendError(f"this version has no backend {self.name!r}")
-        self.backend = BACKENDS[self.name]
-        self.device = device
-        self.dynamic = dynamic
-        self.precision = _precision_of(kind, precision, device)
-        self.generator = copy.deepcopy(generator).to(device)
-        width, height = (
-            -(-max(side, generator.minimum_size) // generator.multiple) * generator.multiple for side in size
-        )
-        self.image = real_image(generator, (width, height)).to(device)  # float32 [1, 3, H, W]
-        self.example = self.image.to(dtype_of(self.precision, device)).to(memory_format=torch.channels_last)
+    backend: FileBackend
+    generator: Generator
+    image: Tensor  # float32 [1, 3, H, W]
+    precision: str
+    options: BuildOptions
 
-    def write(self, path: Path, operators: bool, targets: Sequence[str]) -> Export:
-        if reason := self.backend.unbuildable(self.device):
-            raise BackendError(f"{self.kind} can't be written here: {reason}")
-        if self.kind == "openvino" and path.suffix != self.backend.SUFFIX:
-            raise SinkError(f"{path}: OpenVINO reads no file of that name: give it the suffix {self.backend.SUFFIX}")
+    @functools.cached_property
+    def example(self) -> Tensor:
+        """`image` as the engine takes it."""
+        dtype = dtype_of(self.precision, self.image.device)
+        return self.image.to(dtype).to(memory_format=torch.channels_last)
+
+    def write(self, path: Path) -> Export:
+        if reason := self.backend.unbuildable(self.image.device):
+            raise BackendError(f"{self.backend.export_format} can't be written here: {reason}")
         try:
             part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         except OSError as error:
             raise SinkError(f"can't write to {path.parent}: {error.strerror}") from error
         try:
-            facts = self._build(part / path.name, operators, targets)
-            parity_db, remark = self._prove(part / path.name, targets)
+            facts = self._build(part / path.name)
+            parity_db, remark = self._prove(part / path.name)
             files = sorted(part.iterdir())
             self._describe(part / path.name, files, facts, parity_db)
             for file in sorted(part.iterdir(), key=lambda file: file.name == path.name):  # the main file comes last
@@ -160,51 +152,35 @@ class _Exporter:
         size_bytes = sum(path.with_name(file.name).stat().st_size for file in files)
         return Export(path, size_bytes, parity_db, remark, facts)
 
-    def _build(self, path: Path, operators: bool, targets: Sequence[str]) -> dict[str, Any]:
+    def _build(self, path: Path) -> dict[str, Any]:
+        device = self.image.device.type
+        if self.options["operators"] and device not in self.backend.takes_operators:
+            asked = f"{self.backend.export_format} on {device}"
+            raise BackendError(f"this project's operators go into {_with_operators()}, not into {asked}")
         generator = copy.deepcopy(self.generator)
-        if not operators:
-            options: dict[str, Any] = {"dynamic": self.dynamic, "targets": targets}
-            facts: dict[str, Any] = self.backend.build(generator, self.example, self.precision, path, **options)
-            return facts
-        if hasattr(self.backend, "build_with_operators"):
-            facts = self.backend.build_with_operators(
-                generator, self.example, self.precision, path, dynamic=self.dynamic
-            )
-            return facts
-        if self.kind not in _WITH_OPERATORS or self.device.type != "cpu":
-            raise BackendError(
-                f"our operators go into {' and '.join(_WITH_OPERATORS)} files for the CPU, and tensorrt files, only"
-            )
-        from engine.backends import aoti, torchscript
-        from engine.fuse import fuse
+        facts = self.backend.build(generator, self.example, self.precision, path, **self.options)
+        return {**facts, **engine_files.HAS_OPERATORS} if self.options["operators"] else facts
 
-        fused = fuse(generator, self.precision)
-        multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
-        if self.kind == "torchscript":
-            facts = torchscript.save_traced(fused, self.example, path)
-        else:
-            facts = aoti.save_package(fused, self.example, path, multiple=multiple * self.dynamic, least=least)
-        return {**facts, "operators": "streamgan"}
-
-    def _prove(self, path: Path, targets: Sequence[str]) -> tuple[float | None, str]:
+    def _prove(self, path: Path) -> tuple[float | None, str]:
         """Loads the file again and compares it with eager float32; None and the reason where it can't be run here."""
-        if reason := self.backend.unavailable(self.device):
+        kind = self.backend.export_format
+        if reason := self.backend.unavailable(self.image.device):
             return None, reason
-        if targets:
-            return None, f"built for {', '.join(targets)}"
+        if self.options["targets"]:
+            return None, f"built for {', '.join(self.options['targets'])}"
         run = self.backend.load(path, self.example, self.precision)
         images = [self.image]
-        if self.dynamic:  # and another size than it was built with
+        if self.options["dynamic"]:  # and another size than it was built with
             multiple = self.generator.multiple
             height, width = self.image.shape[2:]
-            images.append(real_image(self.generator, (width + multiple, height + 2 * multiple)).to(self.device))
+            images.append(real_image(self.generator, (width + multiple, height + 2 * multiple)).to(self.image.device))
         try:
             parity_db = min(self._parity_db(run, image) for image in images)
         except RuntimeError as error:  # of whatever runtime it is
-            raise BackendError(f"the {self.kind} file loads, but does not run here: {first_line(error)}") from error
+            raise BackendError(f"the {kind} file loads, but does not run here: {first_line(error)}") from error
         if parity_db < PARITY_DB[self.precision]:
             raise ParityError(
-                f"the {self.kind} file is at {parity_db:.1f} dB of eager float32: less than the "
+                f"the {kind} file is at {parity_db:.1f} dB of eager float32: less than the "
                 f"{PARITY_DB[self.precision]:.0f} dB of {self.precision}, and not kept"
             )
         return parity_db, ""
@@ -220,16 +196,17 @@ class _Exporter:
         return psnr_db(frames[1], frames[0])
 
     def _describe(self, path: Path, files: list[Path], facts: dict[str, Any], parity_db: float | None) -> None:
-        sha = artifacts.generator_hash(self.generator)
-        of = artifacts.describe(self.generator, sha, self.name, self.precision, self.example)
+        sha = engine_files.generator_hash(self.generator)
+        of, made_by = engine_files.cache_key(self.generator, sha, self.backend, self.precision, self.example)
+        dynamic = self.options["dynamic"]
         description = {
-            "of": {**of, "size": artifacts.ANY_SIZE if self.dynamic else of["size"]},
-            "made_by": artifacts.made_by(self.backend, self.device),
+            "of": {**of, "size": engine_files.ANY_SIZE if dynamic else of["size"]},
+            "made_by": made_by,
             "files": {file.name: sha256(file) for file in files},
             "parity_db": None if parity_db is None else round(parity_db, 2) if math.isfinite(parity_db) else "exact",
             "input": {
                 "name": "input",
-                "shape": list(self.example.shape) if not self.dynamic else [1, 3, "height", "width"],
+                "shape": [1, 3, "height", "width"] if dynamic else list(self.example.shape),
                 "dtype": str(self.example.dtype).removeprefix("torch."),
                 "channels": "RGB",
                 "range": list(self.generator.input_range),
@@ -238,7 +215,12 @@ class _Exporter:
             "output": {"name": "output", "range": list(self.generator.output_range), "scale": self.generator.scale},
             "facts": facts,
         }
-        artifacts.description_of(path).write_text(json.dumps(description, indent=2) + "\n")
+        engine_files.description_of(path).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _with_operators() -> str:
+    able = [f"{kind} on {device}" for kind, backend in FORMATS.items() if backend for device in backend.takes_operators]
+    return ", ".join(able)
 
 
 def real_image(generator: Generator, size: tuple[int, int]) -> Tensor:
@@ -261,36 +243,20 @@ def _as_uint8(output: Tensor, value_range: tuple[float, float]) -> np.ndarray:
     return pixels
 
 
-def _precision_of(kind: str, precision: str, device: torch.device) -> str:
-    if precision not in ("auto", *PRECISIONS):
-        raise BackendError(f"unknown precision {precision!r}: accepted are auto, {', '.join(PRECISIONS)}")
-    if precision != "auto":
-        return precision
-    if kind.startswith("tensorrt"):
-        return "fp16"
-    return "fp32" if kind in ("onnx", "openvino") else fastest_precision(device)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine.export",
+        prog=command_name("engine.export"),
         description="Write a generator as a file for another runtime, proven on a real frame.",
     )
     parser.add_argument("checkpoint", help="checkpoint file or bundled style")
     parser.add_argument("--format", required=True, choices=FORMATS, dest="kind")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="of the frames; needed but for safetensors")
+    parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the frames; needed but for safetensors")
     parser.add_argument("--dynamic", action="store_true", help="for every frame size")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, fast (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: %(default)s)")
-    parser.add_argument(
-        "--target", default="", metavar="smNN,...", help="GPUs to build tensorrt-rtx for, as sm86,sm120"
-    )
-    parser.add_argument(
-        "--operators",
-        action="store_true",
-        help="with our operators inside (torchscript and aoti on the CPU, tensorrt)",
-    )
+    parser.add_argument("--target", default="", metavar="smNN,...", help="GPUs for tensorrt-rtx, e.g. sm86,sm120")
+    parser.add_argument("--operators", action="store_true", help=f"with our operators inside ({_with_operators()})")
     parser.add_argument("--norm-mode", choices=("eval", "batch"), default="eval", help="see engine.run")
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: CHECKPOINT's name in this folder")
     parser.add_argument("-y", "--overwrite", action="store_true", help="replace a file that exists")
@@ -299,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--format {options.kind} needs --size WxH")
     start = time.perf_counter()
     try:
-        generator = load_generator(locate_generator(options.checkpoint), norm_mode=options.norm_mode)
+        generator = load_generator(options.checkpoint, norm_mode=options.norm_mode)
         done = export(
             generator,
             options.kind,
@@ -344,21 +310,11 @@ def _in_one_line(fact: Any) -> str:
 
 def _default_output(options: argparse.Namespace) -> Path:
     """The checkpoint's name with the format's ending, in the working folder."""
-    name = FORMATS[options.kind]
-    suffix = BACKENDS[name].SUFFIX if name in BACKENDS else ".safetensors"
-    size = "" if options.kind == "safetensors" else "_any" if options.dynamic else "_{}x{}".format(*options.size)
+    backend = FORMATS[options.kind]
+    suffix = backend.suffix if backend else ".safetensors"
+    size = "" if backend is None else "_any" if options.dynamic else "_{}x{}".format(*options.size)
     return Path(f"{Path(options.checkpoint).stem}{size}{suffix}")
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, separator, height = text.lower().partition("x")
-    with contextlib.suppress(ValueError):
-        if separator and 1 <= int(width) <= 16384 and 1 <= int(height) <= 16384:
-            return int(width), int(height)
-    raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x360")
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)
+    exit_with(main)

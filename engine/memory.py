@@ -1,17 +1,15 @@
-"""How much memory a frame takes in a generator, how much there is, and frames from a device's to the processor's."""
+"""How much memory a frame needs in a generator, how much is available, and how much this process has used."""
 
 from __future__ import annotations
 
 import copy
-import sys
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from engine.generators import Generator
 
@@ -54,16 +52,6 @@ def most_activation_bytes(generator: Generator, shape: tuple[int, int, int, int]
     return 3 * pixels * max(widest, 3) * dtype.itemsize
 
 
-def host_image(image: np.ndarray | Tensor) -> np.ndarray:
-    """An image, or a batch of them, as an array: itself, or a copy of what is on a device."""
-    if isinstance(image, np.ndarray):
-        return image
-    from engine.frame_runner import DEVICE_LOCK
-
-    with DEVICE_LOCK:
-        return image.cpu().numpy()
-
-
 def available_bytes(device: torch.device | None) -> int | None:
     """Memory that an allocation on `device` (None: the CPU) can still get; None where the system does not tell."""
     if device is not None and device.type == "cuda":
@@ -71,12 +59,7 @@ def available_bytes(device: torch.device | None) -> int | None:
 
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+    return _bytes_in("/proc/meminfo", "MemAvailable")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -89,15 +72,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def peak_process_bytes() -> int:
-    """The largest resident memory this process has had so far, in bytes; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the process that started this one had, too
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The largest resident memory that this process has had so far, in bytes."""
+    # On Linux, getrusage includes the peak of the process that started this one. On macOS it counts bytes.
+    return _bytes_in("/proc/self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _bytes_in(path: str, name: str) -> int | None:
+    """The value of a line `NAME:  N kB` in a file of /proc, in bytes; None where there is no such file."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

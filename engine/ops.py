@@ -7,7 +7,6 @@ The operators are in the dispatcher from then on, so they work in eager mode, To
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from engine import reference
-from engine.errors import BackendError
+from engine.errors import BackendError, first_line
 
-LIBRARY = Path(__file__).parent / "lib" / ("libstreamgan.dll" if sys.platform == "win32" else "libstreamgan.so")
+LIBRARY = Path(__file__).parent / "lib" / "libstreamgan.so"
 CUDA_LIBRARY = LIBRARY.with_stem(f"{LIBRARY.stem}_cuda")
 
 
@@ -59,7 +58,7 @@ def cuda_unavailable() -> str | None:
         pixel = torch.zeros((1, 1, 1, 3), dtype=torch.uint8, device="cuda")
         frames_to_tensor(pixel, value_range=(-1.0, 1.0), size=(1, 1), dtype=torch.float16).cpu()
     except RuntimeError as error:  # built for other devices than this one
-        return f"the CUDA operators don't run on {torch.cuda.get_device_name()} ({str(error).splitlines()[0]})"
+        return f"the CUDA operators don't run on {torch.cuda.get_device_name()} ({first_line(error)})"
     return None
 
 
@@ -235,7 +234,7 @@ def instance_norm_act(
 
 
 def fused_generator(image: Tensor, weights: Tensor, program: Tensor, *, channels: int, scale: int = 1) -> Tensor:
-    """Runs a whole generator as `engine.fuse.fuse` packed it.
+    """Runs a whole generator as `engine.fused.lowering.fuse` packed it.
 
     Args:
         image: float32 or bfloat16 [N, 1 to 4, H, W] on the CPU, any strides.

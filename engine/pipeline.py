@@ -18,21 +18,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from engine import memory
-from engine.engines import RunningEngine
 from engine.errors import EngineError, SourceError
+from engine.runners.base import RunnerInfo
 from engine.video.base import Frame, Sink, Source, StopStream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.quick_start import QuickTranslator
-    from engine.switching import StyleSwitcher
-    from engine.translator import Translator
 
 # Seconds between looks at the stop event while a thread waits for a neighbour.
 _POLL_SECONDS = 0.1
@@ -109,7 +106,7 @@ class Result:
     stage_ms: dict[str, float]
     latency_ms: dict[str, float]
     batch: int
-    engine: RunningEngine | None
+    engine: RunnerInfo | None
     peak_memory_bytes: int
     warnings: list[str]
 
@@ -165,6 +162,25 @@ class _Channel(Generic[_Item]):
             yield item  # type: ignore[misc]
 
 
+class FrameTranslator(Protocol):
+    """What a pipeline needs of `engine.Translator`, which documents it."""
+
+    @property
+    def uniform_frames(self) -> int: ...
+
+    @property
+    def engine(self) -> RunnerInfo | None: ...
+
+    @property
+    def frames_under_way(self) -> int: ...
+
+    def engine_for(self, frame: Any) -> RunnerInfo: ...
+
+    def choose_batch(self, frame: Any) -> int: ...
+
+    def submit(self, frames: Any) -> Callable[[], Any]: ...
+
+
 class Pipeline:
     """Runs `source` through `translator` into `sink`, once.
 
@@ -177,7 +193,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        translator: Translator | QuickTranslator | StyleSwitcher,
+        translator: FrameTranslator,
         sink: Sink,
         *,
         batch: int | None = None,
@@ -193,7 +209,7 @@ class Pipeline:
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
-        self._engine: RunningEngine | None = None
+        self._engine: RunnerInfo | None = None
         self._is_preparing = False
         self._is_cut = False
         self._uniform_before = translator.uniform_frames

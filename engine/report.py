@@ -1,4 +1,4 @@
-"""What a run tells its user: progress while it goes, a summary when it is done, the same as JSON."""
+"""Tells the user of a run: its progress, and at its end a summary, also as JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import SinkError
+from engine.files import written_beside
 
 if TYPE_CHECKING:
-    from engine.engines import RunningEngine
     from engine.pipeline import Progress, Result
+    from engine.runners.base import RunnerInfo
     from engine.video.base import SourceInfo
 
 
@@ -112,7 +113,7 @@ def print_summary(info: SourceInfo, result: Result, *, hardware: list[str]) -> N
     print("\n".join(lines), file=sys.stderr)
 
 
-def _describe_engine(ran: RunningEngine) -> str:
+def _describe_engine(ran: RunnerInfo) -> str:
     if not math.isfinite(ran.parity_db):
         return str(ran)
     return f"{ran} at {ran.parity_db:.1f} dB of float32" + (" in an earlier run" if ran.proven_before else "")
@@ -133,13 +134,10 @@ def write_json(target: str, summary: dict[str, Any]) -> None:
     if target == "-":
         _print(text, end="")
         return
-    path = Path(target)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text)
-        partial.replace(path)
+        with written_beside(Path(target)) as part:
+            part.write_text(text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise SinkError(f"can't write the summary to {target}: {error.strerror}") from error
 
 

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 import engine
-from engine.allocator import import_engine, keep_freed_memory
-from engine.errors import BackendError, EngineError, SinkError
-from engine.report import ProgressBar, check_json_target, print_summary, summarise, write_json
+from engine.allocator import keep_freed_memory
+from engine.command_line import command_name, exit_with
+from engine.errors import BackendError, EngineError
+from engine.jobs import JobRunner, StopRequest
+from engine.report import check_json_target, write_json
 from engine.samples import SAMPLE
-
-if TYPE_CHECKING:
-    from engine.pipeline import Pipeline, Progress
-    from engine.quick_start import QuickTranslator
-    from engine.switching import StyleSwitcher
-    from engine.translator import Translator
-    from engine.video.base import Sink, Source, SourceInfo
+from engine.sizes import parse_size
 
 logger = logging.getLogger("streamgan")
 
@@ -44,7 +32,7 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m engine.run`."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine.run",
+        prog=command_name("engine.run"),
         description="Translate a video, webcam, image or folder with a GAN generator.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -113,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
-    video.add_argument("--camera-size", type=_size, metavar="WxH", help="size to ask the webcam for")
+    video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 
     report = parser.add_argument_group("report")
     report.add_argument(
@@ -161,7 +149,7 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     if options.threads:
         _check_threads(options.threads)
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
-    runner = Runner(options, stop, many=len(jobs) > 1)
+    runner = JobRunner(options, stop, many=len(jobs) > 1)
     status = 0
     for job in jobs:
         try:
@@ -182,200 +170,6 @@ def _check_threads(threads: int) -> None:
     most = 4 * (os.cpu_count() or 1)
     if threads > most:
         raise BackendError(f"--threads {threads} is too many for {os.cpu_count()} cores: at most {most}")
-
-
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a stop of the running pipeline; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.pipeline: Pipeline | None = None
-        self.signal_number: int | None = None
-
-    @property
-    def exit_status(self) -> int:
-        return 128 + (self.signal_number or signal.SIGINT)
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Signals are handled here inside the `with` block, and as before after it."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, stack: FrameType | None) -> None:
-        if self.signal_number is not None:
-            os._exit(128 + number)
-        self.signal_number = number
-        if self.pipeline is None:
-            raise KeyboardInterrupt
-        self.pipeline.stop()
-        if self.pipeline.is_starting:
-            raise KeyboardInterrupt  # a compilation would go on for a minute
-
-
-class Runner:
-    """Translates one job after the other with one translator."""
-
-    def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
-        from engine.precision import choose_device, is_surely_cpu
-        from engine.styles import DEFAULT_STYLE
-        from engine.video import choose_hardware
-
-        self.summaries: list[dict[str, Any]] = []
-        self._options = options
-        self._stop = stop
-        self._many = many
-        self._styles = options.style or [DEFAULT_STYLE]
-        self._translator: StyleSwitcher | None = None
-        self._is_on_cpu = is_surely_cpu(options.device)
-        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
-        self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
-        if self._hardware is not None and (options.backend not in ("auto", "fused") or options.engine):
-            # Frames of the other backends pass through system memory: better at once than twice.
-            self._hardware = dataclasses.replace(self._hardware, frames_device="")
-
-    def run(self, job: str) -> None:
-        """Translates one source to its output, with progress and summary.
-
-        Raises:
-            EngineError: it could not be done; `error.partial` says what was kept.
-        """
-        from engine import video
-        from engine.engines import describe_rows
-        from engine.pipeline import Pipeline
-
-        options = self._options
-        with contextlib.closing(
-            video.open_source(job, live_size=options.camera_size, hardware=self._hardware)
-        ) as source:
-            translator = self._translator_for(source.info)
-            sink = self._open_sink(job, source, on_next=translator.next)
-            frame_count = _least(source.info.frame_count, options.frames)
-            with ProgressBar(frame_count, disable=options.quiet) as bar:
-                unexplained = options.explain
-
-                def show(progress: Progress) -> None:
-                    nonlocal unexplained
-                    bar.show(progress)
-                    if unexplained and translator.choice:
-                        bar.write(describe_rows(translator.choice))
-                        unexplained = False
-
-                pipeline = Pipeline(
-                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=show
-                )
-                self._stop.pipeline = pipeline
-                try:
-                    result = pipeline.run()
-                finally:
-                    self._stop.pipeline = None
-        hardware = video.hardware_used(source, sink)
-        self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
-        if not options.quiet:
-            print_summary(source.info, result, hardware=hardware)
-
-    def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
-        from engine.quick_start import QuickTranslator, Request
-        from engine.styles import locate_generator
-        from engine.switching import StyleSwitcher
-
-        options = self._options
-        expected_frames = None if info.live else _least(info.frame_count, options.frames)
-
-        def make_full(style: str) -> Translator:
-            import_engine()
-            import torch
-
-            from engine.translator import Translator
-
-            if options.threads:
-                torch.set_num_threads(options.threads)
-            return Translator(
-                style,
-                backend=options.backend,
-                precision=options.precision,
-                device=options.device,
-                norm_mode=options.norm_mode,
-                engine_file=options.engine,
-                live=info.live,
-                explain=options.explain,
-                expected_frames=expected_frames,
-            )
-
-        def make(style: str) -> Translator | QuickTranslator:
-            if not self._can_start_quickly():
-                return make_full(style)
-            request = Request(
-                locate_generator(style),
-                backend=options.backend,
-                precision=options.precision,
-                norm_mode=options.norm_mode,
-                expected_frames=expected_frames,
-                live=info.live,
-                threads=options.threads,
-            )
-            return QuickTranslator(request, lambda: make_full(style), size=(info.height, info.width))
-
-        if self._translator is None:
-            self._translator = StyleSwitcher(self._styles, make)
-        return self._translator
-
-    def _can_start_quickly(self) -> bool:
-        """Whether an engine that an earlier run has proven may be taken, if there is one."""
-        from engine.quick_start import QUICK_BACKENDS
-
-        options = self._options
-        is_quick = options.backend in QUICK_BACKENDS and not (options.engine or options.explain)
-        return self._is_on_cpu and is_quick
-
-    def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
-        from engine import video
-
-        options = self._options
-        output = None if options.benchmark else self._output_of(job, source)
-        return video.open_sink(
-            str(output) if output else None,
-            source,
-            crf=options.crf,
-            codec=options.codec,
-            overwrite=options.overwrite,
-            hardware=self._hardware,
-            show=options.show or (output is None and not options.benchmark),
-            on_next=on_next,
-        )
-
-    def _output_of(self, job: str, source: Source) -> Path | None:
-        """Where the result of `job` goes; None: only to a window."""
-        from engine import video
-        from engine.video.partial_file import unused
-
-        options = self._options
-        if options.output is None:
-            if source.info.live or options.show:
-                return None
-            folder = Path.cwd() if job == str(SAMPLE) else None
-        elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
-            folder = Path(options.output)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
-        else:
-            return Path(options.output)
-        proposed = video.default_output(job, Path(self._styles[0]).stem)
-        if folder is not None and not proposed.suffix:
-            return folder  # images keep their names in it
-        if folder is not None:
-            proposed = folder / proposed.name
-        return proposed if options.overwrite else unused(proposed)
-
-
-def _least(*counts: int | None) -> int | None:
-    known = [count for count in counts if count is not None]
-    return min(known) if known else None
 
 
 def _list_styles() -> None:
@@ -437,23 +231,5 @@ def _whole_number(text: str, *, least: int, most: int | None) -> int:
     return int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, separator, height = text.lower().partition("x")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1280x720")
-    return _positive(width), _positive(height)
-
-
 if __name__ == "__main__":
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by the caller (`>&-`)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    status = main()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # noqa: PERF203 - nobody reads it; the interpreter must not complain of that at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    # CPython ends with the signal itself, whatever the status, if KeyboardInterrupt was raised inside an exec() once.
-    if status > 128 or threading.active_count() > 1:
-        os._exit(status)  # a stopped run may still be inside the generator; the interpreter must not wait for it
-    sys.exit(status)
+    exit_with(main)

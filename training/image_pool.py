@@ -11,13 +11,13 @@ from engine.errors import EngineError
 
 
 class ImagePool:
-    """Keeps up to `size` generated images; half of the time gives an earlier one in place of a new one.
+    """Keeps up to `size` generated images, and half of the time returns an earlier one instead of a new one.
 
-    So the discriminator does not forget what the generator used to make.
+    This keeps the discriminator from forgetting earlier states of the generator.
 
     Args:
-        size: 0 keeps nothing and gives back what comes.
-        seed: of its own random numbers, which `state_dict` carries along.
+        size: 0 keeps nothing and returns the new images.
+        seed: for its own random numbers, which are part of `state_dict`.
     """
 
     def __init__(self, size: int, *, seed: int = 0) -> None:
@@ -26,7 +26,7 @@ class ImagePool:
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, images: Tensor) -> Tensor:
-        """Images for the discriminator, as many as come in: float [N, C, H, W], detached."""
+        """Images for the discriminator, as many as `images`: float [N, C, H, W], detached."""
         images = images.detach()
         if self.size == 0:
             return images
@@ -47,11 +47,7 @@ class ImagePool:
         return {"images": [image.cpu() for image in self._images], "random": self._random.get_state()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Goes on where `state_dict` was taken.
-
-        Raises:
-            EngineError: it holds more images than this pool.
-        """
+        """Restores what `state_dict` returned. Raises EngineError if it holds more images than this pool may."""
         if len(state["images"]) > self.size:
             raise EngineError(f"the saved pool holds {len(state['images'])} images, --pool_size is {self.size}")
         self._images = [image.to(device) for image in state["images"]]

@@ -1,4 +1,4 @@
-"""Losses as they come: one line on the terminal, a row in losses.csv, scalars for TensorBoard."""
+"""Losses of a run: rows of losses.csv, and scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class LossLog:
     """Appends to losses.csv and, where the package is installed, to TensorBoard's files.
 
     Args:
-        folder: of the run.
-        steps_before: rows after this step are of a run that was cut off after its last checkpoint, and are dropped.
-        tensorboard: whether to write for TensorBoard.
+        folder: folder of the run.
+        steps_before: step of the last checkpoint; later rows are from a run that was cut off, and are dropped.
+        tensorboard: whether to write files for TensorBoard.
     """
 
     def __init__(self, folder: Path, *, steps_before: int = 0, tensorboard: bool = True) -> None:
@@ -40,7 +40,7 @@ class LossLog:
             self._tensorboard.add_scalar("learning_rate", learning_rate, step)
 
     def close(self) -> None:
-        """Writes what is still buffered."""
+        """Writes buffered values."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 

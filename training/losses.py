@@ -10,17 +10,41 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import EngineError
 from training.distributed import mean_of_all
-
-GAN_MODES = ("vanilla", "lsgan", "wgan", "wgangp", "softplus", "hinge", "ragan", "ragan_lsgan")
 
 # Weight of the gradient penalty (Gulrajani et al., arXiv:1704.00028).
 GRADIENT_PENALTY_WEIGHT = 10.0
 
 CHARBONNIER_EPSILON = 1e-3
+
+
+def _bce(output: Tensor, label: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output, torch.full_like(output, label))
+
+
+def _squared(output: Tensor, label: float) -> Tensor:
+    return (output - label).square().mean()
+
+
+_DiscriminatorLoss = Callable[[Tensor, Tensor, float, float], Tensor]
+_GeneratorLoss = Callable[[Tensor, float], Tensor]
+
+# Mode -> the discriminator's loss of (r, f, a, b), and the generator's of (f, a).
+_LOSSES: dict[str, tuple[_DiscriminatorLoss, _GeneratorLoss]] = {
+    "vanilla": (lambda r, f, a, b: _bce(r, a) + _bce(f, b), _bce),
+    "lsgan": (lambda r, f, a, b: _squared(r, a) + _squared(f, b), _squared),
+    "wgan": (lambda r, f, a, b: f.mean() - r.mean(), lambda f, a: -f.mean()),
+    "wgangp": (lambda r, f, a, b: f.mean() - r.mean(), lambda f, a: -f.mean()),
+    "softplus": (lambda r, f, a, b: F.softplus(-r).mean() + F.softplus(f).mean(), lambda f, a: F.softplus(-f).mean()),
+    "hinge": (lambda r, f, a, b: F.relu(1.0 - r).mean() + F.relu(1.0 + f).mean(), lambda f, a: -f.mean()),
+}
+# Relativistic mode -> distance of an output from a label.
+_RELATIVISTIC: dict[str, _GeneratorLoss] = {"ragan": _bce, "ragan_lsgan": _squared}
+
+GAN_MODES = (*_LOSSES, *_RELATIVISTIC)
 
 
 class GanLoss:
@@ -43,7 +67,7 @@ class GanLoss:
         real_label, fake_label: a and b; 0.9 instead of 1 is one-sided label smoothing. Modes without labels ignore them.
 
     Raises:
-        EngineError: no such mode.
+        EngineError: the mode is unknown.
     """  # noqa: E501 (a table)
 
     def __init__(self, mode: str, *, real_label: float = 1.0, fake_label: float = 0.0) -> None:
@@ -54,56 +78,36 @@ class GanLoss:
 
     @property
     def needs_real(self) -> bool:
-        """Whether the generator's loss looks at the discriminator's output for real images too."""
-        return self.mode.startswith("ragan")
+        """Whether the generator's loss depends on the discriminator's output for real images too."""
+        return self.mode in _RELATIVISTIC
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The discriminator's loss, a scalar, of its outputs for real and for generated images.
-
-        The generated images are detached by the caller, so that no gradient flows into the generator.
-        """
-        a, b = self.real_label, self.fake_label
-        if self.mode == "vanilla":
-            return _bce(real, a) + _bce(fake, b)
-        if self.mode == "lsgan":
-            return _squared(real, a) + _squared(fake, b)
-        if self.mode in ("wgan", "wgangp"):
-            return fake.mean() - real.mean()
-        if self.mode == "softplus":
-            return F.softplus(-real).mean() + F.softplus(fake).mean()
-        if self.mode == "hinge":
-            return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
-        return self._relative(real, fake, a, b)
+        """The discriminator's loss, a scalar, from its outputs for real and for (detached) generated images."""
+        if self.needs_real:
+            return self._relativistic(real, fake, self.real_label, self.fake_label)
+        return _LOSSES[self.mode][0](real, fake, self.real_label, self.fake_label)
 
     def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
         """The generator's loss, a scalar.
 
         Args:
             fake: the discriminator's output for generated images, with gradients.
-            real: its output for real images, without; needed where `needs_real`.
+            real: its output for real images, without gradients; required where `needs_real`.
         """
-        if self.mode == "vanilla":
-            return _bce(fake, self.real_label)
-        if self.mode == "lsgan":
-            return _squared(fake, self.real_label)
-        if self.mode in ("wgan", "wgangp", "hinge"):
-            return -fake.mean()
-        if self.mode == "softplus":
-            return F.softplus(-fake).mean()
+        if not self.needs_real:
+            return _LOSSES[self.mode][1](fake, self.real_label)
         if real is None:
             raise ValueError(f"the generator's loss of {self.mode} needs the discriminator's output for real images")
-        return self._relative(real, fake, self.fake_label, self.real_label)
+        return self._relativistic(real, fake, self.fake_label, self.real_label)
 
-    def _relative(self, real: Tensor, fake: Tensor, real_label: float, fake_label: float) -> Tensor:
-        distance = _bce if self.mode == "ragan" else _squared
+    def _relativistic(self, real: Tensor, fake: Tensor, real_label: float, fake_label: float) -> Tensor:
+        distance = _RELATIVISTIC[self.mode]
         of_real = distance(real - mean_of_all(fake), real_label)
         of_fake = distance(fake - mean_of_all(real), fake_label)
         return (of_real + of_fake) / 2
 
 
-def gradient_penalty(
-    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """`GRADIENT_PENALTY_WEIGHT` times mean((|gradient| - 1)^2) at random mixtures of real and generated images.
 
     The gradient is that of the discriminator's summed output by its input, its norm taken per image
@@ -112,9 +116,8 @@ def gradient_penalty(
     Args:
         discriminator: takes images like `real`.
         real, fake: float [N, C, H, W].
-        generator: source of the mixing weights; None: torch's own.
     """
-    weight = torch.rand(len(real), 1, 1, 1, generator=generator, dtype=real.dtype).to(real.device)
+    weight = torch.rand(len(real), 1, 1, 1, dtype=real.dtype).to(real.device)
     mixed = (weight * real.detach() + (1 - weight) * fake.detach()).requires_grad_(True)
     output = discriminator(mixed)
     (gradient,) = torch.autograd.grad(output.float().sum(), mixed, create_graph=True)
@@ -127,23 +130,29 @@ def charbonnier(prediction: Tensor, target: Tensor) -> Tensor:
     return ((prediction - target).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
 
 
+def multiscale_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """L1 at full, half, quarter and eighth size, and L1 of the gradients at the first two, which keeps edges sharp."""
+    difference = prediction - target
+    loss = difference.abs().mean() + total_variation(difference)
+    for level in range(1, 4):
+        difference = F.avg_pool2d(difference, 2)
+        loss = loss + 0.5 * difference.abs().mean()
+        if level == 1:
+            loss = loss + 0.5 * total_variation(difference)
+    return loss
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, across plus down."""
+    across = (images[..., :, 1:] - images[..., :, :-1]).abs().mean()
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
+    return across + down
+
+
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
     "l2": F.mse_loss,
     "smooth_l1": F.smooth_l1_loss,
     "charbonnier": charbonnier,
+    "multiscale_l1": multiscale_l1,
 }
-
-
-def set_requires_grad(networks: nn.Module | list[nn.Module], required: bool) -> None:
-    """Turns the gradients of networks on or off: off, a discriminator in the generator's step costs no gradients."""
-    for network in networks if isinstance(networks, list) else [networks]:
-        network.requires_grad_(required)
-
-
-def _bce(output: Tensor, label: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(output, torch.full_like(output, label))
-
-
-def _squared(output: Tensor, label: float) -> Tensor:
-    return (output - label).square().mean()

@@ -14,36 +14,32 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import EngineError, SinkError
-from training.data.images import Image, read_image
+from engine.errors import EngineError
+from training.data.images import Image, read_image, write_image
+from training.data.transforms import resize
 
-# Of the strips of longitude, this one of every so many is held out.
+# Strip number 2 of every 5 strips of longitude is held out.
 _HELD_OUT, _OF = 2, 5
-# Degrees of latitude between which tiles are taken: further out the maps are ice, and stretched.
+# Tiles lie between these degrees of latitude: further out the maps are ice, and stretched.
 _LATITUDES = (-56.0, 72.0)
 
 SATELLITE, RELIEF = "bmng.jpg", "etopo1.jpg"
-MAPS = {
-    "etopo1": RELIEF,
-    "shadedrelief": "shadedrelief.jpg",
-}
-"""What the satellite picture can be paired with: colours of height, or soft ones of vegetation, height and sea."""
+MAPS = {"etopo1": RELIEF, "shadedrelief": "shadedrelief.jpg"}
+"""Maps to pair the satellite picture with: colours of height, or soft ones of vegetation, height and sea."""
 
 
 def tiles(
     satellite: Image, target: Image, land: npt.NDArray[np.bool_], *, size: int, least_land: float = 0.3
 ) -> Iterator[tuple[str, str, Image]]:
-    """Phase, name and pair (side by side) of each tile with land on at least that share of it.
+    """Phase, name and pair (side by side) of each tile that is land to at least the share `least_land`.
 
     Training tiles overlap by half, test tiles don't.
 
     Args:
-        satellite: [height, width, 3] uint8 of the whole world.
-        target: the map, of the same shape.
+        satellite, target: picture and map of the whole world, of one shape.
         land: [height, width], where there is land.
     """
     height, width = satellite.shape[:2]
@@ -67,13 +63,10 @@ def is_land(relief: Image) -> npt.NDArray[np.bool_]:
 
 
 def write_tiles(maps: Path, output: Path, *, size: int, target: str = "etopo1") -> dict[str, int]:
-    """Writes all tiles as PNG; returns how many of each phase.
-
-    Args:
-        target: one of MAPS. A larger map is reduced to the satellite picture's size.
+    """Writes all tiles of the map `target`, a key of MAPS, as PNG; returns the number per phase.
 
     Raises:
-        EngineError: a map is missing or the maps are not of one place; the output can't be written.
+        EngineError: a map is missing, the maps don't fit together, or the output can't be written.
     """
     satellite, relief, goal = (read_image(maps / name) for name in (SATELLITE, RELIEF, MAPS[target]))
     if satellite.shape != relief.shape:
@@ -81,15 +74,11 @@ def write_tiles(maps: Path, output: Path, *, size: int, target: str = "etopo1") 
     height, width = satellite.shape[:2]
     if goal.shape[0] * width != goal.shape[1] * height:
         raise EngineError(f"{maps / MAPS[target]}: not of the shape of {SATELLITE}: {goal.shape} and {satellite.shape}")
-    if goal.shape != satellite.shape:
-        goal = np.asarray(cv2.resize(goal, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    goal = resize(goal, width, height)
     counts = {"train": 0, "test": 0}
     for phase, name, pair in tiles(satellite, goal, is_land(relief), size=size):
         for domain, image in (("A", pair[:, :size]), ("B", pair[:, size:])):
-            folder = output / f"{phase}{domain}"
-            folder.mkdir(parents=True, exist_ok=True)
-            if not cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-                raise SinkError(f"can't write {folder / name}.png: is the disk full?")
+            write_image(output / f"{phase}{domain}" / f"{name}.png", image)
         counts[phase] += 1
     return counts
 
@@ -101,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--maps", type=Path, required=True, metavar="DIR", help=f"with {SATELLITE} and {RELIEF}")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--map", choices=MAPS, default="etopo1", help="what to pair with (default: %(default)s)")
+    parser.add_argument("--map", choices=MAPS, default="etopo1", help="map to pair with (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -1,16 +1,18 @@
-"""How close a picture is to another, beside `engine.precision.psnr_db`."""
+"""How close a picture is to another, beside `engine.parity.psnr_db`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]
-"""uint8 [H, W, 3] in RGB order."""
+from engine.parity import psnr_db
+from training.data.images import Image
 
 
-def ssim(a: Picture, b: Picture) -> float:
+def ssim(a: Image, b: Image) -> float:
     """Structural similarity over the RGB channels, Gaussian window 11x11 of 1.5 pixels (Wang et al., 2004)."""
 
     def blur(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -23,3 +25,12 @@ def ssim(a: Picture, b: Picture) -> float:
     c1, c2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
     luminance = (2.0 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float(np.mean(luminance * (2.0 * covariance + c2) / (variance_x + variance_y + c2)))
+
+
+def mean_quality(pictures: Sequence[Image], targets: Sequence[Image]) -> dict[str, float]:
+    """Mean PSNR in dB, equal pictures counting as 99, and mean SSIM of pictures against their targets."""
+    pairs = list(zip(pictures, targets, strict=True))
+    return {
+        "psnr": float(np.mean([min(99.0, psnr_db(*pair)) for pair in pairs])),
+        "ssim": float(np.mean([ssim(*pair) for pair in pairs])),
+    }

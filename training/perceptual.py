@@ -1,6 +1,6 @@
-"""VGG features of images, and what is measured on them: perceptual loss, Gram matrices, the ST-LPIPS distance.
+"""VGG features of images, and measures on them: perceptual loss, Gram matrices, the ST-LPIPS distance.
 
-Two kinds of weight files are read, neither is shipped:
+Two kinds of weight files are accepted; neither is shipped:
 
 - torchvision's `vgg16` or `vgg19` state dict (`features.N.weight`), pooled by maxima;
 - that of ST-LPIPS (Ghildyal and Liu, arXiv:2207.13686; package stlpips-pytorch, BSD 2-clause), `net.sliceK.N.weight`:
@@ -19,14 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import EngineError
-from training.files import read_mapping
+from training.files import load_network
 
-# Convolutions of each block, between which the size is halved.
+# Number of convolutions -> convolutions of each block; the size is halved between blocks.
 _BLOCKS = {13: (2, 2, 3, 3, 3), 16: (2, 2, 4, 4, 4)}
 
 # ImageNet's mean and standard deviation per channel, for values in [-1, 1].
 _MEAN = (-0.030, -0.088, -0.188)
 _STD = (0.458, 0.448, 0.450)
+
+_CONVOLUTION = re.compile(r"(?:features\.|net\.slice\d\.)(\d+)\.weight")
 
 LAST_OF_BLOCKS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -40,7 +42,8 @@ class VggFeatures(nn.Module):
 
     def __init__(self, state: Mapping[str, Tensor], layers: Sequence[str]) -> None:
         super().__init__()
-        weights = sorted((key for key in state if _CONVOLUTION.fullmatch(key)), key=_number)
+        numbers = {int(match[1]): key for key in state if (match := _CONVOLUTION.fullmatch(key))}
+        weights = [numbers[number] for number in sorted(numbers)]
         if len(weights) not in _BLOCKS:
             raise EngineError(f"it has {len(weights)} convolutions, VGG16 and VGG19 have 13 and 16")
         blocks = _BLOCKS[len(weights)]
@@ -66,16 +69,8 @@ class VggFeatures(nn.Module):
 
     @classmethod
     def load(cls, path: Path, device: torch.device, *, layers: Sequence[str]) -> VggFeatures:
-        """Reads the weights from a file, which is never unpickled.
-
-        Raises:
-            EngineError: no such file, or it holds no VGG.
-        """
-        state = read_state(path)
-        try:
-            return cls(state, layers).to(device)
-        except EngineError as error:
-            raise EngineError(f"{path}: {error}") from None
+        """Reads the weights from a file, which is never unpickled. Raises EngineError for any other file."""
+        return load_network(path, lambda state: cls(state, layers)).to(device)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = (images - self.mean) / self.std
@@ -107,11 +102,6 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.features = features
 
-    @classmethod
-    def load(cls, path: Path, device: torch.device) -> PerceptualLoss:
-        """Reads the weights from a file. Raises EngineError as `VggFeatures.load`."""
-        return cls(VggFeatures.load(path, device, layers=cls.LAYERS))
-
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         of_images = self.features(2 * images - 1)
         with torch.no_grad():
@@ -127,9 +117,7 @@ class StLpips(nn.Module):
         super().__init__()
         heads = [state.get(f"lin{number}.model.1.weight") for number in range(5)]
         if any(head is None for head in heads):
-            raise EngineError(
-                "it has no weights of the ST-LPIPS distance: stlpips-pytorch's vgg_shift_tolerant.pth has"
-            )
+            raise EngineError("it has no weights of the ST-LPIPS distance: take vgg_shift_tolerant.pth")
         self.features = VggFeatures(state, LAST_OF_BLOCKS)
         for number, head in enumerate(heads):
             assert head is not None
@@ -138,11 +126,7 @@ class StLpips(nn.Module):
     @classmethod
     def load(cls, path: Path) -> StLpips:
         """Reads the weights from a file. Raises EngineError as `VggFeatures.load`."""
-        state = read_state(path)
-        try:
-            return cls(state).eval()
-        except EngineError as error:
-            raise EngineError(f"{path}: {error}") from None
+        return load_network(path, cls).eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
@@ -160,27 +144,6 @@ def gram_matrix(features: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, C], products of channels averaged over places (Gatys et al., arXiv:1508.06576)."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, wrappers such as `state_dict` removed.
-
-    Raises:
-        EngineError: no such file, or none that holds tensors by name.
-    """
-    content: Mapping[str, object] = read_mapping(path)
-    while len(content) == 1 and isinstance(inner := next(iter(content.values())), Mapping):
-        content = inner
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-_CONVOLUTION = re.compile(r"(?:features\.|net\.slice\d\.)(\d+)\.weight")
-
-
-def _number(key: str) -> int:
-    match = _CONVOLUTION.fullmatch(key)
-    assert match is not None
-    return int(match[1])
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
     python -m training.fetch_images --only mate lomiri-16 lomiri-20 gcompris
     python -m training.photo_folder --photos ~/.cache/streamgan/data/images --output data/photos
 
-Photographs of cameras are soft at their own size: enlarging a half of one is no task. Reduced ones go into train; of
-every sixth, the four tiles around its middle go into test instead.
+Photographs of cameras are soft at their own size: enlarging a half of one is too easy. Reduced ones go into train. The
+four tiles around the middle of every sixth go into test instead.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
-from engine.errors import EngineError, SinkError, SourceError
-from training.data.images import Image, list_images, read_image
+from engine.errors import EngineError, SourceError
+from training.data.images import Image, list_images, read_image, write_image
 from training.data.transforms import resize
 
 _OF = 6
@@ -25,7 +23,7 @@ _TILE = 256
 
 
 def prepared(picture: Image, number: int, *, width: int) -> Iterator[tuple[str, Image]]:
-    """Phase and picture of what a photograph contributes; nothing where it is too small."""
+    """The pictures that a photograph contributes, with their phases; none where it is too small."""
     height = round(picture.shape[0] * width / picture.shape[1])
     if picture.shape[1] < width or height < 2 * _TILE:
         return
@@ -33,26 +31,17 @@ def prepared(picture: Image, number: int, *, width: int) -> Iterator[tuple[str, 
     if number % _OF:
         yield "train", reduced
         return
-    middle = (height // 2, width // 2)
-    for top in (middle[0] - _TILE, middle[0]):
-        for left in (middle[1] - _TILE, middle[1]):
+    for top in (height // 2 - _TILE, height // 2):
+        for left in (width // 2 - _TILE, width // 2):
             yield "test", reduced[top : top + _TILE, left : left + _TILE]
 
 
 def write_photos(photos: Path, output: Path, *, width: int) -> dict[str, int]:
-    """Writes all of them as PNG; returns how many of each phase.
-
-    Raises:
-        EngineError: there are no photographs large enough, or the output can't be written.
-    """
+    """Writes all pictures as PNG; returns the number per phase. Raises EngineError where that fails."""
     counts = {"train": 0, "test": 0}
     for number, path in enumerate(list_images(photos)):
         for phase, picture in prepared(read_image(path), number, width=width):
-            folder = output / phase
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / f"{number:04d}_{counts[phase]:04d}.png"
-            if not cv2.imwrite(str(target), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-                raise SinkError(f"can't write {target}: is the disk full?")
+            write_image(output / phase / f"{number:04d}_{counts[phase]:04d}.png", picture)
             counts[phase] += 1
     if 0 in counts.values():
         raise SourceError(f"too few photographs in {photos}: some of {width}x{2 * _TILE} pixels and more are needed")

@@ -1,15 +1,17 @@
-"""The files of a run, CHECKPOINTS_DIR/NAME: networks, state, losses, pictures. Each appears when it is complete.
+"""The files of a run, CHECKPOINTS_DIR/NAME: networks, state, losses, pictures. Each file appears once it is complete.
 
 latest_net_G_A.pth   networks, in the key layout of the reference implementation; EPOCH_net_... are kept
 latest_net_G_A_ema.pth  a moving average, where --ema asks for one
 latest_state.pth     everything that --continue_train needs
-options.json         what the run was started with
+options.json         options of the run
+NAME.safetensors, pairs-.../  of --model distillation: the finished style, and the teacher's pictures
 losses.csv, tensorboard/, web/index.html
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,23 +29,22 @@ _FORMAT = 2
 
 
 class RunFolder:
-    """Reads and writes the files of one run.
-
-    Raises:
-        SinkError: the folder can't be made.
-    """
+    """Reads and writes the files of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SinkError(f"can't make the folder {path}: {error.strerror}") from error
 
     def require_unused(self) -> None:
-        """Raises EngineError where a run has saved its state already: a new one would write over it."""
+        """Raises EngineError where a run has saved its state already: a new one would overwrite it."""
         if self._state_path().exists():
             raise EngineError(f"{self.path} holds a run: go on with it by --continue_train, or take another --name")
+
+    def make(self) -> None:
+        """Makes the folder. Raises SinkError where that fails."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"can't make the folder {self.path}: {error.strerror}") from error
 
     def write_options(self, options: argparse.Namespace) -> None:
         """Keeps the options, for people and for `training.evaluate`."""
@@ -51,11 +52,7 @@ class RunFolder:
         write_whole(self.path / "options.json", lambda partial: partial.write_text(text))
 
     def save_networks(self, model: TrainingModel, prefix: str) -> None:
-        """Writes every network, and the moving averages beside the generators.
-
-        Args:
-            prefix: "latest", or the number of an epoch.
-        """
+        """Writes every network and moving average; `prefix` is "latest" or the number of an epoch."""
         networks = dict(model.networks)
         networks |= {f"{name}_ema": average.network for name, average in model.averages.items()}
         for name, network in networks.items():
@@ -63,16 +60,12 @@ class RunFolder:
             save_whole(self.path / f"{prefix}_net_{name}.pth", state)
 
     def save_state(self, model: TrainingModel, progress: Mapping[str, Any]) -> None:
-        """Writes what a run goes on from. The earlier state stays until the new one is complete."""
+        """Writes the state that a run resumes from. The earlier state stays until the new one is complete."""
         state = {"format": _FORMAT, "kind": model.options.model, "model": model.state_dict(), **progress}
         save_whole(self._state_path(), state)
 
     def load_state(self, model: TrainingModel) -> dict[str, Any]:
-        """Brings `model` to where the run was, and returns the progress that was saved with it.
-
-        Raises:
-            EngineError: there is no state, or it is of another model or damaged.
-        """
+        """Restores `model`, and returns the progress saved with it. Raises EngineError for a missing or other state."""
         path = self._state_path()
         if not path.is_file():
             raise EngineError(f"nothing to go on from: there is no {path}; leave --continue_train out to start anew")
@@ -82,21 +75,21 @@ class RunFolder:
         if state["kind"] != model.options.model:
             raise EngineError(f"{path} is the state of --model {state['kind']}, not of {model.options.model}")
         try:
-            model.load_state_dict(state["model"])
+            model.load_state_dict(state.pop("model"))
         except KeyError as error:
             raise EngineError(f"{path} is damaged: it has no {error}") from None
-        return {name: value for name, value in state.items() if name not in ("format", "kind", "model")}
+        return state
 
     def _state_path(self) -> Path:
-        rank = distributed.rank()
-        return self.path / ("latest_state.pth" if rank == 0 else f"latest_state_rank{rank}.pth")
+        suffix = f"_rank{distributed.rank()}" if distributed.rank() else ""
+        return self.path / f"latest_state{suffix}.pth"
 
 
 def published_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the names that published code and `engine.load_generator` tell the architecture from.
+    """The state dict under the names from which published code and `engine.load_generator` recognise the architecture.
 
-    Our names are those of the reference implementation. A ResNet with reflect-padded strided convolutions can't be told
-    from one without by them, so it gets the names of the code that it comes from: `initial`, `down_blocks`, ...
+    They are those of the reference implementation. These don't show that a ResNet's strided convolutions are padded by
+    reflection, so such a ResNet gets the names of the code that it comes from: `initial`, `down_blocks`, ...
     """
     state = network.state_dict()
     config = getattr(network, "config", None)
@@ -107,21 +100,20 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _block_names(config: ResNetConfig) -> dict[str, str]:
-    """Layer in our sequence -> layer in the block-style file."""
+    """Name of a layer in our sequence -> its name in block-style files."""
     if config.dropout or config.upsampling != "transposed" or config.norm == "none":
         raise CheckpointError(
             "a ResNet with reflect-padded downsampling is saved with a norm, without dropout and with transposed "
             "upsampling only"
         )
     down, blocks = config.downsamplings, config.blocks
-    names = {"model.1": "initial.0", "model.2": "initial.1", f"model.{5 + 6 * down + blocks}": "last"}
-    for level in range(down):
-        for part in (0, 1):
+    names = {f"model.{5 + 6 * down + blocks}": "last"}
+    for part in (0, 1):
+        names[f"model.{1 + part}"] = f"initial.{part}"
+        for level in range(down):
             names[f"model.{4 + 3 * level + part}"] = f"down_blocks.{level}.conv.{part}"
             names[f"model.{4 + 3 * (down + level) + blocks + part}"] = f"up_blocks.{level}.conv.{part}"
-    for number in range(blocks):
-        for half, first in enumerate((1, 5)):
-            for part in (0, 1):
-                ours = f"model.{4 + 3 * down + number}.conv_block.{first + part}"
-                names[ours] = f"res_blocks.{number}.block.{half}.conv.{part}"
+        for number, half in itertools.product(range(blocks), (0, 1)):
+            ours = f"model.{4 + 3 * down + number}.conv_block.{1 + 4 * half + part}"
+            names[ours] = f"res_blocks.{number}.block.{half}.conv.{part}"
     return names

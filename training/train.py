@@ -1,7 +1,7 @@
 """Trains a generator: python -m training.train --dataroot DIR --name NAME --model MODEL.
 
 Options and files are those of the reference CycleGAN/pix2pix implementation, where it has them. Ctrl-C and SIGTERM save
-what is done; --continue_train goes on from there, on the CPU to the bit.
+the run; --continue_train goes on from there, on the CPU to the bit.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from engine.allocator import keep_freed_memory
+from engine.device import choose_device
 from engine.errors import EngineError
-from engine.precision import choose_device
 from training import distributed
-from training.data import Batches, Transform, make_dataset, open_batches
-from training.data.datasets import DataOptions
+from training.data import Batches, Transform, open_batches, open_dataset
 from training.gallery import Gallery
 from training.log import LossLog, duration
 from training.models import TrainingModel, make_model
@@ -37,25 +36,17 @@ from training.schedules import make_scheduler
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is; saved with its state.
+    """How far a run is; saved with its state."""
 
-    Attributes:
-        epoch: the current one, from 0.
-        step_in_epoch: batches of it that are done.
-        steps: all batches that are done.
-        seconds: of training, over all its parts.
-        periods: how often the learning rate was stepped.
-    """
-
-    epoch: int = 0
+    epoch: int = 0  # counted from 0
     step_in_epoch: int = 0
     steps: int = 0
-    seconds: float = 0.0
-    periods: int = 0
+    seconds: float = 0.0  # of training, over all parts of the run
+    periods: int = 0  # number of times that the learning rate was stepped
 
 
 class Run:
-    """A run from its first step, or the one it stopped at, to its end."""
+    """A run from its first step, or from the step where it stopped, to its end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -66,29 +57,27 @@ class Run:
         torch.manual_seed(options.seed)
         self.model: TrainingModel = make_model(options, self.device)
         for network in self.model.networks.values():
-            published_state(network)  # what can't be saved is not trained
+            published_state(network)  # fail now where it can't be saved
         torch.manual_seed(options.seed + distributed.rank())  # dropout differs between processes
-        self.batches = open_training_batches(options, self.model)
         self.folder = RunFolder(options.checkpoints_dir / options.name)
+        if not options.continue_train:
+            self.folder.require_unused()
+        self.batches = open_training_batches(options, self.model)
         self.progress = Progress()
+        epochs = {"constant": options.n_epochs, "decay": options.n_epochs_decay, "decay_every": options.lr_decay_iters}
         self.schedulers = {
-            name: make_scheduler(
-                optimizer,
-                options.lr_policy,
-                constant=options.n_epochs,
-                decay=options.n_epochs_decay,
-                decay_every=options.lr_decay_iters,
-            )
+            name: make_scheduler(optimizer, options.lr_policy, **epochs)
             for name, optimizer in self.model.optimizers.items()
         }
         self.stopped_by: int | None = None
-        self._recent: list[tuple[int, dict[str, Tensor]]] = []  # losses of the steps since they were last looked at
-        # losses of the last steps, which the plateau policy looks at
+        self.log: LossLog | None = None
+        self.gallery: Gallery | None = None
+        self._epochs: int = options.n_epochs + options.n_epochs_decay
+        self._recent: list[tuple[int, dict[str, Tensor]]] = []  # losses since they were last checked, by step
+        # losses of the last steps, for the plateau policy
         self._watched: collections.deque[Mapping[str, Tensor | float]] = collections.deque(maxlen=50)
         if options.continue_train:
             self._restore(self.folder.load_state(self.model))
-        else:
-            self.folder.require_unused()
 
     # --- the main path ---
 
@@ -96,27 +85,28 @@ class Run:
         """Trains to the end, or until stopped; saves in either case.
 
         Raises:
-            EngineError: a loss is not finite, an image can't be read, a file can't be written; the last checkpoint
+            EngineError: a loss is not finite, an image can't be read, or a file can't be written; the last checkpoint
                 stays.
         """
         options, progress = self.options, self.progress
-        speaks = distributed.rank() == 0
-        if speaks:
+        is_first, folder = distributed.rank() == 0, self.folder.path
+        self.folder.make()
+        if is_first:
             self.folder.write_options(options)
             self._announce()
-        folder = self.folder.path
-        self.log = (
-            LossLog(folder, steps_before=progress.steps, tensorboard=not options.no_tensorboard) if speaks else None
-        )
-        self.gallery = Gallery(folder, title=f"{options.name} ({options.model})") if speaks else None
+            self.log = LossLog(folder, steps_before=progress.steps, tensorboard=not options.no_tensorboard)
+            self.gallery = Gallery(folder, title=f"{options.name} ({options.model})")
         self._started, self._seconds_before = time.monotonic(), progress.seconds
         self._rate_from = (progress.steps, self._started)
         try:
             with self._stoppable():
+                self._warm_up()
                 while not self._is_over():
                     self._run_epoch()
             self._check_losses()
             self._save()
+            if self._share_done() >= 1.0:
+                self.model.finish(folder)
         finally:
             if self.log is not None:
                 self.log.close()
@@ -126,7 +116,7 @@ class Run:
         for batch in self.batches.epoch(progress.epoch, skip=progress.step_in_epoch):
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             losses = self.model.step(on_device)
-            self._advance()
+            self._count_step()
             self._recent.append((progress.steps, losses))
             self._watched.append(losses)
             self._step_schedule()
@@ -142,12 +132,7 @@ class Run:
 
     # --- when it ends ---
 
-    @property
-    def _epochs(self) -> int:
-        return int(self.options.n_epochs + self.options.n_epochs_decay)
-
-    def _advance(self) -> None:
-        """Counts a step."""
+    def _count_step(self) -> None:
         progress = self.progress
         progress.steps += 1
         progress.step_in_epoch += 1
@@ -171,7 +156,7 @@ class Run:
         return self._share_done() >= 1.0 or distributed.any_process(self.stopped_by is not None)
 
     def _step_schedule(self) -> None:
-        """Steps the learning rate once per epoch, or as often as an epoch's share of the run's limit has passed."""
+        """Steps the learning rate once per epoch; with --max_steps or --max_minutes, an epoch is its share of them."""
         due = min(int(self._share_done() * self._epochs + 1e-9), self._epochs)
         while self.progress.periods < due:
             self.progress.periods += 1
@@ -181,17 +166,26 @@ class Run:
                     scheduler.step(loss)
                 else:
                     scheduler.step()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Scales the scheduled learning rate by the share of --warmup_steps that the next step completes."""
+        if self.progress.steps < self.options.warmup_steps:
+            share = (self.progress.steps + 1) / self.options.warmup_steps
+            for name, optimizer in self.model.optimizers.items():
+                for group, rate in zip(optimizer.param_groups, self.schedulers[name].get_last_lr(), strict=True):
+                    group["lr"] = share * rate
 
     def _mean_loss(self) -> float:
-        """What the plateau policy watches: the generators' losses of the last steps."""
+        """The generators' losses of the last steps, which the plateau policy watches."""
         sums = [sum(float(v) for k, v in losses.items() if not k.startswith("D")) for losses in self._watched]
         return distributed.average({"loss": sum(sums) / len(sums)})["loss"]
 
-    # --- what is told and written on the way ---
+    # --- reports ---
 
     def _report(self, batch: dict[str, Tensor]) -> None:
         options, steps = self.options, self.progress.steps
-        # On the CPU looking at a loss costs nothing; on a GPU it would wait for every step.
+        # Reading a loss is free on the CPU; on a GPU it would wait for every step.
         if self.device.type == "cpu":
             self._require_finite(steps, self._recent[-1][1])
         if steps % options.print_freq == 0 or steps == 1:
@@ -203,7 +197,7 @@ class Run:
             self._save()
 
     def _check_losses(self) -> dict[str, float]:
-        """The mean of every loss since the last look, over all processes; looks that all are finite."""
+        """The mean of every loss since the last check, over all processes; raises unless all are finite."""
         if not self._recent:
             return {}
         for step, losses in self._recent:
@@ -231,11 +225,10 @@ class Run:
         share = self._share_done()
         left = duration(progress.seconds * (1.0 / share - 1.0)) if 0.0 < share <= 1.0 else "?"
         values = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        print(
-            f"epoch {progress.epoch + 1} step {progress.steps}: {values} | {rate:.1f} images/s, {left} left", flush=True
-        )
+        epoch, steps = progress.epoch + 1, progress.steps
+        print(f"epoch {epoch} step {steps}: {values} | {rate:.1f} images/s, {left} left", flush=True)
         learning_rate = next(iter(self.model.optimizers.values())).param_groups[0]["lr"]
-        self.log.write(step=progress.steps, epoch=progress.epoch + 1, learning_rate=learning_rate, losses=losses)
+        self.log.write(step=steps, epoch=epoch, learning_rate=learning_rate, losses=losses)
 
     def _show(self, batch: dict[str, Tensor]) -> None:
         if self.gallery is None:
@@ -246,9 +239,8 @@ class Run:
 
     def _announce(self) -> None:
         model, options = self.model, self.options
-        sizes = ", ".join(
-            f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.2f} M" for n, m in model.networks.items()
-        )
+        counts = {name: sum(p.numel() for p in network.parameters()) for name, network in model.networks.items()}
+        sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
         begins = f"going on from step {self.progress.steps}" if self.progress.steps else "starting"
         print(
             f"{begins}: {options.model}, {sizes}; {len(self.batches.dataset)} samples, batches of "
@@ -282,7 +274,7 @@ class Run:
 
     @contextlib.contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Within it, the first Ctrl-C or SIGTERM lets the current step end; a second one ends the program."""
+        """The first Ctrl-C or SIGTERM lets the current step end; a second one ends the program."""
 
         def handle(number: int, frame: object) -> None:
             if self.stopped_by is not None:
@@ -300,7 +292,7 @@ class Run:
 
 @contextlib.contextmanager
 def evaluating(model: TrainingModel) -> Iterator[None]:
-    """Networks in eval mode, and torch's random numbers afterwards as before: looking changes nothing."""
+    """Puts the networks in eval mode, and afterwards restores training mode and torch's random numbers."""
     state = torch.get_rng_state()
     for network in model.networks.values():
         network.eval()
@@ -313,11 +305,7 @@ def evaluating(model: TrainingModel) -> Iterator[None]:
 
 
 def open_training_batches(options: argparse.Namespace, model: TrainingModel) -> Batches:
-    """The batches that `options` ask for, of a size that the model's networks take.
-
-    Raises:
-        EngineError: folders, images or sizes that don't fit.
-    """
+    """The batches that `options` ask for. Raises EngineError where folders or sizes don't fit the networks."""
     transform = Transform(
         mode=options.preprocess,
         load_size=options.load_size,
@@ -325,30 +313,16 @@ def open_training_batches(options: argparse.Namespace, model: TrainingModel) -> 
         flip=not options.no_flip,
         multiple=math.lcm(model.size_multiple, 4),
     )
-    smallest = model.minimum_size
-    if transform.crops and options.crop_size < smallest:
-        raise EngineError(f"--crop_size {options.crop_size} is too small: these networks take {smallest} and more")
-    dataset = make_dataset(
-        options.dataset_mode,
-        options.dataroot,
-        DataOptions(
-            transform,
-            direction=options.direction,
-            serial=options.serial_batches,
-            limit=options.max_dataset_size,
-            cache_bytes=(options.cache_mb << 20) // max(1, options.num_threads),
-            scale=options.scale,
-            seed=options.seed,
-        ),
-    )
+    if transform.crops and options.crop_size < model.minimum_size:
+        raise EngineError(
+            f"--crop_size {options.crop_size} is too small: these networks take {model.minimum_size} and more"
+        )
+    dataset = open_dataset(options, transform)
     if not transform.crops and options.batch_size > 1:
         raise EngineError(f"--preprocess {options.preprocess} leaves sizes as they are: it needs --batch_size 1")
+    shuffle = not options.serial_batches
     return open_batches(
-        dataset,
-        size=options.batch_size,
-        workers=options.num_threads,
-        shuffle=not options.serial_batches,
-        seed=options.seed,
+        dataset, size=options.batch_size, workers=options.num_threads, shuffle=shuffle, seed=options.seed
     )
 
 

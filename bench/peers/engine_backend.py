@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.contenders import in_memory_backends
 from bench.generators import output_bytes
 from bench.peers import Session, Spec, load_weights
 from bench.peers.torch_session import captured, torch_input, torch_session
-from engine.backends import get_backend
-from engine.fuse_norms import NormFused
-from engine.precision import psnr_db
+from engine.fused.norms import NormFused
+from engine.parity import psnr_db
 
 
 def unavailable(device: str, spec: Spec) -> str | None:
     """What the backend itself says."""
-    reason: str | None = get_backend(spec.backend).unavailable(torch.device(device))
-    return reason
+    return in_memory_backends()[spec.backend].unavailable(torch.device(device))
 
 
 def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
@@ -37,7 +36,7 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
         return psnr_db(*pictures)
 
     with torch.no_grad():
-        compiled = get_backend(spec.backend).compile_generator(generator, tensor, spec.precision, parity_db)
+        compiled = in_memory_backends()[spec.backend].compile(generator, tensor, spec.precision, parity_db)
     tensor = as_input(compiled)
     if isinstance(compiled, NormFused) and tensor.device.type == "cuda":
         return _graph_session(compiled, tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.peers import Session, Spec
-from engine.packed import PackedFacts, PackedGenerator, read_weights, write_weights
+from engine.runners.base import FrameFacts
+from engine.runners.packed import PackedRunner, read_weights, write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,20 +24,20 @@ def unavailable(device: str, spec: Spec) -> str | None:
     """What the backend itself says."""
     import torch
 
-    from engine.backends import fused
+    from bench.contenders import in_memory_backends
 
-    return fused.unavailable(torch.device(device))
+    return in_memory_backends()[spec.backend].unavailable(torch.device(device))
 
 
 def convert(generator: Any, example: np.ndarray, folder: Path, spec: Spec) -> None:
     """Packs the weights, with tiles as large as parity on the example allows."""
     import torch
 
+    from bench.contenders import in_memory_backends
     from bench.generators import output_bytes
     from bench.peers.torch_session import torch_input
-    from engine.backends import fused
-    from engine.fuse_program import FusedGenerator
-    from engine.precision import psnr_db
+    from engine.fused.program import FusedGenerator
+    from engine.parity import psnr_db
 
     image = torch.from_numpy(example)
 
@@ -44,15 +46,18 @@ def convert(generator: Any, example: np.ndarray, folder: Path, spec: Spec) -> No
         return psnr_db(*(output_bytes(generator, picture.float().numpy()) for picture in pictures))
 
     with torch.no_grad():
-        made = fused.compile_generator(generator, torch_input(example, spec), spec.precision, parity_db)
+        backend = in_memory_backends()[spec.backend]
+        made = backend.compile(generator, torch_input(example, spec), spec.precision, parity_db)
     assert isinstance(made, FusedGenerator)
-    write_weights(made, folder / _WEIGHTS)
-    (folder / _FACTS).write_text(json.dumps(PackedFacts.of(made, generator).to_dict()))
+    write_weights(made.weights.numpy(), folder / _WEIGHTS)
+    facts = dataclasses.asdict(FrameFacts.of(generator))
+    (folder / _FACTS).write_text(json.dumps({"program": made.program.tolist(), "facts": facts}))
 
 
 def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     """Maps the weights."""
-    facts = PackedFacts.from_dict(json.loads((folder / _FACTS).read_text()))
-    packed = PackedGenerator(read_weights(folder / _WEIGHTS), facts, threads=spec.threads)
+    kept = json.loads((folder / _FACTS).read_text())
+    weights, facts = read_weights(folder / _WEIGHTS), FrameFacts.from_dict(kept["facts"])
+    packed = PackedRunner(weights, kept["program"], facts, threads=spec.threads)
     image = np.ascontiguousarray(example[0].transpose(1, 2, 0))
     return Session(lambda: packed(image), lambda output: output.transpose(2, 0, 1)[None])

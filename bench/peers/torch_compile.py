@@ -13,9 +13,9 @@ from bench.peers.torch_session import torch_input, torch_module, torch_session
 
 def unavailable(device: str, spec: Spec) -> str | None:
     """What torch.compile needs: the same as this project's backend on it."""
-    from engine.backends import inductor
+    from engine.backends.inductor import compiler_missing
 
-    return inductor.unavailable(torch.device(device))
+    return compiler_missing(torch.device(device))
 
 
 def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from bench.peers import Session, Spec
-from engine.frame_runner import measured_algorithms
 from engine.precision import dtype_of
+from engine.runners.cuda_graph import measured_algorithms
 
 
 def torch_input(example: np.ndarray, spec: Spec) -> torch.Tensor:

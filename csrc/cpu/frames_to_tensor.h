@@ -16,15 +16,7 @@ namespace streamgan {
 using FramesToTensorRow = void (*)(const uint8_t* bgr, void* rgb, int64_t pixels, float divisor, float low);
 
 struct FramesToTensorKernels {
-  Isa isa;
   FramesToTensorRow row[kDtypeCount];
 };
-
-extern const FramesToTensorKernels kFramesToTensorScalar;
-extern const FramesToTensorKernels kFramesToTensorAvx2;
-extern const FramesToTensorKernels kFramesToTensorAvx512;
-extern const FramesToTensorKernels kFramesToTensorAvx512Bf16;
-extern const FramesToTensorKernels kFramesToTensorNeon;
-extern const FramesToTensorKernels kFramesToTensorNeonBf16;
 
 }  // namespace streamgan

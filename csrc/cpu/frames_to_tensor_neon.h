@@ -2,7 +2,7 @@
 
 template <typename Element>
 inline void row(const uint8_t* bgr, void* out, int64_t pixels, float divisor, float low) {
-  if (pixels < kBlock) return kFramesToTensorScalar.row[Element::kIndex](bgr, out, pixels, divisor, low);
+  if (pixels < kBlock) return kScalarKernels.frames_to_tensor->row[Element::kIndex](bgr, out, pixels, divisor, low);
   const F32x16 divisors = broadcast(divisor), lows = broadcast(low);
   const auto normalise = [&](uint8x16_t bytes) { return add(divide(from_bytes(bytes), divisors), lows); };
   auto* rgb = static_cast<typename Element::Storage*>(out);
@@ -11,3 +11,5 @@ inline void row(const uint8_t* bgr, void* out, int64_t pixels, float divisor, fl
     Element::store_planes(rgb + 3 * pixel, {normalise(from.val[2]), normalise(from.val[1]), normalise(from.val[0])});
   });
 }
+
+constexpr FramesToTensorKernels kFramesToTensor = {{row<Float32>, row<BFloat16>, row<Float16>}};

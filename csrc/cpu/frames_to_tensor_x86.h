@@ -12,7 +12,7 @@ inline __m128i load_swapped(const uint8_t* bgr) {
 
 template <typename Element>
 inline void row(const uint8_t* bgr, void* out, int64_t pixels, float divisor, float low) {
-  if (pixels < kBlock) return kFramesToTensorScalar.row[Element::kIndex](bgr, out, pixels, divisor, low);
+  if (pixels < kBlock) return kScalarKernels.frames_to_tensor->row[Element::kIndex](bgr, out, pixels, divisor, low);
 
   const F32x16 divisors = broadcast(divisor), lows = broadcast(low);
   const auto normalise = [&](__m128i bytes) { return add(divide(from_bytes(bytes), divisors), lows); };
@@ -25,3 +25,5 @@ inline void row(const uint8_t* bgr, void* out, int64_t pixels, float divisor, fl
     Element::store(to + 32, normalise(load_swapped<2>(from)));
   });
 }
+
+constexpr FramesToTensorKernels kFramesToTensor = {{row<Float32>, row<BFloat16>, row<Float16>}};

@@ -41,15 +41,7 @@ struct NormLayoutKernels {
 };
 
 struct InstanceNormActKernels {
-  Isa isa;
   NormLayoutKernels interleaved, planar;
 };
-
-extern const InstanceNormActKernels kInstanceNormActScalar;
-extern const InstanceNormActKernels kInstanceNormActAvx2;
-extern const InstanceNormActKernels kInstanceNormActAvx512;
-extern const InstanceNormActKernels kInstanceNormActAvx512Bf16;
-extern const InstanceNormActKernels kInstanceNormActNeon;
-extern const InstanceNormActKernels kInstanceNormActNeonBf16;
 
 }  // namespace streamgan

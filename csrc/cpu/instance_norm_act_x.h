@@ -145,11 +145,12 @@ void backward_row(const NormRow& row) {
   });
 }
 
-constexpr NormLayoutKernels kInterleaved = {{interleaved_statistics<Float32>, interleaved_statistics<BFloat16>},
-                                            {forward_row<Float32, false>, forward_row<BFloat16, false>},
-                                            {grad_sums_row<Float32, false>, grad_sums_row<BFloat16, false>},
-                                            {backward_row<Float32, false>, backward_row<BFloat16, false>}};
-constexpr NormLayoutKernels kPlanar = {{planar_statistics<Float32>, planar_statistics<BFloat16>},
-                                       {forward_row<Float32, true>, forward_row<BFloat16, true>},
-                                       {grad_sums_row<Float32, true>, grad_sums_row<BFloat16, true>},
-                                       {backward_row<Float32, true>, backward_row<BFloat16, true>}};
+constexpr InstanceNormActKernels kInstanceNormAct = {
+    {{interleaved_statistics<Float32>, interleaved_statistics<BFloat16>},
+     {forward_row<Float32, false>, forward_row<BFloat16, false>},
+     {grad_sums_row<Float32, false>, grad_sums_row<BFloat16, false>},
+     {backward_row<Float32, false>, backward_row<BFloat16, false>}},
+    {{planar_statistics<Float32>, planar_statistics<BFloat16>},
+     {forward_row<Float32, true>, forward_row<BFloat16, true>},
+     {grad_sums_row<Float32, true>, grad_sums_row<BFloat16, true>},
+     {backward_row<Float32, true>, backward_row<BFloat16, true>}}};

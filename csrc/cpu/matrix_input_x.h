@@ -10,20 +10,18 @@ inline __attribute__((always_inline)) void store_halves(char* to, const V (&valu
     return;
   }
 #endif
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) BFloat16::store(reinterpret_cast<uint16_t*>(to) + v * kLanes, values[v]);
+  UNROLLED (v, kVectors) BFloat16::store(reinterpret_cast<uint16_t*>(to) + v * kLanes, values[v]);
 }
 
-// All parts that the values are multiplied in.
+// All terms that the values are multiplied in.
 template <typename E, int kVectors>
-inline __attribute__((always_inline)) void store_parts(V (&values)[kVectors], char* to, int64_t part_bytes) {
+inline __attribute__((always_inline)) void store_terms(V (&values)[kVectors], char* to, int64_t term_bytes) {
   store_halves(to, values);
-  if constexpr (MatrixParts<E>::kCount == 2) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
+  if constexpr (MatrixTerms<E>::kCount == 2) {
+    UNROLLED (v, kVectors) {
       values[v] = values[v] - BFloat16::load(reinterpret_cast<uint16_t*>(to) + v * kLanes);
     }
-    store_halves(to + part_bytes, values);
+    store_halves(to + term_bytes, values);
   }
 }
 
@@ -39,23 +37,14 @@ inline __attribute__((always_inline)) void write_pixel(char* to, const V (&value
     return;
   }
 #endif
-#pragma GCC unroll 8
-  for (int v = 0; v < kBlocks * kBlockVectors; ++v) {
+  UNROLLED (v, kBlocks * kBlockVectors) {
     write_output(to + v * kLanes * bytes_of(writing), values[v], writing);
   }
 }
 
 struct NoResidual {
   using Storage = char;
-};
-
-template <typename A, typename B>
-struct IsSame {
-  static constexpr bool kValue = false;
-};
-template <typename A>
-struct IsSame<A, A> {
-  static constexpr bool kValue = true;
+  static constexpr int kGroup = 0;
 };
 
 // 16 kHalves channels of `width` pixels of a source, from `channel` of the source on, which is `at` of the input; a
@@ -63,7 +52,7 @@ struct IsSame<A, A> {
 template <typename E, typename S, typename R, int kHalves, bool kHasSlope>
 void read_matrix_channels(const Convolution& c, const Source& source, int64_t row, int64_t first, int64_t channel,
                           int64_t at, int64_t width, char* to, int64_t pixel_bytes, char* kept) {
-  constexpr bool kHasResidual = !IsSame<R, NoResidual>::kValue;
+  constexpr bool kHasResidual = R::kGroup > 0;
   constexpr int kVectors = kHalves * kBlockVectors;
   const Source &residual = c.residual, &second = c.second_residual;
   V scale[kVectors], shift[kVectors], slope[kVectors], other_scale[kVectors], other_shift[kVectors];
@@ -79,7 +68,7 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t ro
     other_scale[v] = residual.scale ? Float32::load(residual.scale + k) * factor : factor;
     other_shift[v] = residual.scale ? Float32::load(residual.shift + k) * factor : V{};
   }
-  const int64_t part_bytes = matrix_part_bytes(c), kept_bytes = bytes_of(c.saving);
+  const int64_t term_bytes = matrix_term_bytes(c), kept_bytes = bytes_of(c.save.writing);
   const auto begin = [&](const Source& of) { return row * of.row_step + first * of.pixel_step + channel; };
   const auto* from = static_cast<const typename S::Storage*>(source.data) + begin(source);
   const typename R::Storage *around = nullptr, *further = nullptr;
@@ -89,8 +78,7 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t ro
   }
   for (int64_t x = 0; x < width; ++x, from += source.pixel_step, to += pixel_bytes) {
     V values[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
+    UNROLLED (v, kVectors) {
       const V value = multiply_add(S::load(from + v * kLanes), scale[v], shift[v]);
       values[v] = kHasSlope ? multiply_add(minimum(value, V{}), slope[v], maximum(value, V{})) : maximum(least, value);
       if constexpr (kHasResidual) {
@@ -98,13 +86,13 @@ void read_matrix_channels(const Convolution& c, const Source& source, int64_t ro
         if (further) values[v] = values[v] + R::load(further + v * kLanes);
       }
     }
-    if (kept) write_pixel<kHalves>(kept, values, c.saving);
-    store_parts<E>(values, to, part_bytes);
+    if (kept) write_pixel<kHalves>(kept, values, c.save.writing);
+    store_terms<E>(values, to, term_bytes);
     if constexpr (kHasResidual) {
       around += residual.pixel_step;
       if (further) further += second.pixel_step;
     }
-    if (kept) kept += c.save_step * kept_bytes;
+    if (kept) kept += c.save.pixel_step * kept_bytes;
   }
 }
 
@@ -134,21 +122,21 @@ template <typename E>
 void read_matrix_image(const Convolution& c, int64_t row, char* to) {
   constexpr int64_t kPixels = 64, kValues = kPixels * kImageChannels;
   float values[kValues];
-  uint16_t parts[MatrixParts<E>::kCount][kValues + kLanes];
-  const int64_t part_bytes = matrix_part_bytes(c);
+  uint16_t terms[MatrixTerms<E>::kCount][kValues + kLanes];
+  const int64_t term_bytes = matrix_term_bytes(c);
   for (int64_t x = 0; x < c.in_width; x += kPixels) {
-    const int64_t count = smaller(c.in_width - x, kPixels);
+    const int64_t count = min_of(c.in_width - x, kPixels);
     read_image_row<Float32>(c.image, row, x, count, values);
     for (int64_t i = 0; i < count * kImageChannels; i += kLanes) {
       V vector[1] = {Float32::load(values + i)};
-      store_parts<E>(vector, reinterpret_cast<char*>(parts[0] + i), sizeof parts[0]);
+      store_terms<E>(vector, reinterpret_cast<char*>(terms[0] + i), sizeof terms[0]);
     }
-    for (int part = 0; part < MatrixParts<E>::kCount; ++part) {
+    for (int term = 0; term < MatrixTerms<E>::kCount; ++term) {
       for (int64_t i = 0; i < count; ++i) {
         uint64_t pixel;  // and one value of the next one, which is not wanted
-        __builtin_memcpy(&pixel, parts[part] + i * kImageChannels, sizeof pixel);
+        __builtin_memcpy(&pixel, terms[term] + i * kImageChannels, sizeof pixel);
         pixel &= 0x0000ffffffffffffull;
-        __builtin_memcpy(to + part * part_bytes + (x + i) * 8, &pixel, sizeof pixel);
+        __builtin_memcpy(to + term * term_bytes + (x + i) * 8, &pixel, sizeof pixel);
       }
     }
   }
@@ -181,7 +169,6 @@ struct MatrixChannels {
   int32_t source, channel, at, halves;
   MatrixReader read;
 };
-static_assert(sizeof(MatrixChannels) <= kMatrixStepBytes);
 
 template <typename E>
 int64_t matrix_channel_groups(const Convolution& c, MatrixChannels* to) {
@@ -224,59 +211,72 @@ inline void clear_border(const MatrixArea& area, int64_t first, int64_t last) {
 
 // Zeros around output rows [first, last), of all output channels.
 inline void clear_output_border(const Convolution& c, int64_t first, int64_t last) {
-  const int64_t bytes = bytes_of(c.writing);
-  clear_border({static_cast<char*>(c.output), c.output_step * bytes, c.output_row * bytes, c.output_border,
-                c.up * c.base_height, c.up * c.base_width, c.out_channels * bytes},
+  const int64_t bytes = bytes_of(c.output.writing);
+  clear_border({static_cast<char*>(c.output.data), c.output.pixel_step * bytes, c.output.row_step * bytes,
+                c.output.border, c.up * c.base_height, c.up * c.base_width, c.out_channels * bytes},
                first, last);
 }
+
+template <typename E>
+struct BandScratch : MatrixScratch {
+  using MatrixScratch::MatrixScratch;
+  MatrixChannels* groups = take<MatrixChannels>(c.in_channels / kChannelBlock + 1);
+  const char** window = take<const char*>(c.matrix.ring_rows);
+  char* ring =
+      take<char>(c.matrix.reads_directly ? 0 : c.matrix.ring_rows * MatrixTerms<E>::kCount * matrix_term_bytes(c));
+};
 
 // The last rows of the input as the products read them, each read once; or the source's own rows.
 template <typename E>
 class MatrixRing {
  public:
-  // Keeps input rows [first_owned, last_owned) where the input is to be kept.
-  MatrixRing(const Convolution& convolution, Scratch& scratch, int64_t first_row, int64_t first_owned,
-             int64_t last_owned)
+  MatrixRing(const Convolution& convolution, const BandScratch<E>& scratch, int64_t first_row, const OwnedRows& owned)
       : convolution_(convolution),
-        groups_(scratch.take<MatrixChannels>(convolution.in_channels / kChannelBlock + 1)),
-        group_count_(matrix_channel_groups<E>(convolution, groups_)),
+        scratch_(scratch),
+        group_count_(matrix_channel_groups<E>(convolution, scratch.groups)),
         next_(first_row),
-        first_owned_(first_owned),
-        last_owned_(last_owned),
-        part_bytes_(matrix_part_bytes(convolution)),
-        row_bytes_(MatrixParts<E>::kCount * part_bytes_),
-        window_(scratch.take<const char*>(convolution.ring_rows)),
-        buffer_(scratch.take<char>(convolution.reads_directly ? 0 : convolution.ring_rows * row_bytes_)) {}
+        owned_(owned),
+        term_bytes_(matrix_term_bytes(convolution)),
+        row_bytes_(MatrixTerms<E>::kCount * term_bytes_) {}
+
+  // Begins with the rows that it owns.
+  MatrixRing(const Convolution& convolution, const BandScratch<E>& scratch, const OwnedRows& owned)
+      : MatrixRing(convolution, scratch, owned.first + convolution.first, owned) {}
 
   // The rows from `first` on, as many as are kept.
   const char* const* window(int64_t first) {
-    for (int64_t i = 0; i < convolution_.ring_rows; ++i) {
-      window_[i] = convolution_.reads_directly ? source_row(first + i) : slot(first + i);
+    for (int64_t i = 0; i < convolution_.matrix.ring_rows; ++i) {
+      scratch_.window[i] = convolution_.matrix.reads_directly ? source_row(first + i) : slot(first + i);
     }
-    return window_;
+    return scratch_.window;
   }
 
   // Reads on until `row` is there.
   void advance_to(int64_t row) {
-    if (convolution_.reads_directly) return;
+    if (convolution_.matrix.reads_directly) return;
     for (; next_ <= row; ++next_) read_row(next_, slot(next_));
   }
 
+  // Keeps what no output has read.
+  void finish() {
+    if (convolution_.save.data) advance_to(owned_.last - 1);
+  }
+
  private:
-  // What is read of all channels before the next pixels.
+  // Values that are read of all channels before the next pixels.
   static constexpr int64_t kPieceValues = 4096, kLeastPixels = 16;
 
   // The first pixel that products read. What lies beyond the border is multiplied for outputs that nobody keeps.
   const char* source_row(int64_t row) const {
     const Source& source = convolution_.sources[0];
     const int64_t last = convolution_.in_height - 1 + source.border;
-    const int64_t at = smaller(row, last) * source.row_step - convolution_.before * source.pixel_step;
+    const int64_t at = min_of(row, last) * source.row_step - convolution_.before * source.pixel_step;
     return static_cast<const char*>(source.data) + at * 2;
   }
 
   // Rows above the picture have negative numbers.
   char* slot(int64_t row) const {
-    return buffer_ + (row + (convolution_.ring_rows << 8)) % convolution_.ring_rows * row_bytes_;
+    return scratch_.ring + (row + (convolution_.matrix.ring_rows << 8)) % convolution_.matrix.ring_rows * row_bytes_;
   }
 
   void read_row(int64_t row, char* to) const {
@@ -289,43 +289,44 @@ class MatrixRing {
     if (c.image.data) {
       read_matrix_image<E>(c, from, to + c.before * kMatrixImageChannels * 2);
     } else {
-      const bool keeps = c.save && from == row && row >= first_owned_ && row < last_owned_;
-      const int64_t piece = larger(kPieceValues / c.in_channels, kLeastPixels);
+      const bool keeps = c.save.data && from == row && row >= owned_.first && row < owned_.last;
+      const int64_t piece = max_of(kPieceValues / c.in_channels, kLeastPixels);
       for (int64_t x = 0; x < c.in_width; x += piece) {
-        const int64_t count = smaller(c.in_width - x, piece);
-        for (int64_t i = 0; i < group_count_; ++i) read_channels(groups_[i], from, x, count, keeps, to);
+        const int64_t count = min_of(c.in_width - x, piece);
+        for (int64_t i = 0; i < group_count_; ++i) read_channels(scratch_.groups[i], from, x, count, keeps, to);
       }
       if (keeps) {
-        const int64_t bytes = bytes_of(c.saving);
-        clear_border({static_cast<char*>(c.save), c.save_step * bytes, c.save_row * bytes, c.save_border, c.in_height,
-                      c.in_width, c.in_channels * bytes},
+        const int64_t bytes = bytes_of(c.save.writing);
+        clear_border({static_cast<char*>(c.save.data), c.save.pixel_step * bytes, c.save.row_step * bytes,
+                      c.save.border, c.in_height, c.in_width, c.in_channels * bytes},
                      row, row + 1);
       }
     }
-    for (int64_t part = 0; part < MatrixParts<E>::kCount; ++part) {
+    for (int64_t term = 0; term < MatrixTerms<E>::kCount; ++term) {
       for (int64_t block = 0; block < matrix_blocks(c); ++block) {
-        pad_matrix_row(c, block_of(to, block) + part * part_bytes_, matrix_block_channels(c, block));
+        pad_matrix_row(c, block_of(to, block) + term * term_bytes_, matrix_block_channels(c, block));
       }
     }
   }
 
-  char* block_of(char* row, int64_t block) const { return row + block * kMatrixDepth * convolution_.row_pixels * 2; }
+  char* block_of(char* row, int64_t block) const {
+    return row + block * kMatrixDepth * convolution_.matrix.row_pixels * 2;
+  }
 
   void read_channels(const MatrixChannels& group, int64_t row, int64_t x, int64_t count, bool keeps, char* to) const {
     const Convolution& c = convolution_;
     const int64_t block = group.at / kMatrixDepth, pixel_bytes = matrix_block_channels(c, block) * 2;
-    char* const kept =
-        keeps ? static_cast<char*>(c.save) + (row * c.save_row + x * c.save_step + group.at) * bytes_of(c.saving)
-              : nullptr;
+    char* const kept = keeps ? static_cast<char*>(c.save.data) +
+                                   (row * c.save.row_step + x * c.save.pixel_step + group.at) * bytes_of(c.save.writing)
+                             : nullptr;
     group.read(c, c.sources[group.source], row, x, group.channel, group.at, count,
                block_of(to, block) + (c.before + x) * pixel_bytes + group.at % kMatrixDepth * 2, pixel_bytes, kept);
   }
 
   const Convolution& convolution_;
-  MatrixChannels* const groups_;
+  const BandScratch<E>& scratch_;
   const int64_t group_count_;
   int64_t next_;
-  const int64_t first_owned_, last_owned_, part_bytes_, row_bytes_;
-  const char** const window_;
-  char* const buffer_;
+  const OwnedRows owned_;
+  const int64_t term_bytes_, row_bytes_;
 };

@@ -1,15 +1,14 @@
 // The output of the matrix unit's steps (matrix_x.h): sums of tiles become activations, some pixels at a time beside
 // the next products. Included by matrix_x.h.
 
-// Where the pixels of a tile go: from `at` on, of which `in_row` are left in a row of the output; and what is added to
-// them, or null.
+// The output of a tile: its pixels go to `at` on, `in_row` of them before the next row of the output. Residuals may be
+// null.
 struct MatrixTarget {
   char* at;
   int64_t pixels, in_row;
   const char *residual, *second_residual;
 };
 
-// Where a residual is, for pixel (y, x) of the output.
 inline const char* residual_at(const Source& residual, int64_t y, int64_t x, int64_t channel) {
   if (!residual.data) return nullptr;
   return static_cast<const char*>(residual.data) + (y * residual.row_step + x * residual.pixel_step + channel) * 2;
@@ -64,13 +63,12 @@ struct MatrixOutput {
   // Writes at most `count` pixels of a tile.
   void write(int64_t count) {
     MatrixTarget& target = targets[tile];
-    count = smaller(smaller(count, target.pixels - pixel), target.in_row);
+    count = min_of(min_of(count, target.pixels - pixel), target.in_row);
     const float* from = sums + (tile * kMatrixSide + pixel) * kBlocks * kChannelBlock;
     char* to = target.at;
     int64_t i = 0;
     for (; i + kChains <= count; i += kChains) {
-#pragma GCC unroll 4
-      for (int chain = 0; chain < kChains; ++chain) {
+      UNROLLED (chain, kChains) {
         write_next(chain, target, from, to);
         from += kBlocks * kChannelBlock, to += pixel_bytes;
       }
@@ -90,8 +88,7 @@ struct MatrixOutput {
 
   inline __attribute__((always_inline)) void write_next(int chain, MatrixTarget& target, const float* from, char* to) {
     V values[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
+    UNROLLED (v, kVectors) {
       values[v] = Float32::load(from + v * kLanes);
       if constexpr (kCounts) {
         total[chain][v] = total[chain][v] + values[v];
@@ -109,8 +106,7 @@ struct MatrixOutput {
       return BFloat16::load(reinterpret_cast<const uint16_t*>(from) + v * kLanes);
     };
     const V factor = splat(finishing->residual_scale);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
+    UNROLLED (v, kVectors) {
       values[v] = multiply_add(channels(target.residual, v), factor, values[v]);
       if (target.second_residual) values[v] = values[v] + channels(target.second_residual, v);
     }
@@ -154,7 +150,7 @@ void each_matrix_group(const Convolution& c, const Phase& phase, int64_t first, 
     MatrixWeights weights = {all + channel / kChannelBlock * block_bytes, static_cast<const char*>(after.weights), 0};
     const int64_t next = channel + kMatrixDepth;
     if (next < last) weights.next = all + next / kChannelBlock * block_bytes;
-    weights.next_bytes = smaller(next < last ? (last - next) / kChannelBlock : 2, 2) * block_bytes;
+    weights.next_bytes = min_of(next < last ? (last - next) / kChannelBlock : 2, 2) * block_bytes;
     if (next >= last && after.weights == nullptr) weights.next_bytes = 0;
     if (next <= last) {
       use(channel, Constant<2>{}, weights);
@@ -164,19 +160,6 @@ void each_matrix_group(const Convolution& c, const Phase& phase, int64_t first, 
   }
 }
 
-// What a thread multiplies with, beside its ring.
-struct MatrixScratch {
-  MatrixStep* steps;
-  float *sums, *biases;  // of four tiles, and of two
-  char* unused_tile;
-
-  MatrixScratch(int64_t products, Scratch& scratch)
-      : steps(scratch.take<MatrixStep>(products)),
-        sums(scratch.take<float>(4 * kMatrixSide * kMatrixSide)),
-        biases(scratch.take<float>(2 * kMatrixSide * kMatrixSide)),
-        unused_tile(scratch.take<char>(kMatrixTileBytes)) {}
-};
-
 // Output channels [channel, channel + 16 kBlocks) of `rows` rows of a phase, each of `columns` tiles: input(y, x) says
 // where the tile of pixels from x on reads, and target(y, x) where it is written. Tiles of one column follow each
 // other, so that those which are multiplied together share input rows.
@@ -185,8 +168,8 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
                      const MatrixWeights& weights, const float* bias, int64_t channel, int64_t rows, int64_t columns,
                      float* statistics, const Input& input, const Target& target) {
   constexpr int64_t kTileSums = kMatrixSide * kBlocks * kChannelBlock;
-  const int64_t tiles = rows * columns, steps = larger((tiles + kTiles - 1) / kTiles * products, 1),
-                bytes = bytes_of(c.writing);
+  const int64_t tiles = rows * columns, steps = max_of((tiles + kTiles - 1) / kTiles * products, 1),
+                bytes = bytes_of(c.output.writing);
   MatrixOutput<kBlocks, kCounts> pending;
   pending.finishing = &c.finish;
   for (int64_t i = 0; i < kBlocks * kChannelBlock; ++i) {
@@ -195,16 +178,16 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
                         : activation == Activation::kPRelu ? c.finish.slopes[channel + i]
                                                            : c.finish.slope;
   }
-  pending.writing = c.writing;
-  pending.pixel_bytes = c.up * c.output_step * bytes;
+  pending.writing = c.output.writing;
+  pending.pixel_bytes = c.up * c.output.pixel_step * bytes;
   pending.row_pixels = c.base_width;
-  pending.row_step = c.up * (c.output_row - c.base_width * c.output_step) * bytes;
-  pending.pixels_at_once = (kTiles * kMatrixSide + products - 1) / larger(products, 1);
-  pending.lines_at_once = larger((weights.next_bytes / kLineBytes + steps - 1) / steps, kLeastLines);
+  pending.row_step = c.up * (c.output.row_step - c.base_width * c.output.pixel_step) * bytes;
+  pending.pixels_at_once = (kTiles * kMatrixSide + products - 1) / max_of(products, 1);
+  pending.lines_at_once = max_of((weights.next_bytes / kLineBytes + steps - 1) / steps, kLeastLines);
   // The first channels bring the input to the caches for all others.
   const Phase& phase = c.phases[0];
   MatrixAhead ahead;
-  if (channel == 0 && !c.gathers && weights.data == phase.weights) {
+  if (channel == 0 && !c.matrix.gathers && weights.data == phase.weights) {
     ahead = {nullptr, pixels_ahead(c, phase), c.sources[0].pixel_step * 2};
   }
   const int64_t ahead_row = ahead.pixels > 0 ? phase.rows - 1 : 0;
@@ -222,7 +205,7 @@ void matrix_channels(const Convolution& c, MatrixUnit& unit, const MatrixScratch
   for (int64_t first = 0, y = 0, x = 0; first < tiles; first += kTiles) {
     pending.begin(targets[turn], made);
     turn = 1 - turn;
-    made = static_cast<int>(smaller(tiles - first, kTiles));
+    made = static_cast<int>(min_of(tiles - first, kTiles));
     for (int i = 0; i < kTiles; ++i) {
       inputs[i] = i < made ? input(y, x) : inputs[0];
       if (i < made) targets[turn][i] = target(y, x);
@@ -252,7 +235,7 @@ void matrix_group(const Convolution& c, MatrixUnit& unit, const MatrixScratch& s
   };
   if (rows * columns == 1) return multiply(Constant<1>{});
   if constexpr (kBlocks == 1) {
-    if (c.weight_parts == 2) return multiply(Constant<3>{});
+    if (c.matrix.weight_terms == 2) return multiply(Constant<3>{});
   }
   multiply(Constant<kMostTiles<kBlocks>>{});
 }

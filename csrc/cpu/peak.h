@@ -17,24 +17,18 @@ namespace streamgan {
 
 enum PeakKind : int { kPeakFloat32, kPeakBFloat16, kPeakInt8, kPeakFloat16, kPeakKindCount };
 
+// Instructions that no tier guarantees.
+enum class PeakNeeds : int { kNothing, kAvx512Vnni, kAvx512Fp16, kAmxInt8 };
+
 struct PeakLoop {
-  float (*run)(int64_t rounds);
-  int64_t operations_per_round;
+  float (*run)(int64_t rounds) = nullptr;
+  int64_t operations_per_round = 0;
+  PeakNeeds needs = PeakNeeds::kNothing;
 };
 
-// A loop's `run` is null where the tier adds nothing to the next lower one. Instructions that a tier does not guarantee
-// (AVX512-VNNI, AVX512-FP16, AMX-INT8) are asked for in peak_loop.cpp.
-struct PeakKernels {
-  Isa isa;
-  PeakLoop loop[kPeakKindCount];
+// By kind; `run` is null where the tier adds nothing to the next lower one.
+struct PeakLoops {
+  PeakLoop loop[kPeakKindCount] = {};
 };
-
-extern const PeakKernels kPeakScalar;
-extern const PeakKernels kPeakAvx2;
-extern const PeakKernels kPeakAvx512;  // its int8 loop needs AVX512-VNNI, which the tier doesn't guarantee
-extern const PeakKernels kPeakAvx512Bf16;
-extern const PeakKernels kPeakAvx512Amx;
-extern const PeakKernels kPeakNeon;
-extern const PeakKernels kPeakNeonBf16;
 
 }  // namespace streamgan

@@ -19,14 +19,8 @@ using TensorToFramesPlanarRow = void (*)(const void* red, const void* green, con
                                          int64_t pixels, float low, float scale);
 
 struct TensorToFramesKernels {
-  Isa isa;
   TensorToFramesInterleavedRow interleaved[kDtypeCount];
   TensorToFramesPlanarRow planar[kDtypeCount];
 };
-
-extern const TensorToFramesKernels kTensorToFramesScalar;
-extern const TensorToFramesKernels kTensorToFramesAvx2;
-extern const TensorToFramesKernels kTensorToFramesAvx512;
-extern const TensorToFramesKernels kTensorToFramesNeon;
 
 }  // namespace streamgan

@@ -20,7 +20,8 @@ inline __m128i interleave(__m128i blue, __m128i green, __m128i red) {
 
 template <typename Element>
 inline void interleaved_row(const void* in, uint8_t* bgr, int64_t pixels, float low, float scale) {
-  if (pixels < kBlock) return kTensorToFramesScalar.interleaved[Element::kIndex](in, bgr, pixels, low, scale);
+  if (pixels < kBlock)
+    return kScalarKernels.tensor_to_frames->interleaved[Element::kIndex](in, bgr, pixels, low, scale);
   const F32x16 lows = broadcast(low), scales = broadcast(scale);
   const auto* rgb = static_cast<const typename Element::Storage*>(in);
   const auto quantise = [&](const typename Element::Storage* from) {
@@ -35,7 +36,8 @@ inline void interleaved_row(const void* in, uint8_t* bgr, int64_t pixels, float 
 template <typename Element>
 inline void planar_row(const void* red, const void* green, const void* blue, uint8_t* bgr, int64_t pixels, float low,
                        float scale) {
-  if (pixels < kBlock) return kTensorToFramesScalar.planar[Element::kIndex](red, green, blue, bgr, pixels, low, scale);
+  if (pixels < kBlock)
+    return kScalarKernels.tensor_to_frames->planar[Element::kIndex](red, green, blue, bgr, pixels, low, scale);
   const F32x16 lows = broadcast(low), scales = broadcast(scale);
   const auto quantise = [&](const void* plane, int64_t pixel) {
     const auto* from = static_cast<const typename Element::Storage*>(plane) + pixel;
@@ -49,3 +51,7 @@ inline void planar_row(const void* red, const void* green, const void* blue, uin
     store_bytes(to + 32, interleave<2>(b, g, r));
   });
 }
+
+constexpr TensorToFramesKernels kTensorToFrames = {
+    {interleaved_row<Float32>, interleaved_row<BFloat16>, interleaved_row<Float16>},
+    {planar_row<Float32>, planar_row<BFloat16>, planar_row<Float16>}};

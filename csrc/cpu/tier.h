@@ -1,27 +1,31 @@
-// What every kernel file may include: plain declarations only, no inline functions (see csrc/isa.h).
+// What kernel files share, and what a tier of instructions exports. Plain declarations only (csrc/tiers.h says why).
 #pragma once
 
 #include <stdint.h>
 
-#if defined(STREAMGAN_X86_TIERS)
-#define STREAMGAN_IF_X86(...) __VA_ARGS__
-#else
-#define STREAMGAN_IF_X86(...)
-#endif
-
-#if defined(STREAMGAN_ARM_TIERS)
-#define STREAMGAN_IF_ARM(...) __VA_ARGS__
-#else
-#define STREAMGAN_IF_ARM(...)
-#endif
-
 namespace streamgan {
-
-// The tiers of all platforms. Those of one platform are the scalar one and a run of others, lowest first: a processor
-// that has one of them has all before it.
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAvx512Amx, kNeon, kNeonBf16 };
 
 // Element types of image tensors; kernel structs hold one function for each, in this order.
 enum Dtype : int { kFloat32, kBFloat16, kFloat16, kDtypeCount };
+
+struct FramesToTensorKernels;
+struct FusedConvolutionKernels;
+struct InstanceNormActKernels;
+struct PeakLoops;
+struct TensorToFramesKernels;
+
+// The kernels of one tier. Null where the tier adds nothing to the next lower one; the scalar tier has all.
+struct TierKernels {
+  const FramesToTensorKernels* frames_to_tensor;
+  const FusedConvolutionKernels* fused_generator;
+  const InstanceNormActKernels* instance_norm_act;
+  const TensorToFramesKernels* tensor_to_frames;
+  const PeakLoops* peak;
+};
+
+// One for each csrc/cpu/tiers/NAME.cpp.
+extern const TierKernels kScalarKernels;
+extern const TierKernels kAvx2Kernels, kAvx512Kernels, kAvx512Bf16Kernels, kAvx512AmxKernels;
+extern const TierKernels kNeonKernels, kNeonBf16Kernels;
 
 }  // namespace streamgan

@@ -1,7 +1,7 @@
 // float32 vectors of a tier's own length, and the two element types of activations and weights. Included inside an
 // anonymous namespace, after <immintrin.h> or <arm_neon.h> where the tier has instructions of its own.
 //
-// The build defines STREAMGAN_NEON for the NEON tiers: the scalar tier's compiler has __ARM_NEON too.
+// The NEON tiers define STREAMGAN_NEON: the scalar tier's compiler has __ARM_NEON too.
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -154,7 +154,11 @@ struct BFloat16 {
   static Broadcast broadcast(const uint16_t* from) {
     int32_t pair;
     __builtin_memcpy(&pair, from, sizeof pair);
-    return (__m512bh)_mm512_set1_epi32(pair);
+    __m512i pairs = _mm512_set1_epi32(pair);
+#if defined(__clang__)
+    __asm__("" : "+v"(pairs));  // clang 16 crashes where it sees that bfloat16 is broadcast
+#endif
+    return (__m512bh)pairs;
   }
   static V dot(Broadcast input, Weights weights, V sum) { return _mm512_dpbf16_ps(sum, input, weights); }
 #elif defined(STREAMGAN_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)

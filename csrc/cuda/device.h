@@ -1,15 +1,13 @@
 // What kernels take from CUDA beyond the language, and how they are started.
 //
 // The same sources are built for the host with STREAMGAN_EMULATE, where an emulation of threads, barriers and shared
-// memory takes CUDA's place (tests/cuda); everything that differs is in this file.
+// memory, included before them, takes CUDA's place (tests/cuda/emulated.py).
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(STREAMGAN_EMULATE)
-#include "tests/cuda/emulation/cuda_emulation.h"
-#else
+#if !defined(STREAMGAN_EMULATE)
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -9,9 +9,7 @@
 #include "csrc/ops/instance_norm_act.h"
 #include "csrc/ops/yuv.h"
 
-#if defined(STREAMGAN_EMULATE)
-#include "tests/cuda/emulation/current_device.h"
-#else
+#if !defined(STREAMGAN_EMULATE)
 #include <torch/csrc/stable/accelerator.h>
 
 // Of torch/csrc/inductor/aoti_torch/c/shim.h, which has it only where all of CUDA's headers are asked for.

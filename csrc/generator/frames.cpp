@@ -28,7 +28,7 @@ void write_image_row(FramesToTensorRow kernel, Dtype dtype, const Frame& frame, 
   for (int64_t i = inside; i < width; ++i) write(reflected(first + i, frame.width), 1, pixels + i * pixel_bytes);
 }
 
-Image FrameImage::image() const {
+InputView FrameImage::image() const {
   const auto read = [](const char* data, int64_t row, int64_t first, int64_t width, float* to) {
     const auto& [kernel, frame, range] = *reinterpret_cast<const FrameImage*>(data);
     write_image_row(kernel, kFloat32, frame, range, row, first, width, reinterpret_cast<char*>(to));

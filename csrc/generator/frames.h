@@ -12,7 +12,7 @@ namespace streamgan {
 struct ValueRange {
   double low, high;
 
-  // Of frames_to_tensor, and of tensor_to_frames.
+  // For frames_to_tensor and tensor_to_frames.
   float divisor() const { return static_cast<float>(255.0 / (high - low)); }
   float scale() const { return divisor(); }
 };
@@ -36,7 +36,7 @@ struct FrameImage {
   ValueRange range;
 
   // For as long as this is there.
-  Image image() const;
+  InputView image() const;
 };
 
 }  // namespace streamgan

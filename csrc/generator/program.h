@@ -1,8 +1,10 @@
-// What a generator's program consists of. engine/fuse_program.py writes it; change both together.
+// The program of a generator, which engine/fused/program.py writes; change both together.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
+#include "csrc/check.h"
 #include "csrc/cpu/fused_convolution.h"
 
 namespace streamgan {
@@ -14,6 +16,26 @@ struct Header {
   int64_t version, dtype, slots, steps;
 };
 
+// How a step's weights are packed, and so what it can be. The plan picks one of the algorithms that read them. The four
+// for 3x3 filters of stride 1 hold the same: they say how large the tiles may be for the precision.
+enum class Packing : int64_t {
+  kDirect,
+  kWinograd2,
+  kWinograd42,
+  kWinograd4,
+  kWinograd8,
+  kWinogradPairs,
+  kWinogradStrided,
+  kWinogradTransposed,
+  kDepthwise,
+  kBilinear,
+  kColumns,
+  kShuffle,
+  kMatrix,
+  kMatrixLast
+};
+constexpr int64_t kPackings = 14;
+
 struct StepPhase {
   int64_t dy, rows, dx, columns, weights;
 };
@@ -21,15 +43,18 @@ struct StepPhase {
 // Slots hold activations; kNone stands for the image as a source, for nothing elsewhere. Offsets are bytes in
 // `weights`.
 struct Step {
-  int64_t method, multiplies_float32, source, second_source, residual, second_residual, save, output;
-  int64_t residual_scale_bits;             // float32, what `residual` is multiplied by
-  int64_t save_channels;                   // room of a pixel of `save`; 0: of those that it gets
-  int64_t appends;                         // whether the output comes after what `output` holds, as more channels
-  int64_t activation, slope_bits, slopes;  // of the input; slopes float32 [in_channels] or kNone
-  // Of Winograd: the transformed input of steps that read ever more channels of one activation is kept, with room for
-  // so many channels (0: it isn't), and so many of the first are those that the step before has seen.
+  Packing packing;
+  int64_t multiplies_float32, source, second_source, residual, second_residual, save, output;
+  int64_t residual_scale_bits;  // float32, what `residual` is multiplied by
+  int64_t save_channels;        // room of a pixel of `save`; 0: of those that it gets
+  int64_t appends;              // whether the output comes after what `output` holds, as more channels
+  Activation activation;        // of the input
+  int64_t slope_bits, slopes;   // slopes float32 [in_channels] or kNone
+  // Winograd steps that read ever more channels of one activation keep its transformed input: room for so many channels
+  // (0: it is not kept), and how many of the first channels the step before has transformed.
   int64_t kept_channels, same_channels;
-  int64_t padding, pad_before, pad_after, kernel;  // what the base grid's size follows from
+  Padding padding;
+  int64_t pad_before, pad_after, taps;  // what the base grid's size follows from; taps a side
   int64_t stride, up;
   int64_t in_channels, out_channels;
   int64_t shuffles;  // whether the phases are a pixel shuffle's, of one input and each with a bias of its own
@@ -38,17 +63,60 @@ struct Step {
   int64_t has_norm, norm_weight, norm_bias, epsilon_bits;  // of the output; weight and bias float32 or kNone
   int64_t norm_channels;                                   // that are normalised together; 0: each by itself
   int64_t image_scale_bits, image_offset_bits;             // of the first step: float32, image * scale + offset
-  int64_t picture_channels, kernel_width, tanh;            // of the last step
-  int64_t base;                                            // Base, of the last step
+  int64_t picture_channels, filter_width, tanh;            // of the last step
+  Base base;                                               // of the last step
   int64_t aligns_corners;                                  // of linear interpolation
-  int64_t weight_parts;                                    // of a step on the matrix unit: 1 or 2
+  int64_t weight_terms;                                    // of a step on the matrix unit: 1 or 2
   int64_t block;                                           // of the last one
-  // Of a step on the matrix unit, what becomes of its output before it is written, in place of what the step that reads
-  // it would do: an activation (slopes float32 [out_channels] or kNone), and residuals that are added then.
-  int64_t out_activation, out_slope_bits, out_slopes, out_residual, out_second_residual, out_residual_scale_bits;
+  // A step on the matrix unit can finish its output, in place of the step that reads it: an activation (slopes float32
+  // [out_channels] or kNone), then residuals.
+  Activation out_activation;
+  int64_t out_slope_bits, out_slopes, out_residual, out_second_residual, out_residual_scale_bits;
   int64_t out_room;  // channels of a pixel of `output`; 0: of those that it gets
   int64_t border;    // pixels of zeros around what it writes
   StepPhase phases[kMaxPhases];
+};
+
+// --- helpers of all that reads a program
+
+constexpr char kGeneratorOp[] = "fused_generator";
+constexpr int64_t kAlignment = 64;
+
+inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int64_t aligned(int64_t bytes) { return divided_up(bytes, kAlignment) * kAlignment; }
+
+inline float float_of_bits(int64_t bits) {
+  const auto low = static_cast<uint32_t>(bits);
+  float value;
+  std::memcpy(&value, &low, sizeof value);
+  return value;
+}
+
+// Checks a condition on a program.
+template <typename... Parts>
+void require(bool condition, const Parts&... message) {
+  check(condition, kGeneratorOp, ": ", message...);
+}
+
+// engine/fused/packing.py makes them.
+struct PackedWeights {
+  const char* data;
+  int64_t bytes;
+
+  const void* at(int64_t offset, int64_t size) const {
+    require(offset >= 0 && size >= 0 && offset <= bytes - size && offset % kAlignment == 0, "weights at ", offset,
+            " are outside of the ", bytes, " bytes");
+    return data + offset;
+  }
+  const float* floats(int64_t offset, int64_t count) const { return static_cast<const float*>(at(offset, count * 4)); }
+};
+
+// Both parts stay their owner's.
+struct Program {
+  PackedWeights weights;
+  const int64_t* numbers;
+  int64_t count;
 };
 
 }  // namespace streamgan

@@ -1,13 +1,11 @@
 #include "csrc/generator/workspace.h"
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <mutex>
 #include <new>
 #include <vector>
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <sys/mman.h>
-#endif
 
 #include "csrc/check.h"
 
@@ -18,7 +16,7 @@ using Block = Workspace::Block;
 
 constexpr int64_t kHugePage = 2 << 20;
 #if defined(__SANITIZE_ADDRESS__)
-// The sanitizer knows where a block ends if that is what was asked for, and if none is used again.
+// The sanitizer sees overflows only if blocks have the size that was asked for and are not used again.
 constexpr int64_t kWholeBytes = 1;
 constexpr size_t kKept = 0;
 #else
@@ -40,7 +38,7 @@ std::vector<Block>& free_blocks() {
 char* allocate(int64_t bytes) {
   void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
-  // What is before and after the whole huge pages goes back.
+  // Only whole huge pages are kept.
   auto* const begin = static_cast<char*>(mapped);
   const int64_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
   if (before > 0) munmap(begin, before);
@@ -75,7 +73,7 @@ Block take(int64_t bytes) {
   return {data, whole};
 }
 
-// The oldest of too many goes.
+// Frees the oldest block if there are too many.
 void give(const Block& block) {
   const std::lock_guard<std::mutex> lock(mutex());
   std::vector<Block>& blocks = free_blocks();

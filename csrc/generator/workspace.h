@@ -6,7 +6,7 @@
 namespace streamgan {
 
 // Memory that calls work in, kept between them: fresh pages for every frame would cost as much as a layer. It comes
-// from the system, for what malloc gives may have been touched before in small pages, and stays in these.
+// from the system, because memory from malloc may already be in small pages.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);

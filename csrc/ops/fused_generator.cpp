@@ -1,4 +1,5 @@
-// streamgan::fused_generator: a whole generator as a list of convolutions over packed weights (engine/fuse.py).
+// streamgan::fused_generator: a whole generator as a list of convolutions over packed weights
+// (engine/fused/lowering.py).
 #include <algorithm>
 #include <vector>
 
@@ -35,8 +36,9 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
             program.scalar_type() == ScalarType::Long && program.dim() == 1 && program.is_contiguous(),
         kOp, ": weights must be one row of bytes, program one of 64-bit integers");
   const TorchThreads threads;
-  const Program packed = {static_cast<const char*>(weights.const_data_ptr()), weights.numel(),
-                          static_cast<const int64_t*>(program.const_data_ptr()), program.numel()};
+  const Program packed = {{static_cast<const char*>(weights.const_data_ptr()), weights.numel()},
+                          static_cast<const int64_t*>(program.const_data_ptr()),
+                          program.numel()};
   const Plan plan(packed, image.size(2), image.size(3), threads);
   check(plan.picture_channels() == channels, kOp, ": the generator makes ", plan.picture_channels(), " channels, not ",
         channels);
@@ -48,14 +50,14 @@ Tensor run_all(const Tensor& image, const Tensor& weights, const Tensor& program
   if (seconds) seconds->assign(plan.step_count(), 0.0);
   const int64_t bytes = image_element_bytes(dtype);
   for (int64_t n = 0; n < count; ++n) {
-    const Image view = {static_cast<const char*>(image.const_data_ptr()) + n * image.stride(0) * bytes,
-                        image.stride(1) * bytes,
-                        image.stride(2) * bytes,
-                        image.stride(3) * bytes,
-                        image.size(1),
-                        dtype,
-                        1.0f,
-                        0.0f};
+    const InputView view = {static_cast<const char*>(image.const_data_ptr()) + n * image.stride(0) * bytes,
+                            image.stride(1) * bytes,
+                            image.stride(2) * bytes,
+                            image.stride(3) * bytes,
+                            image.size(1),
+                            dtype,
+                            1.0f,
+                            0.0f};
     float* const to = static_cast<float*>(picture.mutable_data_ptr()) + n * height * width * channels;
     plan.run(view, {to}, workspace.data(), seconds ? seconds->data() : nullptr);
   }

@@ -75,14 +75,14 @@ class Generator {
     const FrameImage from = {
         frames_to_tensor_kernels().row[kFloat32], {frame.data(), width * kChannels, height, width}, in};
     const TensorToFramesKernels& to_bytes = tensor_to_frames_kernels();
-    const Picture to = {nullptr,
-                        translated.mutable_data(),
-                        scale * height,
-                        scale * width,
-                        to_bytes.interleaved[kFloat32],
-                        to_bytes.planar[kFloat32],
-                        static_cast<float>(out.low),
-                        out.scale()};
+    const OutputView to = {nullptr,
+                           translated.mutable_data(),
+                           scale * height,
+                           scale * width,
+                           to_bytes.interleaved[kFloat32],
+                           to_bytes.planar[kFloat32],
+                           static_cast<float>(out.low),
+                           out.scale()};
     {
       const py::gil_scoped_release release;
       plan_->run(from.image(), to, workspace_->data(), nullptr);
@@ -104,7 +104,7 @@ class Generator {
   }
 
   Program program() const {
-    return {reinterpret_cast<const char*>(weights_.data()), weights_.size(), program_.data(), program_.size()};
+    return {{reinterpret_cast<const char*>(weights_.data()), weights_.size()}, program_.data(), program_.size()};
   }
 
   // Plan and memory for images of this size; those of the last size are kept.
@@ -121,7 +121,7 @@ class Generator {
     size_ = size;
   }
 
-  Image image_of(const float* data) const {
+  InputView image_of(const float* data) const {
     return {reinterpret_cast<const char*>(data),
             4,
             size_.second * kChannels * 4,
@@ -147,7 +147,8 @@ class Generator {
 void define_generator(py::module_& module) {
   using streamgan::Array;
   using streamgan::Generator;
-  py::class_<Generator>(module, "Generator", "A fused generator: packed weights and a program (engine/packed.py).")
+  py::class_<Generator>(module, "Generator",
+                        "A fused generator: packed weights and a program (engine/runners/packed.py).")
       .def(py::init<Array<uint8_t>, Array<int64_t>, int64_t>(), py::arg("weights").noconvert(),
            py::arg("program").noconvert(), py::arg("threads"))
       .def("run", &Generator::run, py::arg("image").noconvert(),

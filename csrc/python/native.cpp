@@ -21,18 +21,16 @@
 
 #include "csrc/caches.h"
 #include "csrc/cpu/fused_convolution.h"
-#include "csrc/cpu/peak_loop.h"
-#include "csrc/isa.h"
 #include "csrc/kernels.h"
 #include "csrc/python/frames.h"
 #include "csrc/python/generator.h"
 
 namespace {
 
-std::vector<std::string> names(const std::vector<streamgan::Isa>& isas) {
-  std::vector<std::string> result;
-  for (const streamgan::Isa isa : isas) result.emplace_back(streamgan::isa_name(isa));
-  return result;
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const streamgan::Tier* tier : streamgan::supported_tiers()) names.emplace_back(tier->name);
+  return names;
 }
 
 std::map<std::string, std::string> build_info() {
@@ -40,12 +38,6 @@ std::map<std::string, std::string> build_info() {
           {"compiler", STREAMGAN_COMPILER},
           {"flags", STREAMGAN_FLAGS},
           {"torch", STREAMGAN_TORCH_VERSION}};
-}
-
-std::map<std::string, std::vector<std::string>> kernels() {
-  std::map<std::string, std::vector<std::string>> result;
-  for (const auto& [op, isas] : streamgan::kernel_tiers()) result[op] = names(isas);
-  return result;
 }
 
 using Sizes = std::pair<int64_t, int64_t>;
@@ -105,17 +97,17 @@ streamgan::PeakKind peak_kind(const std::string& name) {
   throw std::invalid_argument("peak: kind '" + name + "' is unknown; accepted are float32, float16, bf16, int8");
 }
 
-streamgan::Isa supported_isa(const std::optional<std::string>& name) {
-  if (!name) return streamgan::detected_isa();
-  for (const streamgan::Isa isa : streamgan::supported_isas()) {
-    if (*name == streamgan::isa_name(isa)) return isa;
+const streamgan::Tier& supported_tier(const std::optional<std::string>& name) {
+  if (!name) return streamgan::detected_tier();
+  for (const streamgan::Tier* tier : streamgan::supported_tiers()) {
+    if (*name == tier->name) return *tier;
   }
   throw std::invalid_argument("peak: isa '" + *name + "' can't run here; supported_isas() lists those that can");
 }
 
 std::optional<double> peak(const std::string& kind, int threads, double seconds,
                            const std::optional<std::string>& isa) {
-  const streamgan::PeakLoop loop = streamgan::peak_loop(peak_kind(kind), supported_isa(isa));
+  const streamgan::PeakLoop loop = streamgan::peak_loop(peak_kind(kind), supported_tier(isa));
   if (threads < 1) throw std::invalid_argument("peak: threads is " + std::to_string(threads) + "; at least 1");
   if (!(seconds > 0) || seconds > 60) {
     throw std::invalid_argument("peak: seconds is " + std::to_string(seconds) + "; above 0, at most 60");
@@ -153,19 +145,16 @@ PYBIND11_MODULE(_native, module) {
   define_frames(module);
   module.def("build_info", &build_info, "Version, compiler, flags and the torch version built against.");
   module.def(
-      "detected_isa", [] { return streamgan::isa_name(streamgan::detected_isa()); },
+      "detected_isa", [] { return streamgan::detected_tier().name; },
       "The highest instruction set this processor and operating system support.");
+  module.def("supported_isas", &supported_isas, "All instruction sets that can run here, lowest first.");
   module.def(
-      "supported_isas", [] { return names(streamgan::supported_isas()); },
-      "All instruction sets that can run here, lowest first.");
-  module.def(
-      "active_isa", [] { return streamgan::isa_name(streamgan::active_isa()); },
+      "active_isa", [] { return streamgan::active_tier().name; },
       "The instruction set in use; ValueError if STREAMGAN_ISA names one that can't run here.");
   module.def("set_isa", &streamgan::set_isa, pybind11::arg("name"),
              "Forces an instruction set for the whole process; None goes back to STREAMGAN_ISA or detection.");
-  module.def(
-      "refused_isa", [] { return streamgan::refused_isa(); },
-      "Why an instruction set that the processor has can't be used, in one line; '' where there is none.");
+  module.def("refused_isa", &streamgan::refused_isa,
+             "Why an instruction set that the processor has can't be used, in one line; '' where there is none.");
   module.def("caches", &caches, "Level 2 cache of one core and level 3 cache of all, in bytes, as plans use them.");
   module.def("set_caches", &set_caches, pybind11::arg("sizes"),
              "Sets both sizes for the whole process; None goes back to what the operating system says. For tests.");
@@ -175,7 +164,8 @@ PYBIND11_MODULE(_native, module) {
       "A product of tiles by the matrix unit, or its emulation where the instruction set in use has none: sums, "
       "float32 [16, 16], plus a, bits of bfloat16 as uint16 [16, 32], times b, [16, 16, 2], which holds rows 2 k "
       "and 2 k + 1 side by side.");
-  module.def("kernels", &kernels, "The instruction sets that each operator has a kernel of its own for, lowest first.");
+  module.def("kernels", &streamgan::kernel_tiers,
+             "The instruction sets that each operator has a kernel of its own for, lowest first.");
   module.def(
       "peak", &peak, pybind11::arg("kind"), pybind11::arg("threads"), pybind11::arg("seconds"),
       pybind11::arg("isa") = pybind11::none(), pybind11::call_guard<pybind11::gil_scoped_release>(),

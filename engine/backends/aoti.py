@@ -3,119 +3,87 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.backends import inductor
-from engine.backends.interface import CompiledGenerator, first_line
-from engine.errors import BackendError
+from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, module_to_save
+from engine.backends.inductor import compiler_missing
+from engine.device import processor_abilities
+from engine.errors import BackendError, first_line
 from engine.generators import Generator
 from engine.memory import is_out_of_memory
-from engine.precision import processor_abilities
 
-SUFFIX = ".pt2"
-SAME_RUNTIME = True
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-LARGEST_SIDE = 8192
-"""Of inputs of packages for free sizes, in pixels."""
-
-unbuildable = inductor.unavailable
+_LARGEST_SIDE = 8192  # of inputs of packages for every size, in pixels
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Why this backend can't run on `device`, in one line; None if it can."""
-    return None
+class AOTInductor(FileBackend):
+    """Packages hold machine code. `build` returns what they do not check: instruction sets, and the range of sides."""
 
+    name = "aoti"
+    build_cost = "minutes"
+    runs_without_torch = True
+    suffix = ".pt2"
+    export_format = "aoti"
+    same_runtime = True
+    takes_operators = ("cpu",)
 
-def version(device: torch.device) -> str:
-    """What writes the file and has to read it."""
-    return f"torch {torch.__version__}"
+    def unbuildable(self, device: torch.device) -> str | None:
+        return compiler_missing(device)
 
-
-def build(
-    generator: Generator,
-    example: Tensor,
-    precision: str,
-    path: Path,
-    *,
-    dynamic: bool = False,
-    targets: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Compiles `generator` for the device, dtype and (unless `dynamic`) the size of `example`, in up to some minutes.
-
-    Raises:
-        BackendError: it can't be exported or compiled.
-    """
-    module = generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    multiple, least = generator.multiple, max(generator.minimum_size, 2 * generator.multiple)
-    return save_package(module, example, path, multiple=multiple if dynamic else 0, least=least)
-
-
-def save_package(
-    module: nn.Module, example: Tensor, path: Path, *, multiple: int = 0, least: int = 2
-) -> dict[str, Any]:
-    """Exports and compiles `module` into a package at `path`.
-
-    Args:
-        multiple: 0: for the size of `example` alone; else for heights and widths that are multiples of this.
-        least: the smallest height and width, if they are free.
-
-    Returns:
-        What a package itself does not check: the instruction sets that its code uses, and, if sizes are free, the
-        smallest and the largest side.
-
-    Raises:
-        BackendError: it can't be exported or compiled.
-        OSError: it can't be written.
-    """
-    shapes: Any = None
-    facts: dict[str, Any] = {"processor": processor_abilities()} if example.device.type == "cpu" else {}
-    if multiple:
-        low, high = -(-least // multiple), LARGEST_SIDE // multiple
-        sides = [torch.export.Dim(name, min=low, max=high) for name in ("h", "w")]
-        shapes = ({2: multiple * sides[0], 3: multiple * sides[1]},)
-        facts |= {"smallest_side": low * multiple, "largest_side": high * multiple}
-    options = {
-        "freezing": example.device.type == "cpu",  # packs the weights for the processor's matrix library
-        "max_autotune": example.device.type == "cuda",
-        "cpp.dynamic_threads": True,  # as many threads as the process that runs it has, not the one that builds it
-    }
-    try:
-        with torch.no_grad():
-            program = torch.export.export(module, (example,), dynamic_shapes=shapes)
-            # Not to the file itself: torch's writer ends the process when the disk is full.
-            package = io.BytesIO()
-            torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs=options)
-    except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
-        raise BackendError(f"AOTInductor can't compile this generator: {first_line(error)}") from error
-    path.write_bytes(package.getbuffer())
-    return facts
-
-
-def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-    """Loads a package.
-
-    Raises:
-        BackendError: the file is damaged, of another version of torch, or does not run here.
-    """
-    index = -1 if example.device.type == "cpu" else example.device.index or 0
-    try:
-        # What torch._inductor.aoti_load_package does, less the second that importing the compiler takes.
-        package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
-    except RuntimeError as error:
-        raise BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}") from error
-
-    def run(image: Tensor) -> Tensor:
+    def build(
+        self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
+    ) -> dict[str, Any]:
+        on_cpu = example.device.type == "cpu"
+        facts: dict[str, Any] = {"processor": processor_abilities()} if on_cpu else {}
+        shapes: Any = None
+        if options.get("dynamic"):
+            multiple = generator.multiple
+            low, high = max(-(-generator.minimum_size // multiple), 2), _LARGEST_SIDE // multiple
+            height, width = (torch.export.Dim(name, min=low, max=high) for name in ("h", "w"))
+            shapes = ({2: multiple * height, 3: multiple * width},)
+            facts |= {"smallest_side": low * multiple, "largest_side": high * multiple}
+        settings = {
+            "freezing": on_cpu,  # packs the weights for the processor's matrix library
+            "max_autotune": not on_cpu,
+            "cpp.dynamic_threads": True,  # as many threads as the process that runs it has, not the one that builds it
+        }
+        module = module_to_save(generator, example, precision, options)
         try:
-            output: Tensor = package.run([image])[0]
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}") from error
-        return output
+            with torch.no_grad():
+                program = torch.export.export(module, (example,), dynamic_shapes=shapes)
+                # Not to the file itself: torch's writer ends the process when the disk is full.
+                package = io.BytesIO()
+                torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs=settings)
+        except Exception as error:  # whatever the compilers below it raise, from many trees of exceptions
+            raise BackendError(f"AOTInductor can't compile this generator: {first_line(error)}") from error
+        path.write_bytes(package.getbuffer())
+        return facts
 
-    return run
+    def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
+        index = -1 if example.device.type == "cpu" else example.device.index or 0
+        try:
+            # What torch._inductor.aoti_load_package does, without the second that importing the compiler takes.
+            package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        except RuntimeError as error:
+            raise _refused(path, error) from error
+
+        def run(image: Tensor) -> Tensor:
+            try:
+                output: Tensor = package.run([image])[0]
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                raise _refused(path, error) from error
+            return output
+
+        return run
+
+
+def _refused(path: Path, error: RuntimeError) -> BackendError:
+    return BackendError(f"{path} can't be run by AOTInductor of this torch: {first_line(error)}")

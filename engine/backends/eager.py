@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
+from engine.backends.base import CompiledGenerator, InMemoryBackend, ParityMeasure, in_channels_last
 from engine.generators import Generator
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Why this backend can't run on `device`, in one line; None if it can."""
-    return None
+class Eager(InMemoryBackend):
+    """Returns the generator itself."""
 
+    name = "eager"
+    build_cost = "none"
 
-def compile_generator(
-    generator: Generator, example: Tensor, precision: str, parity_db: Callable[[Callable[[Tensor], Tensor]], float]
-) -> Callable[[Tensor], Tensor]:
-    """Returns `generator` itself, with weights in channels_last order, the layout that convolutions are fastest in."""
-    return generator.to(dtype=example.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def compile(
+        self, generator: Generator, example: Tensor, precision: str, parity_db: ParityMeasure
+    ) -> CompiledGenerator:
+        return in_channels_last(generator, example.dtype)

@@ -8,11 +8,10 @@ gives float32. So the engine is read back when it is loaded.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import inspect
 import logging
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,77 +19,91 @@ import torch
 from torch import Tensor, nn
 
 from engine.backends import tensorrt_plugin
-from engine.backends.interface import CompiledGenerator
-from engine.backends.runtimes import fits, last_line, missing
-from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
-from engine.errors import BackendError
+from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, fits
+from engine.backends.tensorrt_layers import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
+from engine.device import DEVICE_LOCK, gpu_name
+from engine.errors import BackendError, last_line
 from engine.generators import Generator
 
 if TYPE_CHECKING:
-    from engine.fuse_norms import NormFused
+    from typing_extensions import Unpack
 
-SUFFIX = ".pt2"
-SAME_RUNTIME = True
-ACCEPTED = ("fp32", "fp16", "fast")
-EXTRA = "tensorrt"
+    from engine.fused.norms import NormFused
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Why this backend can't run on `device`, in one line; None if it can."""
-    return missing(EXTRA, "torch_tensorrt", "tensorrt") or (None if device.type == "cuda" else "needs a CUDA device")
+class TensorRT(FileBackend):
+    """Engines run on the kind of GPU and the version that built them; `dynamic` ones in the range of `profile_shapes`.
 
-
-def unbuildable(device: torch.device) -> str | None:
-    """Why engines can't be built here, in one line; None if they can: on the GPU that they shall run on."""
-    return unavailable(device)
-
-
-def version(device: torch.device) -> str:
-    """What an engine is tied to: the versions of the libraries, and the GPU."""
-    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch-tensorrt", "tensorrt"))
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{libraries}, torch {torch.__version__}, {torch.cuda.get_device_name(device)} sm{major}{minor}"
-
-
-def build(
-    generator: Generator,
-    example: Tensor,
-    precision: str,
-    path: Path,
-    *,
-    dynamic: bool = False,
-    targets: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Compiles the generator to one engine and saves it as an exported program.
-
-    Args:
-        generator: eval mode, float32, on the GPU.
-        example: input [N, 3, H, W] in the dtype of `precision`, on the GPU.
-        precision: fp32 (without TF32), fp16 or fast (fp16).
-        path: of the file.
-        dynamic: for heights and widths from 64 to 2160x3840 (see `profile_shapes`), fastest at the example's.
-        targets: not used: these engines run on the GPU that they are built on.
-
-    Returns:
-        How many layers the engine has, of which types.
-
-    Raises:
-        BackendError: the generator can't be one engine, or its convolutions aren't in the type asked for.
+    This project's operator inside is `instance_norm_act`, as a plugin that needs this package to run.
     """
-    return _compile(generator, example, engine_dtype(precision), _shapes(generator, example, dynamic=dynamic), path)
 
+    name = "tensorrt"
+    extra = "tensorrt"
+    modules = ("torch_tensorrt", "tensorrt")
+    distributions = ("torch-tensorrt", "tensorrt", "torch")
+    devices = ("cuda",)
+    precisions = ("fp32", "fp16", "fast")
+    build_cost = "minutes"
+    suffix = ".pt2"
+    export_format = "tensorrt"
+    export_precision = "fp16"
+    same_runtime = True
+    takes_operators = ("cuda",)
+    prefers_operators = True
 
-def build_with_operators(
-    generator: Generator, example: Tensor, precision: str, path: Path, *, dynamic: bool = False
-) -> dict[str, Any]:
-    """As `build`, with `instance_norm_act` as a plugin inside the engine, which needs this package to run then.
+    def operators_unavailable(self) -> str | None:
+        return tensorrt_plugin.unavailable()
 
-    Raises:
-        BackendError: as `build`; or the generator has no InstanceNorm, or plugins can't be had.
-    """
-    fused = with_plugin(generator)
-    shapes = _shapes(generator, example, dynamic=dynamic)
-    return {**_compile(fused, example, engine_dtype(precision), shapes, path), "operators": "streamgan"}
+    def version(self, device: torch.device) -> str:
+        return f"{super().version(device)}, {gpu_name(device)}"
+
+    def build(
+        self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
+    ) -> dict[str, Any]:
+        module: nn.Module = with_plugin(generator) if options.get("operators") else generator
+        import torch_tensorrt
+
+        shapes: dict[str, Any] = {"shape": tuple(example.shape)}
+        if options.get("dynamic"):
+            shapes = dict(zip(("min_shape", "opt_shape", "max_shape"), profile_shapes(generator, example), strict=True))
+        dtype = engine_dtype(precision)
+        try:
+            with _detailed(torch_tensorrt):
+                compiled = torch_tensorrt.compile(
+                    module.to(dtype=dtype),
+                    ir="dynamo",
+                    inputs=[torch_tensorrt.Input(**shapes, dtype=dtype)],
+                    **compile_options(torch_tensorrt, example),
+                )
+            # As it is: tracing it again would want inputs of every size.
+            torch_tensorrt.save(compiled, str(path), output_format="exported_program", retrace=False)
+        except Exception as error:  # of torch.export, Torch-TensorRT and TensorRT: they have no common base
+            raise BackendError(f"Torch-TensorRT can't compile the generator: {last_line(error)}") from error
+        return check_program(_read(path), TYPE_NAMES[dtype])
+
+    def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
+        """Checks what the layers compute in. Engines run in CUDA graphs: Torch-TensorRT sets that for the process."""
+        import torch_tensorrt
+
+        if self.operators_unavailable() is None:
+            with contextlib.suppress(BackendError):
+                tensorrt_plugin.register()  # the engine may have it
+        program = _read(path)
+        check_program(program, TYPE_NAMES[engine_dtype(precision)])
+        inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+        shape = [side if isinstance(side, int) else str(side) for side in inputs[0].meta["val"].shape]
+        if not fits(shape, example.shape):
+            raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
+        module = program.module()
+        torch_tensorrt.runtime.set_cudagraphs_mode(True)
+        try:
+            with DEVICE_LOCK:  # it captures a graph
+                module(example)
+        except Exception as error:  # a size outside the profile, no memory: RuntimeErrors of several trees
+            raise BackendError(
+                f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {last_line(error)}"
+            ) from error
+        return module
 
 
 def with_plugin(generator: Generator) -> NormFused:
@@ -101,7 +114,7 @@ def with_plugin(generator: Generator) -> NormFused:
     """
     if reason := tensorrt_plugin.unavailable():
         raise BackendError(reason)
-    from engine.fuse_norms import InstanceNormAct, fuse_norms
+    from engine.fused.norms import InstanceNormAct, fuse_norms
 
     fused = fuse_norms(generator)
     if not any(isinstance(layer, InstanceNormAct) for layer in fused.modules()):
@@ -110,32 +123,8 @@ def with_plugin(generator: Generator) -> NormFused:
     return fused
 
 
-def _compile(
-    module: nn.Module, example: Tensor, dtype: torch.dtype, shapes: dict[str, Any], path: Path
-) -> dict[str, Any]:
-    import torch_tensorrt
-
-    module, example = module.to(dtype=dtype), example.to(dtype)
-    options = compile_options(torch_tensorrt, example)
-    try:
-        with _detailed(torch_tensorrt):
-            compiled = torch_tensorrt.compile(
-                module, ir="dynamo", inputs=[torch_tensorrt.Input(**shapes, dtype=dtype)], **options
-            )
-        # As it is: tracing it again would want inputs of every size.
-        torch_tensorrt.save(compiled, str(path), output_format="exported_program", retrace=False)
-    except Exception as error:  # from torch.export, Torch-TensorRT and TensorRT, whose exceptions have no common base
-        raise BackendError(f"Torch-TensorRT can't compile the generator: {last_line(error)}") from error
-    return check_program(_read(path), TYPE_NAMES[dtype])
-
-
 def compile_options(torch_tensorrt: Any, example: Tensor) -> dict[str, Any]:
-    """The options of torch_tensorrt.compile: strongly typed, one engine, no TF32.
-
-    Args:
-        torch_tensorrt: the module.
-        example: input on the GPU to compile for.
-    """
+    """The options of torch_tensorrt.compile: strongly typed, one engine, no TF32, on the device of `example`."""
     options = {
         "device": example.device,
         "disable_tf32": True,  # float32 means float32
@@ -164,21 +153,11 @@ def _detailed(torch_tensorrt: Any) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _shapes(generator: Generator, example: Tensor, *, dynamic: bool) -> dict[str, Any]:
-    if not dynamic:
-        return {"shape": tuple(example.shape)}
-    smallest, usual, largest = profile_shapes(generator, example)
-    return {"min_shape": smallest, "opt_shape": usual, "max_shape": largest}
-
-
 def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str, Any]:
-    """Checks that a saved program is one engine, nothing else, and what its convolutions compute in.
-
-    Returns:
-        {"layers": how many, "types": how many of each type}.
+    """Counts the layers of a saved program by their types.
 
     Raises:
-        BackendError: it is not.
+        BackendError: the program is not one engine alone, or its convolutions compute in another type than `dtype`.
     """
     calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
     engines = [value for value in program.constants.values() if hasattr(value, "get_engine_layer_info")]
@@ -186,40 +165,6 @@ def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str
         names = ", ".join(sorted({str(call.target) for call in calls}))
         raise BackendError(f"the program is {len(engines)} TensorRT engines and {len(calls)} calls ({names}), not one")
     return check_layers(layers_in_json(engines[0].get_engine_layer_info()), dtype)
-
-
-def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-    """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
-
-    Engines run in CUDA graphs, a setting of Torch-TensorRT for the whole process.
-
-    Raises:
-        BackendError: a damaged or foreign file, one for another GPU, of another version of the libraries, for other
-            sizes or in another precision.
-    """
-    import torch_tensorrt
-
-    from engine.frame_runner import DEVICE_LOCK
-
-    if tensorrt_plugin.unavailable() is None:
-        with contextlib.suppress(BackendError):
-            tensorrt_plugin.register()  # the engine may have it
-    program = _read(path)
-    check_program(program, TYPE_NAMES[engine_dtype(precision)])
-    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    shape = [side if isinstance(side, int) else str(side) for side in inputs[0].meta["val"].shape]
-    if not fits(shape, example.shape):
-        raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
-    module = program.module()
-    torch_tensorrt.runtime.set_cudagraphs_mode(True)
-    try:
-        with DEVICE_LOCK:  # it captures a graph
-            module(example)
-    except Exception as error:  # a size outside the profile, no memory: RuntimeErrors of several trees
-        raise BackendError(
-            f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {last_line(error)}"
-        ) from error
-    return module
 
 
 def _read(path: Path) -> torch.export.ExportedProgram:

@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.backends.interface import first_line
-from engine.backends.runtimes import missing
-from engine.errors import BackendError
+from engine.backends.base import missing
+from engine.errors import BackendError, first_line
 
 NAMESPACE = "streamgan"
 

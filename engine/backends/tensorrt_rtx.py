@@ -10,119 +10,113 @@ import collections
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from engine.backends.interface import CompiledGenerator
-from engine.backends.runtimes import INPUT, OUTPUT, fits, missing
-from engine.backends.tensorrt_common import TYPE_NAMES, check_layers, engine_dtype, layers_in_text, profile_shapes
+from engine.backends.base import INPUT, OUTPUT, BuildOptions, CompiledGenerator, FileBackend, fits, missing
+from engine.backends.tensorrt_layers import TYPE_NAMES, check_layers, engine_dtype, layers_in_text, profile_shapes
+from engine.device import gpu_name
 from engine.errors import BackendError
 from engine.generators import Generator
 
-SUFFIX = ".engine"
-SAME_RUNTIME = False  # engines are built on machines without the GPU; loading checks version and GPU
-ACCEPTED = ("fp32", "fp16", "fast")
-EXTRA = "tensorrt-rtx"
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Layers whose arithmetic is nearly all of a generator's.
 _HEAVY_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "NORMALIZATION")
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Why this backend can't run on `device`, in one line; None if it can."""
-    return missing(EXTRA, "tensorrt_rtx") or (None if device.type == "cuda" else "needs a CUDA device")
+class TensorRTForRTX(FileBackend):
+    """Engines are for this machine's GPU or for `targets`; `dynamic` ones run in the range of `profile_shapes`."""
 
+    name = "tensorrt-rtx"
+    extra = "tensorrt-rtx"
+    modules = ("tensorrt_rtx",)
+    distributions = ("tensorrt_rtx",)
+    devices = ("cuda",)
+    precisions = ("fp32", "fp16", "fast")
+    build_cost = "minutes"
+    suffix = ".engine"
+    build_modules = ("onnx",)
+    export_format = "tensorrt-rtx"
+    export_precision = "fp16"
 
-def unbuildable(device: torch.device) -> str | None:
-    """Why engines can't be built here, in one line; None if they can. Without a GPU, `build` needs targets."""
-    return missing(EXTRA, "tensorrt_rtx", "onnx")
+    def unbuildable(self, device: torch.device) -> str | None:
+        return missing(self.extra, *self.modules, *self.build_modules)  # without a GPU, for `targets`
 
+    def version(self, device: torch.device) -> str:
+        library = super().version(device)
+        return f"{library}, {gpu_name(device)}" if device.type == "cuda" else library
 
-def version(device: torch.device) -> str:
-    """What an engine is tied to: the library's version and, if there is one, the GPU's compute capability."""
-    import tensorrt_rtx as trt
+    def build(
+        self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
+    ) -> dict[str, Any]:
+        """Builds an engine without TF32; returns what layers the network and the engine have, and of which types."""
+        import tensorrt_rtx as trt
 
-    library = f"tensorrt_rtx {trt.__version__}"
-    if device.type != "cuda":
-        return library
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{library} sm{major}{minor}"
+        from engine.backends.onnx_model import onnx_model
 
+        dynamic, targets = options.get("dynamic", False), options.get("targets", ())
+        dtype = engine_dtype(precision)
+        log = _logger()
+        log.clear()
+        builder = trt.Builder(log)
+        config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be read back
+        _set_targets(trt, config, targets)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
+        model = onnx_model(generator, example.to(dtype), dynamic=dynamic)
+        if not parser.parse(model.SerializeToString()):
+            error = parser.get_error(0)
+            place = f"{error.node_operator()} {error.node_name()!r}"
+            raise BackendError(f"TensorRT for RTX can't read the generator at {place}: {error.desc()}")
+        facts = {"network": check_network(network, TYPE_NAMES[dtype]), "targets": list(targets)}
+        if dynamic:
+            profile = builder.create_optimization_profile()
+            profile.set_shape(INPUT, *profile_shapes(generator, example))
+            config.add_optimization_profile(profile)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise BackendError(f"TensorRT for RTX can't build the engine: {log.last_error()}")
+        layers = layers_in_text(log.engine_layers)
+        if layers:  # another user of the library in this process may have set another logger before
+            facts["engine"] = check_layers(layers, TYPE_NAMES[dtype])
+        path.write_bytes(engine)
+        return facts
 
-def build(
-    generator: Generator,
-    example: Tensor,
-    precision: str,
-    path: Path,
-    *,
-    dynamic: bool = False,
-    targets: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Builds an engine.
+    def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
+        """Checks what the layers compute in. Calls run on the current stream, and overwrite what the last returned."""
+        import tensorrt_rtx as trt
 
-    Args:
-        generator: eval mode, float32.
-        example: input [N, 3, H, W], on any device.
-        precision: fp32 (without TF32), fp16 or fast (fp16).
-        path: of the file.
-        dynamic: for heights and widths from 64 to 2160x3840 (see `profile_shapes`), fastest at the example's.
-        targets: generations of GPUs to build for, e.g. ("sm86", "sm89"); none: the GPU of this machine.
-
-    Returns:
-        How many layers the network and the engine have, of which types, and what the network's heavy ones compute in.
-
-    Raises:
-        BackendError: an unknown target or none without a GPU, a layer that TensorRT does not know, or one that would
-            compute in another type.
-    """
-    import tensorrt_rtx as trt
-
-    from engine.onnx_model import onnx_model
-
-    dtype = engine_dtype(precision)
-    log = _logger()
-    log.clear()
-    builder = trt.Builder(log)
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be read back
-    _set_targets(trt, config, targets)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    model = onnx_model(generator, example.to(dtype), dynamic=dynamic)
-    if not parser.parse(model.SerializeToString()):
-        error = parser.get_error(0)
-        place = f"{error.node_operator()} {error.node_name()!r}"
-        raise BackendError(f"TensorRT for RTX can't read the generator at {place}: {error.desc()}")
-    facts = {"network": check_network(network, TYPE_NAMES[dtype]), "targets": list(targets)}
-    if dynamic:
-        profile = builder.create_optimization_profile()
-        profile.set_shape(INPUT, *profile_shapes(generator, example))
-        config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise BackendError(f"TensorRT for RTX can't build the engine: {log.last_error()}")
-    layers = layers_in_text(log.engine_layers)
-    if layers:  # another user of the library in this process may have set another logger before
-        facts["engine"] = check_layers(layers, TYPE_NAMES[dtype])
-    path.write_bytes(engine)
-    return facts
+        dtype = TYPE_NAMES[engine_dtype(precision)]
+        log = _logger()
+        log.clear()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BackendError(f"can't read {path}: {error.strerror}") from error
+        runtime = trt.Runtime(log)
+        _check_header(trt, runtime, data, path)
+        if example.device.type != "cuda":
+            raise BackendError(f"TensorRT for RTX runs on CUDA devices, not on {example.device}")
+        with torch.cuda.device(example.device):
+            engine = runtime.deserialize_cuda_engine(data)
+            if engine is None:
+                raise BackendError(f"TensorRT for RTX can't load {path.name}: {log.last_error()}")
+            inspector = engine.create_engine_inspector()
+            check_layers(layers_in_text(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)), dtype)
+            return _Context(trt, runtime, engine, example, path)
 
 
 def check_network(network: Any, dtype: str) -> dict[str, Any]:
-    """Reads back every layer of a network, and checks what its heavy ones compute in.
-
-    Args:
-        network: of TensorRT.
-        dtype: "FLOAT" or "HALF".
-
-    Returns:
-        {"layers": how many, "types": how many of each type, "dtypes": of the outputs of each heavy type}.
+    """Counts the layers of TensorRT's network by their types, and tells what the heavy ones compute in.
 
     Raises:
-        BackendError: a convolution or normalisation reads or writes another type.
+        BackendError: a convolution or normalisation reads or writes another type than `dtype`, "FLOAT" or "HALF".
     """
     types: collections.Counter[str] = collections.Counter()
     dtypes: dict[str, set[str]] = collections.defaultdict(set)
@@ -145,44 +139,8 @@ def check_network(network: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-def load(path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-    """Loads an engine for inputs like `example`, [N, 3, H, W], and checks what its layers compute in.
-
-    Returns:
-        A callable that runs on the current stream of the GPU. What it returns is overwritten by the next call. Of an
-        engine for any size it takes other sizes too.
-
-    Raises:
-        BackendError: no GPU, a damaged or foreign file, one for other GPUs, of another version of the library, for
-            other sizes or in another precision.
-    """
-    import tensorrt_rtx as trt
-
-    dtype = TYPE_NAMES[engine_dtype(precision)]
-    log = _logger()
-    log.clear()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BackendError(f"can't read {path}: {error.strerror}") from error
-    runtime = trt.Runtime(log)
-    _check_header(trt, runtime, data, path)
-    if example.device.type != "cuda":
-        raise BackendError(f"TensorRT for RTX runs on CUDA devices, not on {example.device}")
-    with torch.cuda.device(example.device):
-        engine = runtime.deserialize_cuda_engine(data)
-        if engine is None:
-            raise BackendError(f"TensorRT for RTX can't load {path.name}: {log.last_error()}")
-        inspector = engine.create_engine_inspector()
-        check_layers(layers_in_text(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)), dtype)
-        return _Context(trt, runtime, engine, example, path)
-
-
 class _Context:
-    """A loaded engine with its input and output.
-
-    Their addresses stay as long as the size does, so that calls can be in a CUDA graph.
-    """
+    """A loaded engine. Input and output keep their addresses for one size, so that calls can be in a CUDA graph."""
 
     def __init__(self, trt: Any, runtime: Any, engine: Any, example: Tensor, path: Path) -> None:
         self._owners = runtime, engine  # the context refers to both

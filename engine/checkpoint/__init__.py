@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -34,12 +33,11 @@ from engine.checkpoint.recognition import (
 )
 from engine.checkpoint.unwrapping import Candidate
 from engine.errors import CheckpointError
-from engine.generators import Generator, GeneratorConfig, config_from_dict
+from engine.files import written_beside
+from engine.generators import CONFIG_KEY, Generator, GeneratorConfig, config_from_dict
+from engine.styles import locate_generator
 
-__all__ = ["CONFIG_KEY", "CheckpointInfo", "NormMode", "inspect_checkpoint", "load_generator", "save_generator"]
-
-# Metadata field of native files: the configuration as JSON.
-CONFIG_KEY = "streamgan.config"
+__all__ = ["CheckpointInfo", "NormMode", "inspect_checkpoint", "load_generator", "save_generator"]
 
 NormMode = Literal["eval", "batch"]
 
@@ -82,11 +80,11 @@ class _Recognised:
     metadata: dict[str, str]
 
 
-def load_generator(path: str | Path, *, norm_mode: NormMode = "eval") -> Generator:
-    """Loads the generator in a checkpoint file of any known layout.
+def load_generator(style: str | Path, *, norm_mode: NormMode = "eval") -> Generator:
+    """Loads a bundled style by name, or the generator in a checkpoint file of any known layout.
 
     Args:
-        path: a .pth, .pt, .ckpt or .safetensors file; the content tells the format.
+        style: name of a bundled style, or a .pth, .pt, .ckpt or .safetensors file; the content tells the format.
         norm_mode: "eval" normalises BatchNorm layers with their running statistics. "batch" uses each picture's own
             statistics instead, as the pix2pix authors tested: the result is the same generator with affine
             InstanceNorm (equal to train-mode BatchNorm for one picture) and without running statistics. Dropout is
@@ -97,11 +95,11 @@ def load_generator(path: str | Path, *, norm_mode: NormMode = "eval") -> Generat
         moving averages come before others and the direction A to B before B to A; `inspect_checkpoint` names the rest.
 
     Raises:
-        CheckpointError: no such file, damaged, holding code, or no generator of a known layout.
+        CheckpointError: no such style or file, damaged, holding code, or no generator of a known layout.
     """
     if norm_mode not in ("eval", "batch"):
         raise ValueError(f"norm_mode is {norm_mode!r}; accepted are 'eval' and 'batch'")
-    path = Path(path)
+    path = locate_generator(style)
     fit = _recognise_file(path).fit
     config, state = fit.match.config, float32_state(path, fit)
     if norm_mode == "batch" and getattr(config, "norm", None) == "batch":
@@ -154,14 +152,11 @@ def save_generator(generator: Generator, path: str | Path, *, metadata: Mapping[
     path = Path(path)
     fields = {**(metadata or {}), "format": "pt", CONFIG_KEY: json.dumps(generator.config.to_dict())}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(save(state, metadata=fields))  # `save_file` would make it readable for its owner only
-        partial.replace(path)
+        with written_beside(path) as part:
+            part.write_bytes(save(state, metadata=fields))  # `save_file` would make it readable for its owner only
     except Exception as error:  # safetensors reports a full disk with an exception of its own
         raise CheckpointError(f"{path}: can't be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _recognise_file(path: Path) -> _Recognised:

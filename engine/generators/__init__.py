@@ -20,6 +20,7 @@ from engine.generators.transformer_net import TransformerNet, TransformerNetConf
 from engine.generators.unet import UNet, UNetConfig
 
 __all__ = [
+    "CONFIG_KEY",
     "FAMILIES",
     "SRVGG",
     "AnimeGAN",
@@ -41,6 +42,9 @@ __all__ = [
     "build_from_dict",
     "config_from_dict",
 ]
+
+CONFIG_KEY = "streamgan.config"
+"""Metadata field of native checkpoint files: the configuration as JSON."""
 
 _GENERATORS: dict[type[GeneratorConfig], Callable[[Any], Generator]] = {
     ResNetConfig: ResNet,

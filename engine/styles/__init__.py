@@ -1,7 +1,7 @@
 """The bundled styles: small generators in this folder, each a native checkpoint that describes itself.
 
 To add one, put NAME.safetensors here with the metadata fields name, description, trained_on, licence and author
-(`python -m training.distill_style` writes them), and its attribution into README.md.
+(`python -m training.train --model distillation` writes them), and its attribution into README.md.
 """
 
 from __future__ import annotations
@@ -83,8 +83,7 @@ def find_style(name: str) -> Path:
 
 
 def _read_style(path: Path) -> Style:
-    from engine.checkpoint import CONFIG_KEY
-    from engine.generators import config_from_dict
+    from engine.generators import CONFIG_KEY, config_from_dict
 
     try:
         with safe_open(path, framework="numpy") as file:

@@ -13,16 +13,17 @@ from typing import Any
 
 from engine.errors import SinkError, SourceError
 from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
-from engine.video.encoders import CONTAINERS
+from engine.video.containers import CONTAINERS
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
-from engine.video.hardware import VideoHardware, choose_hardware
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
-from engine.video.libav import is_url
-from engine.video.live import LiveSource, live_stream, open_camera
-from engine.video.outputs import NullSink, TeeSink, WindowSink
-from engine.video.specs import expand, is_camera, is_image, media_files, output_stem
+from engine.video.live_source import LiveSource, live_stream, open_camera
+from engine.video.locations import expand, is_camera, is_image, media_files, output_stem
+from engine.video.nvidia.codecs import choose_hardware
+from engine.video.nvidia.trials import VideoHardware
+from engine.video.pyav import is_url
 from engine.video.tracks import container_for
+from engine.video.window import NullSink, TeeSink, WindowSink
 
 __all__ = [
     "FileSink",
@@ -141,7 +142,7 @@ def open_sink(
         sink = _file_sink(spec, source, overwrite=overwrite, settings=settings)
     if not show:
         return sink or NullSink()
-    # Beside a file the window is a preview, and must not hold the file back.
+    # If a file is written as well, the window is a preview and must not hold the file back.
     time_base = None if sink or source.info.live else source.info.time_base
     window = WindowSink(source.info.name, time_base=time_base, on_next=on_next)
     return TeeSink(sink, window) if sink else window
@@ -149,7 +150,7 @@ def open_sink(
 
 def hardware_used(source: Source, sink: Sink) -> list[str]:
     """Names of the hardware that has decoded and encoded, empty where it was software."""
-    return [name for part in (source, sink) if (name := getattr(part, "hardware", ""))]
+    return [part.hardware for part in (source, sink) if part.hardware]
 
 
 def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str, Any]) -> Sink:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from engine.video.color import Color
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+DEFAULT_FRAME_RATE = Fraction(25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source before its first frame.
+    """A source's properties, known before its first frame.
 
     Attributes:
         name: what to call it in messages.
@@ -56,6 +60,29 @@ class SourceInfo:
     live: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Media:
+    """The properties of the source's file that an output has to keep.
+
+    Attributes:
+        path: the file or URL that the other tracks are copied from; None if it can't be read a second time.
+        stream_index: which of its streams the frames come from.
+        color: how the output stores its colours.
+        sample_aspect_ratio: width of a pixel over its height; None if unknown or square.
+        offset_seconds: subtracted from every timestamp of the source, all tracks alike.
+        frame_rate: average, for encoders that want to know.
+        start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
+    """
+
+    path: str | None = None
+    stream_index: int = 0
+    color: Color = Color()  # noqa: RUF009 - frozen
+    sample_aspect_ratio: Fraction | None = None
+    offset_seconds: Fraction = Fraction(0)
+    frame_rate: Fraction = DEFAULT_FRAME_RATE
+    start_unit: int = 1000
+
+
 class Source(Protocol):
     """Yields frames. Iterated once, from one thread; `close` may be called from another and ends the iteration."""
 
@@ -68,17 +95,22 @@ class Source(Protocol):
     @property
     def warnings(self) -> list[str]:
         """One line for each kind of trouble met so far (corrupt packets skipped, frames dropped), with counts."""
-        ...
+        return []
+
+    @property
+    def hardware(self) -> str:
+        """The hardware that has decoded frames; "" where software did."""
+        return ""
 
 
 class Sink(Protocol):
-    """Takes frames in presentation order, from one thread.
+    """Takes frames in presentation order, from one thread. By default a sink keeps nothing.
 
     Attributes:
         needs_calling_thread: frames must come from the thread that called the pipeline, as windows want it.
     """
 
-    needs_calling_thread: bool
+    needs_calling_thread: bool = False
 
     def write(self, frame: Frame) -> None: ...
 
@@ -88,16 +120,21 @@ class Sink(Protocol):
         Args:
             is_cut: the source has more frames than were asked for, so other tracks end where the picture does.
         """
-        ...
+        return None
 
     def abort(self) -> Path | None:
         """Closes what is done so far into a readable file whose name says it is partial; returns it (None: nothing)."""
-        ...
+        return None
 
     @property
     def warnings(self) -> list[str]:
         """One line for everything of the source that the output could not keep or had to change."""
-        ...
+        return []
+
+    @property
+    def hardware(self) -> str:
+        """The hardware encoder in use; "" where it is software."""
+        return ""
 
 
 class StopStream(Exception):  # noqa: N818 - the user's wish, not an error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.video.libav import import_av
+from engine.video.pyav import import_av
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

@@ -1,69 +1,45 @@
-"""Which encoder writes an output, and with which settings."""
+"""Encoders: which there are, and with which settings they run."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import os
+from fractions import Fraction
 from typing import Any
 
 from engine.errors import SinkError
-from engine.video.libav import import_av
-
-# suffix -> (FFmpeg's name of the container, encoder)
-CONTAINERS = {
-    ".mp4": ("mp4", "libx264"),
-    ".m4v": ("mp4", "libx264"),
-    ".mov": ("mov", "libx264"),
-    ".mkv": ("matroska", "libx264"),
-    ".webm": ("webm", "libvpx-vp9"),
-    ".avi": ("avi", "libx264"),
-    ".flv": ("flv", "libx264"),
-    ".ts": ("mpegts", "libx264"),
-    ".wmv": ("asf", "libx264"),
-    ".gif": ("gif", "gif"),
-}
+from engine.video.pyav import import_av
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to drive an encoder: options that trade some size for much speed.
+class VideoParameters:
+    """A video for an encoder.
 
     Attributes:
-        quality: name of the constant-quality option; "" if there is none.
-        default_quality: its value where the user gives none: hardly distinguishable from the frames encoded.
-        options: the others.
+        width, height: the frames' size in pixels.
+        rate: frames per second.
+        time_base: seconds per unit of the timestamps.
     """
 
-    quality: str
-    default_quality: int
-    options: dict[str, str]
+    width: int
+    height: int
+    rate: Fraction
+    time_base: Fraction
 
 
-_SETTINGS = {
-    "libx264": Settings("crf", 18, {"preset": "veryfast"}),
-    "libx265": Settings("crf", 20, {"preset": "superfast", "x265-params": "log-level=none"}),
-    "libvpx-vp9": Settings("crf", 24, {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
-    "libsvtav1": Settings("crf", 28, {"preset": "9"}),
-    # No target rate beside the quality; B-frames and profile as libx264 has them.
-    "h264_nvenc": Settings("cq", 19, {"preset": "p4", "rc": "vbr", "b": "0", "bf": "3", "profile": "high"}),
-    "hevc_nvenc": Settings("cq", 21, {"preset": "p4", "rc": "vbr"}),
-    "av1_nvenc": Settings("cq", 26, {"preset": "p4", "rc": "vbr"}),
+# encoder -> name of its constant-quality option, the usual value (hardly distinguishable from the frames encoded), and
+# options that trade some size for much speed.
+_SETTINGS: dict[str, tuple[str, int, dict[str, str]]] = {
+    "libx264": ("crf", 18, {"preset": "veryfast"}),
+    "libx265": ("crf", 20, {"preset": "superfast", "x265-params": "log-level=none"}),
+    "libvpx-vp9": ("crf", 24, {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
+    "libsvtav1": ("crf", 28, {"preset": "9"}),
+    # The quality alone decides, without a target rate; B-frames and profile are those of libx264.
+    "h264_nvenc": ("cq", 19, {"preset": "p4", "rc": "vbr", "b": "0", "bf": "3", "profile": "high"}),
+    "hevc_nvenc": ("cq", 21, {"preset": "p4", "rc": "vbr"}),
+    "av1_nvenc": ("cq", 26, {"preset": "p4", "rc": "vbr"}),
 }
-_NO_SETTINGS = Settings("", 0, {})
-
-
-def container_of(suffix: str) -> tuple[str, str]:
-    """FFmpeg's name of the container for a file name's suffix, and the encoder used unless the user names one.
-
-    Raises:
-        SinkError: no video container has this suffix.
-    """
-    known = CONTAINERS.get(suffix.lower())
-    if known is None:
-        accepted = " ".join(CONTAINERS)
-        raise SinkError(f"{suffix or 'no suffix'}: no video container is known for it; accepted: {accepted}")
-    return known
 
 
 def find_encoder(name: str) -> Any:
@@ -72,12 +48,8 @@ def find_encoder(name: str) -> Any:
     Raises:
         SinkError: unknown, or no video encoder; the message suggests near names.
     """
-    av = import_av()
-    try:
-        codec = av.Codec(name, "w")
-    except (av.error.FFmpegError, ValueError):
-        codec = None
-    if codec is None or codec.type != "video":
+    codec = _video_encoder(name)
+    if codec is None:
         near = difflib.get_close_matches(name.lower(), video_encoders(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "accepted: libx264, libx265, libvpx-vp9, h264_nvenc..."
         raise SinkError(f"--codec {name}: no such video encoder here; {hint}")
@@ -86,28 +58,27 @@ def find_encoder(name: str) -> Any:
 
 def video_encoders() -> list[str]:
     """Names of all video encoders in this build of FFmpeg."""
+    found = [_video_encoder(name) for name in import_av().codecs_available]
+    return sorted({codec.name for codec in found if codec is not None})
+
+
+def _video_encoder(name: str) -> Any:
     av = import_av()
-    names = []
-    for name in sorted(av.codecs_available):
-        try:
-            codec = av.Codec(name, "w")
-        except (av.error.FFmpegError, ValueError):
-            continue
-        if codec.type == "video":
-            names.append(codec.name)
-    return sorted(set(names))
+    try:
+        codec = av.Codec(name, "w")
+    except (av.error.FFmpegError, ValueError):
+        return None
+    return codec if codec.type == "video" else None
 
 
 def encoder_options(name: str, crf: int | None) -> tuple[dict[str, str], str | None]:
     """Options for an encoder, and a warning where it has no constant-quality mode that `crf` could set."""
     if name == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr past FFmpeg's log
-    settings = _SETTINGS.get(name, _NO_SETTINGS)
-    options = dict(settings.options)
-    if settings.quality:
-        options[settings.quality] = str(settings.default_quality if crf is None else crf)
-        return options, None
-    return options, f"--crf {crf} has no effect with {name}" if crf is not None else None
+    if name not in _SETTINGS:
+        return {}, f"--crf {crf} has no effect with {name}" if crf is not None else None
+    quality, usual, options = _SETTINGS[name]
+    return {**options, quality: str(usual if crf is None else crf)}, None
 
 
 def pixel_format_of(codec: Any) -> str:
@@ -117,3 +88,14 @@ def pixel_format_of(codec: Any) -> str:
         if wanted in names:
             return wanted
     return names[0] if names else "yuv420p"
+
+
+def encoder_context(
+    name: str, options: dict[str, str], video: VideoParameters, pixel_format: str, hwaccel: Any = None
+) -> Any:
+    """An encoder for a video, not yet open, outside of any container."""
+    context = import_av().CodecContext.create(name, "w", hwaccel=hwaccel)
+    context.width, context.height, context.pix_fmt = video.width, video.height, pixel_format
+    context.time_base, context.framerate = video.time_base, video.rate
+    context.options = dict(options)
+    return context

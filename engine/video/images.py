@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from engine.device import host_image
 from engine.errors import SinkError, SourceError
-from engine.memory import host_image
-from engine.video.base import Frame, SourceInfo
+from engine.video.base import Frame, Sink, Source, SourceInfo
 from engine.video.partial_file import PartialFile, check_writable
 
 # Suffix -> parameters of cv2.imencode: good quality, quick.
@@ -54,7 +54,7 @@ def has_alpha(path: Path) -> bool:
     return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 0x10)
 
 
-class ImageSource:
+class ImageSource(Source):
     """Images as frames, each with its file's name. The first readable one gives the size that `info` states.
 
     Images of a sequence may differ in size; a sink that needs one size says so.
@@ -124,11 +124,7 @@ def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
     Raises:
         SinkError: unknown suffix, or the file can't be written.
     """
-    parameters = WRITTEN_SUFFIXES.get(path.suffix.lower())
-    if parameters is None:
-        raise SinkError(
-            f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix or 'without suffix'}"
-        )
+    parameters = _parameters(path)
     partial = PartialFile(path, overwrite=overwrite)
     try:
         encoded, data = cv2.imencode(path.suffix, image, parameters)
@@ -144,18 +140,24 @@ def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
     return partial.complete()
 
 
-class ImageSink:
+def _parameters(path: Path) -> list[int]:
+    parameters = WRITTEN_SUFFIXES.get(path.suffix.lower())
+    if parameters is None:
+        raise SinkError(
+            f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix or 'without suffix'}"
+        )
+    return parameters
+
+
+class ImageSink(Sink):
     """Writes one image file.
 
     Raises:
         SinkError: unknown suffix, or `path` can't be written.
     """
 
-    needs_calling_thread = False
-
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        if path.suffix.lower() not in WRITTEN_SUFFIXES:
-            raise SinkError(f"{path}: images are written as {' '.join(WRITTEN_SUFFIXES)}, not {path.suffix}")
+        _parameters(path)
         check_writable(path, overwrite=overwrite)
         self._path = path
         self._overwrite = overwrite
@@ -175,12 +177,8 @@ class ImageSink:
     def abort(self) -> Path | None:
         return self._written
 
-    @property
-    def warnings(self) -> list[str]:
-        return []
 
-
-class ImageFolderSink:
+class ImageFolderSink(Sink):
     """Writes every frame as a file of its own, under its source file's name, or numbered (frame_000001.png).
 
     Args:
@@ -189,8 +187,6 @@ class ImageFolderSink:
         pattern: file name with a number in it, such as frame_%06d.png; None keeps the names.
         overwrite: replace files that exist.
     """
-
-    needs_calling_thread = False
 
     def __init__(
         self, folder: Path, *, suffix: str = ".png", pattern: str | None = None, overwrite: bool = False
@@ -220,12 +216,8 @@ class ImageFolderSink:
         return self._folder
 
     def abort(self) -> Path | None:
-        """What is written is kept: every file in the folder is complete."""
+        """Keeps what is written: every file in the folder is complete."""
         return self._folder if self._count else None
-
-    @property
-    def warnings(self) -> list[str]:
-        return []
 
     def _name(self, frame: Frame) -> str:
         if self._pattern is not None:

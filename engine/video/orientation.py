@@ -18,17 +18,13 @@ class Orientation:
     Attributes:
         transpose: swap rows and columns.
         flip_horizontal, flip_vertical: mirror left-right, top-bottom.
-        is_exact: False where the file asks for an angle that is no multiple of 90 degrees, which is left out.
+        is_exact: False where the file asks for an angle that is not a multiple of 90 degrees, which is left out.
     """
 
     transpose: bool = False
     flip_horizontal: bool = False
     flip_vertical: bool = False
     is_exact: bool = True
-
-    @property
-    def is_identity(self) -> bool:
-        return not (self.transpose or self.flip_horizontal or self.flip_vertical)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the upright picture."""
@@ -38,11 +34,8 @@ class Orientation:
         """Returns the upright picture, contiguous; the same array where nothing is to do."""
         if self.transpose:
             image = cv2.transpose(image)
-        if self.flip_horizontal and self.flip_vertical:
-            return cv2.flip(image, -1)
-        if self.flip_horizontal:
-            return cv2.flip(image, 1)
-        return cv2.flip(image, 0) if self.flip_vertical else image
+        code = {(True, True): -1, (True, False): 1, (False, True): 0}.get((self.flip_horizontal, self.flip_vertical))
+        return image if code is None else cv2.flip(image, code)
 
 
 def orientation_of(display_matrix: bytes) -> Orientation:

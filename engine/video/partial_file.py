@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from engine.errors import SinkError
+from engine.files import part_of
 
 # File systems take names of 255 bytes; what is put around them while they are written needs some of that.
 _LONGEST_NAME_BYTES = 230
@@ -24,7 +25,7 @@ class PartialFile:
         check_writable(path, overwrite=overwrite)
         self._overwrite = overwrite
         self.path = path
-        self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self.part = part_of(path)
 
     def complete(self) -> Path:
         """Forces the data to disk, then gives the file its final name, or the next free one if it has been taken."""

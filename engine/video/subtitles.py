@@ -6,7 +6,7 @@ import html
 import re
 import struct
 
-# What FFmpeg's mov_text encoder wants to see before it describes the track: one plain style.
+# FFmpeg's mov_text encoder describes the track by this header: one plain style.
 ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
 PlayResX: 384

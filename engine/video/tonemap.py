@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.video.color import RANGE_FULL, TRANSFER_HLG, UNSPECIFIED, Color, ToBgr, yuv_side
-from engine.video.libav import import_av
+from engine.video.pyav import import_av
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -94,16 +93,15 @@ class ToneMapper:
         self._size = (width, height)
         self._to_rgb = av.video.reformatter.VideoReformatter()
         self._to_bgr = ToBgr(Color(), width, height)
-        path = _write_table(color.transfer)
-        try:
+        with tempfile.NamedTemporaryFile("w", suffix=".cube") as file:
+            file.write(_table(color.transfer))
+            file.flush()
             self._graph = av.filter.Graph()
             source = self._graph.add_buffer(
                 width=width, height=height, format=av.VideoFormat("gbrp12le"), time_base=Fraction(1, 1000)
             )
-            table = self._graph.add("lut3d", file=path, interp="tetrahedral")
+            table = self._graph.add("lut3d", file=file.name, interp="tetrahedral")
             self._graph.link_nodes(source, table, self._graph.add("buffersink")).configure()
-        finally:
-            os.unlink(path)
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         width, height = self._size
@@ -122,13 +120,10 @@ class ToneMapper:
         return self._to_bgr(self._graph.vpull())
 
 
-def _write_table(transfer: int) -> str:
-    """Writes the table as a .cube file (red runs fastest) for FFmpeg's lut3d, and returns its path."""
+def _table(transfer: int) -> str:
+    """The table as a .cube file for FFmpeg's lut3d; red runs fastest."""
     axis = np.linspace(0, 1, TABLE_SIZE)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     table = tone_map(np.stack([red, green, blue], axis=-1).reshape(-1, 3), transfer)
-    lines = [f"{r:.5f} {g:.5f} {b:.5f}" for r, g, b in table.tolist()]
-    handle, path = tempfile.mkstemp(suffix=".cube", text=True)
-    with os.fdopen(handle, "w") as file:
-        file.write(f"LUT_3D_SIZE {TABLE_SIZE}\n" + "\n".join(lines) + "\n")
-    return path
+    lines = [f"{r:.5f} {g:.5f} {b:.5f}\n" for r, g, b in table.tolist()]
+    return f"LUT_3D_SIZE {TABLE_SIZE}\n" + "".join(lines)

@@ -10,9 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.video.encoders import CONTAINERS
-from engine.video.file_source import Media
-from engine.video.libav import PacketReader, SteadyClock, import_av, open_input, video_streams
+from engine.video.base import Media
+from engine.video.containers import CONTAINERS
+from engine.video.pyav import PacketReader, SteadyClock, import_av, open_input, video_streams
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
@@ -26,16 +26,10 @@ PACKETS_TRIED = 300
 # Tags that describe the file they are in, not the work: the output gets its own.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "rotate", "duration", "vendor_id"}
 
-# Of the two codes that ISO 639-2 has for these languages, the one that QuickTime knows.
-_QUICKTIME_LANGUAGES = {
-    "deu": "ger",
-    "zho": "chi",
-    "nld": "dut",
-    "ell": "gre",
-    "isl": "ice",
-    "fre": "fra",
-    "cze": "ces",
-}
+# ISO 639-2 has two codes for these languages; QuickTime knows the second one.
+_QUICKTIME_LANGUAGES = dict(
+    pair.split(":") for pair in ["deu:ger", "zho:chi", "nld:dut", "ell:gre", "isl:ice", "fre:fra", "cze:ces"]
+)
 
 _PICTURE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
@@ -103,7 +97,7 @@ def _can_hold(av: Any, container: str, stream: Stream, packet: Packet | None) ->
 
 
 def is_rebuilt(stream: Stream) -> bool:
-    """True for data tracks that the muxer makes anew from metadata: chapter titles and timecodes of QuickTime files."""
+    """True for data tracks that the muxer rebuilds from metadata: chapter titles and timecodes of QuickTime files."""
     if stream.type != "data":
         return False
     is_chapter_text = getattr(stream, "name", None) == "bin_data" and bool(stream.container.chapters())
@@ -123,6 +117,7 @@ class TrackCopier:
     def __init__(self, media: Media, output: OutputContainer, container: str) -> None:
         self.warnings: list[str] = []
         self._media = media
+        self._path = media.path or ""
         self._output = output
         self._format = container
         self._refused = 0
@@ -140,8 +135,7 @@ class TrackCopier:
         """
         if self._input is None:
             return add_video(None)
-        assert self._media.path is not None
-        self._holdable = holdable(self._media.path, self._format)
+        self._holdable = holdable(self._path, self._format)
         video = None
         for stream in self._input.streams:
             if stream.index == self._media.stream_index:
@@ -170,11 +164,9 @@ class TrackCopier:
     def close(self) -> None:
         """Closes the source's file and sums up what went wrong in it."""
         if self._reader is not None and self._reader.damaged:
-            self.warnings.append(f"{self._media.path}: {self._reader.damaged} damaged places in its other tracks")
+            self.warnings.append(f"{self._path}: {self._reader.damaged} damaged places in its other tracks")
         if self._refused:
-            self.warnings.append(
-                f"{self._media.path}: {self._refused} packets of other tracks are damaged and left out"
-            )
+            self.warnings.append(f"{self._path}: {self._refused} packets of other tracks are damaged and left out")
         if self._input is not None:
             self._input.close()
             self._input = None
@@ -207,16 +199,14 @@ class TrackCopier:
             self._clocks[stream.index] = SteadyClock(stream.time_base or Fraction(1, 90000))
 
     def _hint(self, stream: Stream) -> str:
-        assert self._media.path is not None
-        if self._format != "matroska" and stream.index in holdable(self._media.path, "matroska"):
+        if self._format != "matroska" and stream.index in holdable(self._path, "matroska"):
             return "; -o out.mkv keeps it"
         return ""
 
     def _attach_cover(self, stream: Stream) -> None:
         """Matroska keeps pictures as attached files; the payload is the stream's only packet."""
         name, mime = _PICTURE_TYPES[codec_of(stream)]
-        assert self._media.path is not None
-        with open_input(self._media.path) as again:
+        with open_input(self._path) as again:
             for packet in again.demux(again.streams[stream.index]):
                 if packet.size:
                     self._output.add_attachment(stream.metadata.get("filename", name), mime, bytes(packet))

@@ -13,8 +13,8 @@ from bench.generators import count_flops, make_generator
 from bench.layers import layers
 from bench.tutorial_steps import Batch, CycleGanTutorial
 from engine.errors import EngineError
-from engine.fuse import fuse
-from engine.fuse_program import steps_of
+from engine.fused.lowering import fuse
+from engine.fused.program import steps_of
 from training.presets import PRESETS
 
 
@@ -75,7 +75,7 @@ def test_scaling_measures_every_series(tmp_path: Path, monkeypatch: pytest.Monke
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"cyclegan": "resnet_1blocks", "pix2pix": "unet_16"}
     for preset, generator in small.items():
-        monkeypatch.setitem(PRESETS, preset, {**PRESETS[preset], "netG": generator, "ngf": 8, "ndf": 8})
+        monkeypatch.setitem(PRESETS, preset, f"{PRESETS[preset]} --netG {generator} --ngf 8 --ndf 8")
 
 
 @pytest.mark.usefixtures("small_presets")

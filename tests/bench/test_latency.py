@@ -17,7 +17,7 @@ from bench import latency, results
 from engine import save_generator
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
-from engine.translator import Engine
+from engine.runners.base import RunnerInfo
 from engine.video import Frame, StopStream
 
 IMAGES = [np.full((4, 6, 3), 40 * number, np.uint8) for number in range(5)]
@@ -33,8 +33,8 @@ class SleepingTranslator:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def engine_for(self, frame: np.ndarray) -> Engine:
-        return Engine(backend="sleep", precision="fp32", dtype=torch.float32, run=lambda image: image)
+    def engine_for(self, frame: np.ndarray) -> RunnerInfo:
+        return RunnerInfo("sleep", "fp32")
 
     def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
         time.sleep(self._seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from bench.worker import Worker
 from engine import save_generator
 from engine.backends import BACKENDS
 from engine.generators import ResNetConfig, build
+from engine.sizes import parse_size
 
 
 @pytest.fixture
@@ -159,7 +159,10 @@ def test_float32_is_far_behind_the_fastest_in_float32_only() -> None:
 
 
 def test_a_new_backend_or_peer_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKENDS, "newest", ModuleType("newest"))
+    class Newest(type(BACKENDS["eager"])):  # type: ignore[misc]
+        name = "newest"
+
+    monkeypatch.setitem(BACKENDS, "newest", Newest())
     monkeypatch.setattr(table, "_PEERS", (*table._PEERS, ("another tool", "another", ("fp32",), ("fp16",))))
     names = {contender.name: contender for contender in contenders("cpu")}
     assert names["engine newest bf16"].ours
@@ -176,8 +179,8 @@ def test_ours_stay_out_of_emulated_precisions() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--sizes", "640"], "WxH is needed"),
-        (["--sizes", "0x3"], "WxH is needed"),
+        (["--sizes", "640"], "WIDTHxHEIGHT"),
+        (["--sizes", "0x3"], "WIDTHxHEIGHT"),
         (["--generators", "no-such"], "no-such"),
         (["--contenders", "nobody"], "no contender has"),
     ],
@@ -202,7 +205,7 @@ def test_flops_are_those_of_the_definition() -> None:
 def test_every_generator_takes_every_size(name: str) -> None:
     generator = generators.make_generator(name)
     for size in generators.SIZES[:2]:
-        image = generators.generator_input(generator, generators.real_frame(*generators.parse_size(size)))
+        image = generators.generator_input(generator, generators.real_frame(*parse_size(size)))
         assert image.dtype == np.float32
         assert all(side % generator.multiple == 0 for side in image.shape[2:])
         low, high = generator.input_range

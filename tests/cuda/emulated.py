@@ -54,11 +54,13 @@ ORDERS = ("forward", "backward", "shuffled", "blockwise")
 def compile_source(source: str, folder: Path, root: Path = ROOT) -> Path:
     """Compiles one of SOURCES, under `root`, for the emulation; returns the object file, in `folder`."""
     target = folder / f"{Path(source).stem}.o"
+    in_cudas_place = "current_device.h" if source == "csrc/cuda/operators.cpp" else "cuda_emulation.h"
     command = [
         *os.environ.get("CXX", "c++").split(),
         *("-c", "-fPIC", "-std=c++17", "-O1", "-ffp-contract=off", "-fvisibility=hidden"),
         *("-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
         *("-DSTREAMGAN_EMULATE", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+        *("-include", str(root / "tests/cuda/emulation" / in_cudas_place)),
         *(f"-I{root}", "-isystem", str(Path(torch.__file__).parent / "include")),
         *("-x", "c++", str(root / source), "-o", str(target)),
     ]

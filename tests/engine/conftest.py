@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine import choosing
+from engine.choosing import candidates
 from engine.precision import fastest_precision
 
 
@@ -14,4 +14,4 @@ def auto_is_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
     For tests of something else than the comparison, which on frames of a few pixels may end either way.
     """
-    monkeypatch.setattr(choosing, "auto_precisions", lambda device: (fastest_precision(device),))
+    monkeypatch.setattr(candidates, "auto_precisions", lambda device: (fastest_precision(device),))

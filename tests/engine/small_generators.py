@@ -20,7 +20,7 @@ from engine.generators import (
     UNetConfig,
     build,
 )
-from engine.precision import psnr_db
+from engine.parity import psnr_db
 from engine.reference import frames_to_tensor, tensor_to_frames
 from engine.samples import SAMPLE
 

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.checkpoint import CONFIG_KEY, inspect_checkpoint, load_generator, save_generator
+from engine.checkpoint import inspect_checkpoint, load_generator, save_generator
 from engine.errors import CheckpointError
-from engine.generators import ResNetConfig, SRVGGConfig, build
+from engine.generators import CONFIG_KEY, ResNetConfig, SRVGGConfig, build
 from tests.architectures import LAYOUTS, Layout, animegan, reference_resnet, reference_unet, super_resolution
 from tests.architectures.discriminators import DISCRIMINATORS
 from tests.tolerances import CHECKPOINT_ATOL

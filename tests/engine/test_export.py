@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from engine import artifacts
-from engine.backends import aoti, torchscript
-from engine.backends.interface import CompiledGenerator
-from engine.cache import sha256
+from engine import engine_files
+from engine.backends import BACKENDS
+from engine.backends.base import CompiledGenerator
 from engine.checkpoint import load_generator, save_generator
 from engine.errors import EngineError
 from engine.export import export, main, real_image
+from engine.files import sha256
 from engine.generators import Generator, ResNetConfig, SRVGGConfig, UNetConfig, build
 from engine.ops import LIBRARY
-from engine.precision import PARITY_DB, fastest_precision
+from engine.parity import PARITY_DB
+from engine.precision import fastest_precision
 from tests.engine.small_generators import unfused_generator
 
 HALF = fastest_precision(torch.device("cpu"))
@@ -57,7 +58,7 @@ def test_the_command_writes_a_file_and_what_it_is(
     assert written.out.strip() == str(target)
     assert "dB of eager float32 on a real frame" in written.err
     told = json.loads((tmp_path / "out.pt.json").read_text())
-    assert told["of"]["generator"] == artifacts.generator_hash(resnet)
+    assert told["of"]["generator"] == engine_files.generator_hash(resnet)
     assert told["of"]["size"] == "52x32"  # a multiple of 4
     assert told["of"]["precision"] == HALF
     assert told["made_by"]["torch"] == torch.__version__
@@ -80,7 +81,7 @@ def test_one_file_for_every_size(generator: Generator, tmp_path: Path) -> None:
     done = export(generator.eval(), "torchscript", tmp_path / "e.pt", size=(64, 64), precision="fp32", dynamic=True)
     assert done.parity_db is not None
     assert done.parity_db >= PARITY_DB["fp32"]
-    assert artifacts.read_exported(tmp_path / "e.pt").of["size"] == "any"
+    assert engine_files.read_exported(tmp_path / "e.pt").of["size"] == "any"
     module = torch.jit.load(str(tmp_path / "e.pt"))
     image = torch.randn(2, 3, 96, 160)
     torch.testing.assert_close(module(image), generator(image), atol=1e-4, rtol=1e-4)
@@ -105,7 +106,7 @@ assert "engine" not in sys.modules
 def test_files_run_in_a_process_that_has_only_torch(
     kind: str, operators: bool, resnet: Generator, tmp_path: Path
 ) -> None:
-    if kind == "aoti" and (reason := aoti.unbuildable(torch.device("cpu"))):
+    if kind == "aoti" and (reason := BACKENDS["aoti"].unbuildable(torch.device("cpu"))):
         pytest.skip(reason)
     path = tmp_path / f"e{'.pt' if kind == 'torchscript' else '.pt2'}"
     done = export(resnet, kind, path, size=(48, 32), precision="fp32", operators=operators, dynamic=kind == "aoti")
@@ -126,7 +127,7 @@ def test_files_run_in_a_process_that_has_only_torch(
 def test_plain_weights(checkpoint: Path, resnet: Generator, tmp_path: Path) -> None:
     assert main([str(checkpoint), "--format", "safetensors", "-o", str(tmp_path / "again.safetensors")]) == 0
     loaded = load_generator(tmp_path / "again.safetensors")
-    assert artifacts.generator_hash(loaded) == artifacts.generator_hash(resnet)
+    assert engine_files.generator_hash(loaded) == engine_files.generator_hash(resnet)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +172,13 @@ def test_what_is_not_proven_is_not_kept(
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(torchscript, "build", fill)
+        monkeypatch.setattr(BACKENDS["torchscript"], "build", fill)
     elif trouble == "wrong result":
 
         def load(path: Path, example: torch.Tensor, precision: str) -> CompiledGenerator:
             return lambda image: torch.zeros_like(image)
 
-        monkeypatch.setattr(torchscript, "load", load)
+        monkeypatch.setattr(BACKENDS["torchscript"], "load", load)
     elif trouble == "does not run":
 
         def load_broken(path: Path, example: torch.Tensor, precision: str) -> CompiledGenerator:
@@ -186,7 +187,7 @@ def test_what_is_not_proven_is_not_kept(
 
             return run
 
-        monkeypatch.setattr(torchscript, "load", load_broken)
+        monkeypatch.setattr(BACKENDS["torchscript"], "load", load_broken)
     else:
 
         def truncate(
@@ -195,7 +196,7 @@ def test_what_is_not_proven_is_not_kept(
             path.write_bytes(b"no archive")
             return {}
 
-        monkeypatch.setattr(torchscript, "build", truncate)
+        monkeypatch.setattr(BACKENDS["torchscript"], "build", truncate)
     (tmp_path / "e.pt").write_bytes(b"what was there before")
     with pytest.raises(
         EngineError,

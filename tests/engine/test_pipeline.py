@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from engine.errors import EngineError, SinkError, SourceError
 from engine.pipeline import Pipeline, Progress
-from engine.translator import Engine
+from engine.runners.base import RunnerInfo
 from engine.video.base import Frame, SourceInfo, StopStream
 
 
@@ -87,7 +86,7 @@ class Inverter:
         self.under_way = self.most_under_way = 0
         self.batches: list[int] = []
         self.uniform_frames = 0
-        self.engine: Engine | None = None
+        self.engine: RunnerInfo | None = None
         self._best_batch, self._fail_at, self._seconds = best_batch, fail_at, seconds
 
     def submit(self, frames: np.ndarray) -> Callable[[], np.ndarray]:
@@ -105,8 +104,8 @@ class Inverter:
 
         return result
 
-    def engine_for(self, frame: np.ndarray) -> Engine:
-        return Engine("eager", "fp32", torch.float32, lambda image: image, frame_ms=1.0)
+    def engine_for(self, frame: np.ndarray) -> RunnerInfo:
+        return RunnerInfo("eager", "fp32", frame_ms=1.0)
 
     def choose_batch(self, frame: np.ndarray) -> int:
         return self._best_batch
@@ -140,7 +139,7 @@ def test_batches_are_measured_where_there_are_frames_to_gain(count: int | None, 
 
 def test_engine_and_batch_are_chosen_on_the_first_frame_that_is_not_nearly_uniform() -> None:
     class Fading(Inverter):
-        def engine_for(self, frame: np.ndarray) -> Engine:
+        def engine_for(self, frame: np.ndarray) -> RunnerInfo:
             is_dark = int(frame[0, 0, 0]) < 5
             self.uniform_frames += is_dark
             engine = super().engine_for(frame)
@@ -229,7 +228,7 @@ def test_stop_ends_it_early_and_keeps_what_was_done() -> None:
 
 def test_an_interrupt_while_the_engine_is_made_ready_ends_it_at_once() -> None:
     class Compiling(Inverter):
-        def engine_for(self, frame: np.ndarray) -> Engine:
+        def engine_for(self, frame: np.ndarray) -> RunnerInfo:
             assert pipeline.is_starting
             raise KeyboardInterrupt  # what the command line's signal handler does then
 

@@ -24,8 +24,7 @@ from engine.generators.resnet import ResNetConfig
 from engine.run import main
 from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE, list_styles
-from engine.video import file_sink, file_source
-from engine.video.partial_file import PartialFile
+from engine.video import video_decoder, video_encoder
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +223,6 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == [clip]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no colon in file names")
 @pytest.mark.parametrize("source", ["{name}", "file:{name}", "file://{path}"])
 def test_names_with_a_colon_are_no_protocols(
     source: str, clip: Path, tiny_style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,14 +232,6 @@ def test_names_with_a_colon_are_no_protocols(
     spec = source.format(name=renamed.name, path=renamed)
     assert main([spec, "-o", "c:d.mp4", "--style", str(tiny_style), "--frames", "2", "--quiet"]) == 0
     assert len(frame_times(tmp_path / "c:d.mp4")) == 2
-
-
-def test_a_name_taken_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    file = PartialFile(tmp_path / "out.mp4", overwrite=False)
-    file.part.write_bytes(b"mine")
-    (tmp_path / "out.mp4").write_bytes(b"another's")
-    assert file.complete() == tmp_path / "out-2.mp4"
-    assert (tmp_path / "out.mp4").read_bytes() == b"another's"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -318,15 +308,6 @@ def test_a_signal_keeps_what_is_done(number: signal.Signals, clip: Path, tmp_pat
     assert list(output.parent.iterdir()) == [partial]
 
 
-def test_a_partial_file_is_never_replaced_by_a_shorter_one(tmp_path: Path) -> None:
-    names = []
-    for _ in range(2):
-        file = PartialFile(tmp_path / "out.mp4", overwrite=False)
-        file.part.write_bytes(b"x")
-        names.append(file.keep_partial().name)
-    assert names == ["out.partial.mp4", "out.partial-2.mp4"]
-
-
 def test_a_signal_before_the_first_frame_leaves_nothing(clip: Path, tmp_path: Path) -> None:
     process = start([str(clip), "-o", str(tmp_path / "out.mp4")])
     maps = Path(f"/proc/{process.pid}/maps")
@@ -373,11 +354,11 @@ def test_the_summary_names_the_hardware(
 ) -> None:
     """With stand-ins for the decoder, which is the software's, and for the encoder, which is another codec's."""
     monkeypatch.setattr(video, "choose_hardware", lambda hwaccel, device: video.VideoHardware())
-    monkeypatch.setattr(file_source, "decoder_missing", lambda index: None)
-    monkeypatch.setattr(file_source, "decode_on_hardware", decode_in_software)
-    monkeypatch.setattr(file_sink, "not_encoded", lambda hardware, crf, **video: None)
-    monkeypatch.setattr(file_sink, "ENCODER", "mpeg4")
-    monkeypatch.setattr(file_sink, "nvenc_options", lambda hardware, crf: {})
+    monkeypatch.setattr(video_decoder, "decoder_missing", lambda index: None)
+    monkeypatch.setattr(video_decoder, "decode_on_hardware", decode_in_software)
+    monkeypatch.setattr(video_encoder, "why_not_encoded", lambda *_: None)
+    monkeypatch.setattr(video_encoder, "ENCODER", "mpeg4")
+    monkeypatch.setattr(video_encoder, "nvenc_options", lambda hardware, crf: {})
     output, report = tmp_path / "out.mp4", tmp_path / "report.json"
     arguments = [str(clip), "-o", str(output), "--style", str(tiny_style), "--frames", "3", "--json", str(report)]
     assert main([*arguments, "--hwaccel", "cuda"]) == 0

@@ -12,17 +12,20 @@ import pytest
 import torch
 
 from engine import save_generator
-from engine import translator as translator_module
-from engine.backends import inductor
+from engine.backends import BACKENDS
+from engine.checkpoint import load_generator
+from engine.device import has_bf16_arithmetic
 from engine.errors import BackendError, EngineError, FrameSizeError
 from engine.generators import build
 from engine.generators.base import Generator, GeneratorConfig
 from engine.generators.resnet import ResNetConfig
 from engine.generators.srresnet import SRResNetConfig
 from engine.generators.unet import UNetConfig
-from engine.precision import PARITY_DB, dtype_of, has_bf16_arithmetic, is_nearly_uniform, psnr_db
+from engine.parity import PARITY_DB, is_nearly_uniform, psnr_db
+from engine.precision import dtype_of
+from engine.runners import tensors
 from engine.samples import SAMPLE
-from engine.translator import Translator, load_generator
+from engine.translator import Translator
 from tests.engine.small_generators import unfused_generator
 from tests.tolerances import PARITY_PSNR_DB
 
@@ -134,7 +137,7 @@ def test_half_precision_is_no_use_on_a_nearly_uniform_frame() -> None:
     )
     engine = translator.engine_for(frame)
     faded = (frame // 64)[None]
-    assert psnr_db(translator._run(engine, faded), exact(faded)) < PARITY_DB["bf16"]
+    assert psnr_db(engine.runner.submit(faded)(), exact(faded)) < PARITY_DB["bf16"]
     assert np.array_equal(translator(faded), exact(faded))
     assert psnr_db(translator(frame), exact(frame)) >= PARITY_DB["bf16"]
 
@@ -187,7 +190,7 @@ def test_a_backend_that_fails_is_dropped_and_the_next_runs(
     def fail(*_: object) -> None:
         raise BackendError("the compiler crashed")
 
-    monkeypatch.setattr(inductor, "compile_generator", fail)
+    monkeypatch.setattr(BACKENDS["inductor"], "compile", fail)
     translator = Translator(resnet, backend="inductor")
     with caplog.at_level(logging.WARNING, "streamgan"):
         translator(random_frame(32, 32))
@@ -196,7 +199,7 @@ def test_a_backend_that_fails_is_dropped_and_the_next_runs(
 
 
 def test_inductor_runs_with_parity(resnet: Generator) -> None:
-    reason = inductor.unavailable(torch.device("cpu"))
+    reason = BACKENDS["inductor"].unavailable(torch.device("cpu"))
     if reason:
         pytest.skip(reason)
     frame = random_frame(30, 32)
@@ -258,14 +261,14 @@ def test_a_frame_beyond_the_memory_is_refused_before_it_is_tried(resnet: Generat
 
 
 def test_running_out_of_memory_is_one_line(resnet: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    translator = Translator(resnet, precision="fp32")
+    translator = Translator(resnet, backend="eager", precision="fp32")
     frame = random_frame(16, 16)
     translator(frame)
 
     def exhaust(*arguments: object, **options: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(translator_module.ops, "frames_to_tensor", exhaust)
+    monkeypatch.setattr(tensors.ops, "frames_to_tensor", exhaust)
     with pytest.raises(FrameSizeError, match="use smaller frames"):
         translator(frame)
 

@@ -19,11 +19,9 @@
 #include "csrc/check.h"
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/instance_norm_act.h"
-#include "csrc/cpu/peak_loop.h"
 #include "csrc/cpu/tensor_to_frames.h"
 #include "csrc/generator/frames.h"
 #include "csrc/generator/plan.h"
-#include "csrc/isa.h"
 #include "csrc/kernels.h"
 #include "csrc/thread_pool.h"
 
@@ -114,24 +112,24 @@ std::string force_caches(Arguments& arguments) {
 
 // isas: the one in use, then all that can run
 std::string list_isas(Arguments&) {
-  std::string names = isa_name(active_isa());
-  for (const Isa isa : supported_isas()) names += std::string(" ") + isa_name(isa);
+  std::string names = active_tier().name;
+  for (const Tier* tier : supported_tiers()) names += std::string(" ") + tier->name;
   return names;
 }
 
 // tiers: OPERATOR:TIER,TIER,... of each
 std::string list_tiers(Arguments&) {
   std::string answer;
-  for (const auto& [op, isas] : kernel_tiers()) {
+  for (const auto& [op, tiers] : kernel_tiers()) {
     answer += " " + op + ":";
-    for (const Isa isa : isas) answer += std::string(isa_name(isa)) + ",";
+    for (const std::string& tier : tiers) answer += tier + ",";
   }
   return answer;
 }
 
 // peak KIND ROUNDS: the loop's result, or nothing if this processor has none
 std::string run_peak(Arguments& arguments) {
-  const PeakLoop loop = peak_loop(static_cast<PeakKind>(next<int>(arguments)), detected_isa());
+  const PeakLoop loop = peak_loop(static_cast<PeakKind>(next<int>(arguments)), detected_tier());
   return loop.run ? std::to_string(loop.run(next<int64_t>(arguments))) : "";
 }
 
@@ -221,7 +219,7 @@ std::string run_generator(Arguments& arguments) {
               sizeof(float));
   check(image.bytes() == static_cast<size_t>(height * width) * 12, "an image of ", image.bytes(), " bytes");
   Guarded workspace(static_cast<size_t>(plan.workspace_bytes()));
-  const Image view = {image.at<char>(0), 4, width * 12, 12, 3, kFloat32, 1.0f, 0.0f};
+  const InputView view = {image.at<char>(0), 4, width * 12, 12, 3, kFloat32, 1.0f, 0.0f};
   plan.run(view, {picture.at<float>(0)}, workspace.at<char>(0), nullptr);
   picture.write(next<std::string>(arguments));
   return "";
@@ -242,7 +240,7 @@ std::string translate(Arguments& arguments) {
   const Plan plan(packed.program(), padded_height, padded_width, threads);
   const FrameImage from = {frames_to_tensor_kernels().row[kFloat32], {frame.data(), width * 3, height, width}, in};
   const TensorToFramesKernels& to_bytes = tensor_to_frames_kernels();
-  Picture to = {nullptr, translated.data(), height, width};
+  OutputView to = {nullptr, translated.data(), height, width};
   to.interleaved = to_bytes.interleaved[kFloat32], to.planar = to_bytes.planar[kFloat32];
   to.low = static_cast<float>(out.low), to.scale = out.scale();
   Guarded workspace(static_cast<size_t>(plan.workspace_bytes()));

@@ -15,25 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import fuse as fuse_module
 from engine import reference
-from engine.fuse import fuse
-from engine.fuse_program import (
-    TILES,
-    WINOGRAD8,
-    WINOGRAD_PAIRS,
-    WINOGRAD_STRIDED,
-    WINOGRAD_TRANSPOSED,
-    FusedGenerator,
-    steps_of,
-)
+from engine.fused import steps as steps_module
+from engine.fused.lowering import fuse
+from engine.fused.program import TILES, FusedGenerator, Packing, steps_of
 from engine.generators import Generator, GeneratorConfig, ResNetConfig, TransformerNetConfig, UNetConfig
-from engine.precision import psnr_db
+from engine.parity import psnr_db
+from engine.sizes import padded_size
+from tests.engine.fused.test_lowering import error_db, expected_of, made, picture_for, writing_bfloat16
+from tests.engine.runners.test_packed import frame_of
 from tests.engine.small_generators import CONFIGS, small_generator
-from tests.engine.test_fuse import error_db, expected_of, made, picture_for, writing_bfloat16
-from tests.engine.test_packed import frame_of
 from tests.native import arm
 from tests.native.arm import CPUS, TIERS, Case, answers, read_values, run, write_values
+from tests.native.symbols import check_tiers
 from tests.ops.cases import CACHES, DTYPES, RANGES, assert_norm_close, assert_same_bits, random_frames
 from tests.ops.cases import threads as torch_threads
 from tests.tolerances import (
@@ -87,6 +81,9 @@ class TestTiers:
         operators = ["frames_to_tensor", "fused_generator", "instance_norm_act"]
         expected = [f"{name}:scalar,neon,neon_bf16," for name in operators] + ["tensor_to_frames:scalar,neon,"]
         assert answers("max", ["tiers"])[0].split()[1:] == expected
+
+    def test_tiers_share_no_function(self) -> None:
+        check_tiers(arm.built().parent, nm="aarch64-linux-gnu-nm")
 
     def test_peak_loops_do_what_they_count(self) -> None:
         """Sums over 24 accumulators of 4 lanes, the first of which starts at 0, the next at 1, and so on."""
@@ -255,8 +252,7 @@ def test_frames(name: str, tier: str, tmp_path: Path) -> None:
     commands, expected = [f"isa {tier}"], {}
     for width, height in [(61, 47), (33, 50), (17, 9)]:
         frame = torch.from_numpy(frame_of(width, height))
-        multiple, smallest = generator.multiple, generator.minimum_size
-        padded = [-(-max(side, smallest) // multiple) * multiple for side in (height, width)]
+        padded = padded_size(generator, height, width)
         source, target = write_values(frame, tmp_path / f"frame{width}"), tmp_path / f"translated{width}"
         numbers = " ".join(map(str, (2, height, width, *padded, *ranges)))
         commands.append(f"translate {case.weights} {case.program} {numbers} {source} {target}")
@@ -279,39 +275,42 @@ def test_every_size_of_tiles(tile: tuple[int, int], tier: str, tmp_path: Path) -
     generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
     image = picture_for(generator, height=13, width=37)
     expected = expected_of(generator, image)
-    float32_least = FUSED_TILES8_DB if TILES[tile] == WINOGRAD8 else FUSED_FP32_DB
+    float32_least = FUSED_TILES8_DB if TILES[tile] == Packing.WINOGRAD8 else FUSED_FP32_DB
     for precision, least in (("fp32", float32_least), ("bf16", FUSED_BF16_DB)):
-        if precision == "bf16" and TILES[tile] == WINOGRAD8:
+        if precision == "bf16" and TILES[tile] == Packing.WINOGRAD8:
             continue
         fused = fuse(generator, precision, tile=tile)
-        assert TILES[tile] in [step.method for step in steps_of(fused)]
+        assert TILES[tile] in [step.packing for step in steps_of(fused)]
         check_outputs(fused, tier, image, expected, least, tmp_path, caches=[*CACHES.values()])
 
 
 # Layers that Winograd's algorithm takes in these forms, and sizes in which tiles are small, large and shared by phases.
 FORMS: dict[str, tuple[GeneratorConfig, set[int]]] = {
-    "pairs": (UNetConfig(width=32, downsamplings=2), {WINOGRAD_PAIRS}),
-    "pairs enlarged": (TransformerNetConfig(width=32, blocks=1), {WINOGRAD_PAIRS}),
-    "strided and transposed": (ResNetConfig(width=32, blocks=1), {WINOGRAD_STRIDED, WINOGRAD_TRANSPOSED}),
+    "pairs": (UNetConfig(width=32, downsamplings=2), {Packing.WINOGRAD_PAIRS}),
+    "pairs enlarged": (TransformerNetConfig(width=32, blocks=1), {Packing.WINOGRAD_PAIRS}),
+    "strided and transposed": (
+        ResNetConfig(width=32, blocks=1),
+        {Packing.WINOGRAD_STRIDED, Packing.WINOGRAD_TRANSPOSED},
+    ),
 }
 
 
 def check_form(name: str, tier: str, sizes: list[tuple[int, int]], folder: Path) -> None:
-    config, methods = FORMS[name]
+    config, packings = FORMS[name]
     generator = made(config)
     for height, width in sizes:
         image = picture_for(generator, height=height, width=width)
         expected = expected_of(generator, image)
         for precision, least in (("fp32", FUSED_FP32_DB), ("bf16", FUSED_BF16_DB)):
             fused = fuse(generator, precision, tile=(2, 2))
-            assert methods <= {step.method for step in steps_of(fused)}
+            assert packings <= {step.packing for step in steps_of(fused)}
             check_outputs(fused, tier, image, expected, least, folder)
 
 
 @pytest.fixture
 def winograd_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_module, "_WINOGRAD_SIDE", 1)
-    monkeypatch.setattr(fuse_module, "_WINOGRAD_DEEP_CHANNELS", 32)
+    monkeypatch.setattr(steps_module, "_WINOGRAD_SIDE", 1)
+    monkeypatch.setattr(steps_module, "_WINOGRAD_DEEP_CHANNELS", 32)
 
 
 @every_tier

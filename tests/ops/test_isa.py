@@ -29,6 +29,11 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def test_every_tier_has_a_file() -> None:
+    files = {path.stem for path in (ROOT / "csrc" / "cpu" / "tiers").glob("*.cpp")}
+    assert files == {"scalar", *X86_ISAS, *ARM_ISAS}
+
+
 def test_supported_isas_are_the_lowest_up_to_the_detected_one() -> None:
     supported = _native.supported_isas()
     assert supported == ISAS[: len(supported)]

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import EngineError
-from training.discriminators import (
-    DISCRIMINATORS,
-    Discriminator,
-    build_discriminator,
-    convolutions_of,
-    receptive_field,
-)
+from engine.sizes import padded_size
+from training.discriminators import DISCRIMINATORS, Discriminator, build_discriminator
+
+
+def receptive_field(discriminator: nn.Module) -> int:
+    """Side in pixels of the region that one output value depends on, by kernels and strides of the convolutions."""
+    side = 1
+    for layer in reversed([layer for layer in discriminator.modules() if isinstance(layer, nn.Conv2d)]):
+        side = (side - 1) * layer.stride[0] + layer.kernel_size[0]
+    return side
 
 
 def seen_side(discriminator: nn.Module, size: int) -> int:
@@ -47,7 +50,7 @@ def seen_side(discriminator: nn.Module, size: int) -> int:
 )
 def test_receptive_fields(name: str, layers: int, expected: int) -> None:
     discriminator = build_discriminator(name, 3, width=2, layers=layers, norm="instance")
-    assert receptive_field(convolutions_of(discriminator)) == expected
+    assert receptive_field(discriminator) == expected
     assert seen_side(discriminator, 2 * expected + 96) == expected
 
 
@@ -56,7 +59,7 @@ def test_receptive_fields(name: str, layers: int, expected: int) -> None:
 @pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_every_discriminator_judges_and_learns(name: str, norm: str, gan_mode: str) -> None:
     discriminator = build_discriminator(name, 6, width=4, norm=norm, gan_mode=gan_mode)
-    side = -(-max(64, discriminator.minimum_size) // discriminator.multiple) * discriminator.multiple
+    side, _ = padded_size(discriminator, 64, 64)
     output = discriminator(torch.randn(2, 6, side, side))
     assert output.shape[:2] == (2, 1)
     output.square().mean().backward()

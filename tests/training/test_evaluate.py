@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.precision import psnr_db
+from engine.parity import psnr_db
 from tests.training.pictures import aligned_folder, write_folder
 from tests.training.test_frechet import random_state
 from training.evaluate import main

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import EngineError
 from tests.training.published import discriminator_loss, generator_loss
-from training.losses import GAN_MODES, PIXEL_LOSSES, GanLoss, gradient_penalty, set_requires_grad
+from training.losses import GAN_MODES, PIXEL_LOSSES, GanLoss, gradient_penalty
 
 SHAPES = [(1, 1), (3, 1, 5, 7), (2, 1, 1, 1)]
 
@@ -99,12 +99,17 @@ def test_pixel_losses(name: str, formula: Callable[[np.ndarray], np.ndarray]) ->
     a, b = outputs((2, 3, 9, 5), 5), outputs((2, 3, 9, 5), 6)
     expected = formula(a.double().numpy() - b.double().numpy()).mean()
     assert float(PIXEL_LOSSES[name](a, b)) == pytest.approx(expected, rel=1e-5)
-    assert set(PIXEL_LOSSES) == {"l1", "l2", "smooth_l1", "charbonnier"}
+    assert set(PIXEL_LOSSES) == {"l1", "l2", "smooth_l1", "charbonnier", "multiscale_l1"}
 
 
-def test_gradients_are_turned_off_and_on() -> None:
-    networks: list[nn.Module] = [nn.Linear(2, 2), nn.Linear(2, 2)]
-    set_requires_grad(networks, False)
-    assert not any(p.requires_grad for network in networks for p in network.parameters())
-    set_requires_grad(networks[0], True)
-    assert all(p.requires_grad for p in networks[0].parameters())
+def test_multiscale_l1() -> None:
+    """L1 at four sizes, and of the gradients at the first two."""
+    a, b = outputs((2, 3, 16, 24), 5), outputs((2, 3, 16, 24), 6)
+    d, expected = (a.double() - b.double()).numpy(), 0.0
+    for level, weight in enumerate((1.0, 0.5, 0.5, 0.5)):
+        if level:
+            d = d.reshape(*d.shape[:2], d.shape[2] // 2, 2, d.shape[3] // 2, 2).mean(axis=(3, 5))
+        expected += weight * np.abs(d).mean()
+        if level < 2:
+            expected += weight * (np.abs(np.diff(d, axis=2)).mean() + np.abs(np.diff(d, axis=3)).mean())
+    assert float(PIXEL_LOSSES["multiscale_l1"](a, b)) == pytest.approx(expected, rel=1e-5)

@@ -239,7 +239,7 @@ def test_averaged_pairs_halve_the_generators_gradients() -> None:
     for extra in ([], ["--average_pairs"]):
         model = made("cycle_gan", "--netG", "resnet_1blocks", "--netD", "pixel", *extra)
         parameters = list(model.networks["G_A"].parameters()) + list(model.networks["G_B"].parameters())
-        model._of_generators = torch.optim.SGD(parameters, lr=1e-3)  # type: ignore[attr-defined]
+        model.optimizers["G"] = torch.optim.SGD(parameters, lr=1e-3)
         weight = model.networks["G_A"].model[1].weight  # type: ignore[union-attr, index]
         before = weight.detach().clone()
         model.step(batch_for(model))

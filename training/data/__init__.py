@@ -1,7 +1,7 @@
 """Folders of images -> batches of tensors, the same for every number of workers and after every resumption."""
 
 from training.data.batches import Batches, open_batches
-from training.data.datasets import DATASET_MODES, Dataset, make_dataset
+from training.data.datasets import DATASET_MODES, Dataset, make_dataset, open_dataset
 from training.data.images import ImageFolder, list_images
 from training.data.transforms import PREPROCESS_MODES, Transform
 
@@ -15,4 +15,5 @@ __all__ = [
     "list_images",
     "make_dataset",
     "open_batches",
+    "open_dataset",
 ]

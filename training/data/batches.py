@@ -19,14 +19,10 @@ Batch = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """The batches of a dataset.
-
-    Attributes:
-        size: images of a batch, over all processes.
-    """
+    """The batches of a dataset."""
 
     dataset: Dataset
-    size: int
+    size: int  # images of a batch, over all processes
     workers: int
     shuffle: bool
     seed: int
@@ -37,42 +33,30 @@ class Batches:
         return whole + (1 if rest and rest % distributed.world_size() == 0 else 0)
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch but for the first `skip`; each process gets its share of each.
-
-        Raises:
-            SourceError: an image can't be read or is too small.
-        """
+        """This process's share of each batch of an epoch, from batch `skip` on. Raises SourceError for bad images."""
         loader: DataLoader[Sample] = DataLoader(
             self.dataset,
             batch_sampler=_Places(self, number, skip),
             num_workers=self.workers,
             generator=torch.Generator(),  # else opening it would draw from torch's own random numbers
         )
-        batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except EngineError as error:
-                # From a worker process it comes with that process's traceback before it.
-                raise SourceError(str(error).strip().splitlines()[-1].split("Error: ")[-1]) from None
-            if batch is None:
-                return
-            yield batch
+        try:
+            yield from loader
+        except EngineError as error:
+            # A worker process puts its traceback before the message.
+            raise SourceError(str(error).strip().splitlines()[-1].split("Error: ")[-1]) from None
 
 
 class _Places(Sampler[list[tuple[int, int]]]):
-    """(epoch, index) of each sample of each batch: what a dataset is asked for."""
+    """(epoch, index) of each sample of each batch."""
 
     def __init__(self, batches: Batches, epoch: int, skip: int) -> None:
         self._batches, self._epoch, self._skip = batches, epoch, skip
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         batches, count = self._batches, len(self._batches.dataset)
-        if batches.shuffle:
-            source = torch.Generator().manual_seed(batches.seed * 1_000_003 + self._epoch)
-            order = torch.randperm(count, generator=source).tolist()
-        else:
-            order = list(range(count))
+        source = torch.Generator().manual_seed(batches.seed * 1_000_003 + self._epoch)
+        order = torch.randperm(count, generator=source).tolist() if batches.shuffle else list(range(count))
         for number in range(self._skip, len(batches)):
             whole = order[number * batches.size : (number + 1) * batches.size]
             share = math.ceil(len(whole) / distributed.world_size())
@@ -87,10 +71,10 @@ def open_batches(dataset: Dataset, *, size: int, workers: int = 0, shuffle: bool
     """Batches of `size` samples over all processes.
 
     Args:
-        workers: processes that decode; 0 decodes in this one.
+        workers: number of processes that decode; 0 decodes in this one.
 
     Raises:
-        EngineError: the size is no multiple of the number of processes, or the dataset is too small for them.
+        EngineError: the size is not a multiple of the number of processes, or the dataset is too small for them.
     """
     world = distributed.world_size()
     if size % world:

@@ -1,4 +1,4 @@
-"""What one sample is, per `--dataset_mode`. A sample is a function of (seed, epoch, index) and nothing else.
+"""The samples of each `--dataset_mode`. A sample is a function of (seed, epoch, index) and nothing else.
 
 | mode | keys of a sample | folders below --dataroot |
 |---|---|---|
@@ -8,12 +8,14 @@
 | frames | A, next, flow, mask | the same; the images are frames of a video in the order of their names |
 | colorization | A (lightness), B (colours) | train |
 | super_resolution | A (small, [0, 1]), B (large, [0, 1]) | train |
+| distillation | A (with noise), B (the teacher's picture of A) | any folders of pictures |
 
-Values are in [-1, 1] where nothing else is said, float32 [C, H, W].
+Values are float32 [C, H, W], in [-1, 1] unless the table says otherwise.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from torch import Tensor
 from engine.errors import EngineError, SourceError
 from training.data.flow import flow_between
 from training.data.images import Image, ImageFolder, list_images
+from training.data.teacher import TeacherOptions, teacher_pairs
 from training.data.transforms import Geometry, Transform, to_lab, to_tensor
 
 Sample = dict[str, Tensor]
@@ -33,15 +36,16 @@ Sample = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """What all modes share.
+    """Options of all modes.
 
     Attributes:
         phase: "train", or "test" for the held-out images.
         direction: "AtoB", or "BtoA" to swap the domains.
         serial: unaligned images are paired in order, not at random.
-        limit: take only so many images of a folder.
-        cache_bytes: of decoded images, per process that reads.
-        scale: of super-resolution.
+        limit: only so many images of a folder.
+        cache_bytes: memory for decoded images, per process that reads.
+        scale: factor of super-resolution.
+        teacher: for distillation.
     """
 
     transform: Transform
@@ -52,16 +56,13 @@ class DataOptions:
     cache_bytes: int = 1 << 30
     scale: int = 4
     seed: int = 0
+    teacher: TeacherOptions | None = None
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
-    """Samples by (epoch, index).
+    """Samples by (epoch, index)."""
 
-    Attributes:
-        count: samples in an epoch.
-    """
-
-    count: int
+    count: int  # samples in an epoch
 
     def __init__(self, options: DataOptions) -> None:
         self.options = options
@@ -74,7 +75,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return self.sample(index, np.random.default_rng((self.options.seed, epoch, index)))
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
-        """The sample of that number, with these random numbers."""
+        """The sample of that number, drawn with these random numbers."""
         raise TypeError(f"{type(self).__name__} defines no sample")
 
     def _folder(self, paths: list[Path]) -> ImageFolder:
@@ -85,7 +86,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
 
 class Unaligned(Dataset):
-    """Images of two domains that have nothing to do with each other."""
+    """Images of two domains, without pairs."""
 
     def __init__(self, root: Path, options: DataOptions) -> None:
         super().__init__(options)
@@ -122,17 +123,17 @@ class Aligned(Dataset):
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
         name = self._a.paths[index]
-        first = self._a[index]
+        a = self._a[index]
         if self._b is not None:
-            a, b = first, self._b[index]
+            b = self._b[index]
             if a.shape != b.shape:
                 sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (a, b))
                 raise SourceError(f"{name.name} is {sizes} in A and B: pairs have equal sizes")
         else:
-            half = first.shape[1] // 2
+            half = a.shape[1] // 2
             if half == 0:
                 raise SourceError(f"{name} is one pixel wide: A and B are side by side in one image")
-            a, b = first[:, :half], first[:, half : 2 * half]
+            a, b = a[:, :half], a[:, half : 2 * half]
         geometry = self.options.transform.draw(random)
         a, b = (self.options.transform.apply(image, geometry, name) for image in (a, b))
         if self.options.direction == "BtoA":
@@ -147,12 +148,15 @@ class _OneFolder(Dataset):
         self._images = self._folder(list_images(inner if inner.is_dir() else root, limit=options.limit))
         self.count = len(self._images)
 
+    def _drawn(self, index: int, random: np.random.Generator) -> Image:
+        return self._transformed(self._images, index, self.options.transform.draw(random))
+
 
 class Single(_OneFolder):
     """Images of one domain."""
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
-        return {"A": to_tensor(self._transformed(self._images, index, self.options.transform.draw(random)))}
+        return {"A": to_tensor(self._drawn(index, random))}
 
 
 class Frames(_OneFolder):
@@ -182,7 +186,7 @@ class Colorization(_OneFolder):
     """Lightness and colours of an image, CIE Lab (`transforms.to_lab`)."""
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
-        lightness, colours = to_lab(self._transformed(self._images, index, self.options.transform.draw(random)))
+        lightness, colours = to_lab(self._drawn(index, random))
         return {"A": lightness, "B": colours}
 
 
@@ -195,11 +199,34 @@ class SuperResolution(_OneFolder):
             raise EngineError(f"--crop_size {options.transform.crop_size} is no multiple of --scale {options.scale}")
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
-        picture = self._transformed(self._images, index, self.options.transform.draw(random))
-        large = to_tensor(picture, (0.0, 1.0))
+        large = to_tensor(self._drawn(index, random), (0.0, 1.0))
         height, width = (side // self.options.scale * self.options.scale for side in large.shape[1:])
         large = large[:, :height, :width].contiguous()
         return {"A": shrink(large[None], self.options.scale)[0], "B": large}
+
+
+class Distillation(Dataset):
+    """A crop with noise added, and what the teacher made of the crop; held-out crops have no noise."""
+
+    def __init__(self, root: Path, options: DataOptions) -> None:
+        super().__init__(options)
+        self._teacher = options.teacher
+        if self._teacher is None:
+            raise EngineError("--dataset_mode distillation needs --teacher, a style network, and --teacher_style")
+        folders = [root, *self._teacher.more_folders]
+        size = options.transform.crop_size
+        pairs = teacher_pairs(folders, self._teacher, crop_size=size, seed=options.seed, limit=options.limit)
+        self._pair = pairs[options.phase]
+        self.count = len(self._pair[0])
+
+    def sample(self, index: int, random: np.random.Generator) -> Sample:
+        assert self._teacher is not None
+        geometry = self.options.transform.draw(random)
+        a, b = (to_tensor(self.options.transform.apply(i[index], geometry, f"crop {index}")) for i in self._pair)
+        if self.options.phase == "train":
+            deviation = np.float32(random.uniform(0.0, self._teacher.noise) / 127.5)
+            a = (a + torch.from_numpy(deviation * random.standard_normal(a.shape, np.float32))).clamp_(-1.0, 1.0)
+        return {"A": a, "B": b}
 
 
 def shrink(images: Tensor, scale: int) -> Tensor:
@@ -222,15 +249,9 @@ def _pair_folders(root: Path, phase: str) -> tuple[Path, Path] | None:
     """Folders with images of equal names; None: A and B are side by side in the images of one folder."""
     if not root.is_dir():
         raise SourceError(f"no folder {root}: --dataroot is the folder that holds {phase}")
-    forms = [
-        (root / phase / "A", root / phase / "B"),
-        (root / f"{phase}A", root / f"{phase}B"),
-        (root / f"{phase}_A", root / f"{phase}_B"),
-        (root / "A" / phase, root / "B" / phase),
-    ]
-    if phase == "train":
-        forms.append((root / "A", root / "B"))
-    return next(((a, b) for a, b in forms if a.is_dir() and b.is_dir()), None)
+    forms = [f"{phase}/%s", f"{phase}%s", f"{phase}_%s", f"%s/{phase}", *(["%s"] if phase == "train" else [])]
+    pairs = [(root / (form % "A"), root / (form % "B")) for form in forms]
+    return next(((a, b) for a, b in pairs if a.is_dir() and b.is_dir()), None)
 
 
 _DATASETS: dict[str, Callable[[Path, DataOptions], Dataset]] = {
@@ -240,20 +261,42 @@ _DATASETS: dict[str, Callable[[Path, DataOptions], Dataset]] = {
     "frames": Frames,
     "colorization": Colorization,
     "super_resolution": SuperResolution,
+    "distillation": Distillation,
 }
 
 DATASET_MODES = tuple(_DATASETS)
 
 
 def make_dataset(mode: str, root: Path, options: DataOptions) -> Dataset:
-    """Opens a dataset; no image is decoded yet.
-
-    Raises:
-        EngineError: an unknown mode or direction, sizes that don't fit.
-        SourceError: a folder is missing or has no images.
-    """
+    """Opens a dataset. Raises EngineError for unknown names, sizes that don't fit, and folders without images."""
     if mode not in _DATASETS:
         raise EngineError(f"unknown --dataset_mode {mode!r}: accepted are {', '.join(DATASET_MODES)}")
     if options.direction not in ("AtoB", "BtoA"):
         raise EngineError(f"unknown --direction {options.direction!r}: accepted are AtoB and BtoA")
     return _DATASETS[mode](root, options)
+
+
+def open_dataset(options: argparse.Namespace, transform: Transform, *, phase: str = "train") -> Dataset:
+    """The dataset that a command line (`training.options`) asks for. Raises EngineError as `make_dataset`."""
+    teacher = None
+    if options.teacher is not None and options.teacher_style is not None:
+        teacher = TeacherOptions(
+            options.teacher,
+            options.teacher_style,
+            crops=options.crops,
+            noise=options.input_noise,
+            kept_in=options.pairs_dir or options.checkpoints_dir / options.name,
+            more_folders=tuple(options.more_images),
+        )
+    data = DataOptions(
+        transform,
+        phase=phase,
+        direction=options.direction,
+        serial=options.serial_batches,
+        limit=options.max_dataset_size,
+        cache_bytes=(options.cache_mb << 20) // max(1, options.num_threads),
+        scale=options.scale,
+        seed=options.seed,
+        teacher=teacher,
+    )
+    return make_dataset(options.dataset_mode, options.dataroot, data)

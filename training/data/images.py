@@ -1,4 +1,4 @@
-"""Image files of a folder, decoded, and kept in memory as far as they fit."""
+"""Image files: listing, reading and writing them, and keeping decoded ones in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import SourceError
+from engine.errors import SinkError, SourceError
 
 Image = npt.NDArray[np.uint8]
 """uint8 [H, W, 3] in RGB order."""
@@ -18,11 +18,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
 def list_images(folder: Path, *, limit: int | None = None) -> list[Path]:
-    """The image files in a folder and the folders in it, in the order of their names.
-
-    Raises:
-        SourceError: no such folder, or no image in it.
-    """
+    """The image files in a folder and its subfolders, by name. Raises SourceError where there are none."""
     if not folder.is_dir():
         raise SourceError(f"no folder {folder}")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -32,11 +28,7 @@ def list_images(folder: Path, *, limit: int | None = None) -> list[Path]:
 
 
 def read_image(path: Path) -> Image:
-    """Decodes an image; grey ones become RGB, transparency is dropped.
-
-    Raises:
-        SourceError: it can't be read.
-    """
+    """Decodes an image as RGB without transparency. Raises SourceError where it can't be read."""
     try:
         decoded = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error:  # a picture larger than OpenCV agrees to
@@ -46,13 +38,15 @@ def read_image(path: Path) -> Image:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-class ImageFolder:
-    """Images by number.
+def write_image(path: Path, image: Image) -> None:
+    """Writes an image in the format of its suffix; makes its folder. Raises SinkError where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise SinkError(f"can't write {path}: is the disk full?")
 
-    Args:
-        paths: the files.
-        cache_bytes: decoded images are kept in memory up to so many bytes.
-    """
+
+class ImageFolder:
+    """Images by number; decoded images are kept in memory, up to `cache_bytes`."""
 
     def __init__(self, paths: Sequence[Path], *, cache_bytes: int = 0) -> None:
         self.paths = list(paths)
@@ -63,11 +57,7 @@ class ImageFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        """The decoded image, uint8 [H, W, 3] in RGB order; not to be written into.
-
-        Raises:
-            SourceError: it can't be read.
-        """
+        """The decoded image; don't write into it. Raises SourceError where it can't be read."""
         if index in self._kept:
             return self._kept[index]
         image = read_image(self.paths[index])

@@ -22,7 +22,7 @@ PREPROCESS_MODES = ("resize_and_crop", "crop", "scale_width", "scale_width_and_c
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where a crop lies, as fractions of the room there is for it, and whether it is flipped."""
+    """Place of a crop, as fractions of the free space, and whether it is flipped."""
 
     top: float
     left: float
@@ -36,8 +36,8 @@ class Transform:
     Attributes:
         mode: one of `PREPROCESS_MODES`.
         load_size, crop_size: pixels.
-        flip: half of the images are mirrored.
-        multiple: sides are made a multiple of it where the mode leaves them free.
+        flip: whether half of the images are mirrored.
+        multiple: sides become multiples of it where the mode leaves them free.
     """
 
     mode: str = "resize_and_crop"
@@ -50,9 +50,7 @@ class Transform:
         if self.mode not in PREPROCESS_MODES:
             raise EngineError(f"unknown --preprocess {self.mode!r}: accepted are {', '.join(PREPROCESS_MODES)}")
         if self.crops and self.crop_size % self.multiple:
-            raise EngineError(
-                f"--crop_size {self.crop_size} is no multiple of {self.multiple}, which the generator needs"
-            )
+            raise EngineError(f"--crop_size {self.crop_size} is no multiple of {self.multiple}: that is needed")
         if self.mode == "resize_and_crop" and self.load_size < self.crop_size:
             raise EngineError(f"--load_size {self.load_size} is smaller than --crop_size {self.crop_size}")
 
@@ -67,33 +65,22 @@ class Transform:
         return Geometry(float(top), float(left), self.flip and bool(flip < 0.5))
 
     def apply(self, image: Image, geometry: Geometry, name: object) -> Image:
-        """The image resized, cropped and flipped.
-
-        Args:
-            name: of the image, for the message.
-
-        Raises:
-            SourceError: the image is smaller than the crop.
-        """
+        """The image resized, cropped and flipped. Raises SourceError with its `name` if the crop is larger."""
         height, width = image.shape[:2]
         if self.mode == "resize_and_crop":
             image = resize(image, self.load_size, self.load_size)
         elif self.mode.startswith("scale_width"):
             image = resize(image, self.load_size, max(1, round(height * self.load_size / width)))
         if self.crops:
-            image = self._crop(image, geometry, name)
+            size, (height, width) = self.crop_size, image.shape[:2]
+            if min(height, width) < size:
+                raise SourceError(f"{name} is {width}x{height} where it is cropped: too small for --crop_size {size}")
+            top, left = int(geometry.top * (height - size + 1)), int(geometry.left * (width - size + 1))
+            image = image[top : top + size, left : left + size]
         else:
             sides = [max(self.multiple, round(side / self.multiple) * self.multiple) for side in image.shape[:2]]
             image = resize(image, sides[1], sides[0])
         return np.ascontiguousarray(image[:, ::-1] if geometry.flip else image)
-
-    def _crop(self, image: Image, geometry: Geometry, name: object) -> Image:
-        height, width = image.shape[:2]
-        size = self.crop_size
-        if min(height, width) < size:
-            raise SourceError(f"{name} is {width}x{height} where it is cropped: too small for --crop_size {size}")
-        top, left = int(geometry.top * (height - size + 1)), int(geometry.left * (width - size + 1))
-        return image[top : top + size, left : left + size]
 
 
 def resize(image: Image, width: int, height: int) -> Image:

@@ -1,4 +1,4 @@
-"""What is trained: networks, losses and the steps that alternate between them. One file per `--model`."""
+"""The models that can be trained, one file per `--model`: networks, losses, and the step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from training.models.base import TrainingModel
 from training.models.colorization import Colorization
 from training.models.cycle_gan import CycleGan
+from training.models.distillation import Distillation
 from training.models.pix2pix import Pix2Pix
 from training.models.style import Style
 from training.models.super_resolution import SuperResolution
@@ -21,13 +22,10 @@ MODELS: dict[str, type[TrainingModel]] = {
     "colorization": Colorization,
     "super_resolution": SuperResolution,
     "style": Style,
+    "distillation": Distillation,
 }
 
 
 def make_model(options: argparse.Namespace, device: torch.device) -> TrainingModel:
-    """Builds networks and optimizers of `options.model`, with weights drawn from torch's random numbers.
-
-    Raises:
-        EngineError: options that don't go together.
-    """
+    """Builds the model that `options` name, with random weights. Raises EngineError for options that don't fit."""
     return MODELS[options.model](options, device)

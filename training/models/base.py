@@ -1,11 +1,12 @@
-"""What all models share: networks by name, precision, optimizers, and the step of one of them."""
+"""Base of all models: networks by name, precision, optimizers, the state of a run, and parts of a step."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,8 @@ from training.losses import PIXEL_LOSSES, GanLoss, gradient_penalty
 from training.networks import build_generator, generator_config, initialise, start_from
 
 Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+"""Scalars by name."""
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +35,7 @@ class TrainingModel:
 
     Attributes:
         networks: name, as in file names, -> module: generators `G...`, discriminators `D...`.
+        ready: the same, compiled where --compile asks for it; for the networks' own steps.
         optimizers: name -> optimizer.
         averages: name of a generator -> its moving average, where --ema asks for one.
         pools: histories of generated images, part of the state of a run.
@@ -42,33 +46,34 @@ class TrainingModel:
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options, self.device = options, device
         self.networks: dict[str, nn.Module] = {}
+        self.ready: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.averages: dict[str, MovingAverage] = {}
         self.pools: dict[str, ImagePool] = {}
         self.gan = GanLoss(options.gan_mode, real_label=options.real_label, fake_label=options.fake_label)
         self.pixel_loss = PIXEL_LOSSES[options.pixel_loss]
-        precision = fastest_precision(device) if options.precision == "auto" else options.precision
-        self.precision: str = precision
-        self._dtype = _DTYPES[precision]
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16" and device.type == "cuda")
-        if precision == "fp16" and device.type != "cuda":
-            raise EngineError("--precision fp16 trains on CUDA devices only: take bf16 or fp32")
+        self.precision: str = fastest_precision(device) if options.precision == "auto" else options.precision
+        self._dtype = _DTYPES[self.precision]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16" and device.type == "cuda")
+        if self.precision == "fp16" and device.type != "cuda":
+            raise EngineError("--precision fp16 trains on CUDA devices only: use bf16 or fp32")
 
-    # --- what subclasses define ---
+    # --- defined by subclasses ---
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of every network on a batch on the device. Returns the losses, scalars without gradients."""
+    def step(self, batch: Batch) -> Losses:
+        """One step of every network on a batch on the device. Returns the losses, without gradients."""
         raise TypeError(f"{type(self).__name__} defines no step")
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """What the networks make of a batch: name -> float RGB [N, 3, H, W] in [-1, 1]."""
+        """Images of a batch to show: name -> float RGB [N, 3, H, W] in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} defines no pictures")
+
+    def finish(self, folder: Path) -> None:
+        """Adds the model's own files to the run's folder once training is over. Every process calls it."""
 
     # --- building ---
 
-    def _add_generator(
-        self, name: str, *, in_channels: int | None = None, out_channels: int | None = None
-    ) -> nn.Module:
+    def _add_generator(self, name: str, *, in_channels: int | None = None, out_channels: int | None = None) -> None:
         options = self.options
         config = generator_config(
             options.netG,
@@ -77,49 +82,39 @@ class TrainingModel:
             dropout=self.has_dropout and not options.no_dropout,
             upsampling=options.upsampling,
             downsampling_padding=options.downsampling_padding,
-            in_channels=options.input_nc if in_channels is None else in_channels,
-            out_channels=options.output_nc if out_channels is None else out_channels,
+            in_channels=in_channels or options.input_nc,
+            out_channels=out_channels or options.output_nc,
             scale=options.scale,
             blocks=options.n_blocks,
         )
         generator = build_generator(config, init_type=options.init_type, init_gain=options.init_gain)
         if options.pretrained:
             start_from(generator, options.pretrained)
-        ready = self._place(generator)
-        self.networks[name] = generator
+        self._add_network(name, generator)
         if options.ema:
             self.averages[name] = MovingAverage(generator, options.ema)
-        return ready
 
-    def _add_discriminator(self, name: str, in_channels: int) -> nn.Module:
+    def _add_discriminator(self, name: str, in_channels: int) -> None:
         options = self.options
-        discriminator = build_discriminator(
-            options.netD,
-            in_channels,
-            width=options.ndf,
-            layers=options.n_layers_D,
-            norm=options.norm,
-            gan_mode=options.gan_mode,
-        )
+        form = {"width": options.ndf, "layers": options.n_layers_D, "norm": options.norm, "gan_mode": options.gan_mode}
+        discriminator = build_discriminator(options.netD, in_channels, **form)
         initialise(discriminator, options.init_type, options.init_gain)
-        self.networks[name] = discriminator
-        return self._place(discriminator)
+        self._add_network(name, discriminator)
 
-    def _place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, in training mode, alike in all processes, compiled if that is wanted."""
+    def _add_network(self, name: str, network: nn.Module) -> None:
+        """Puts the network on the device, in training mode, with the same weights in all processes."""
         # Not channels_last: torch 2.13 then gets InstanceNorm's gradients wrong for a single image on the CPU.
-        network.to(self.device).train()
+        self.networks[name] = network.to(self.device).train()
         distributed.broadcast(network)
-        return torch.compile(network) if self.options.compile else network  # type: ignore[return-value]
+        self.ready[name] = torch.compile(network) if self.options.compile else network  # type: ignore[assignment]
 
-    def _add_optimizer(self, name: str, networks: Iterable[nn.Module]) -> Optimizer:
-        parameters = [parameter for network in networks for parameter in network.parameters()]
-        # fused: one pass over memory for all of the update
-        optimizer = Adam(parameters, lr=self.options.lr, betas=(self.options.beta1, 0.999), fused=True)
-        self.optimizers[name] = optimizer
-        return optimizer
+    def _add_optimizer(self, name: str, *networks: str) -> None:
+        parameters = [parameter for network in networks for parameter in self.networks[network].parameters()]
+        betas = (self.options.beta1, self.options.beta2)
+        # fused: one pass over memory for the whole update
+        self.optimizers[name] = Adam(parameters, lr=self.options.lr, betas=betas, fused=True)
 
-    # --- running ---
+    # --- parts of a step ---
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Convolutions in the precision of the run; weights, norms' statistics and losses stay float32."""
@@ -128,11 +123,11 @@ class TrainingModel:
         return torch.autocast(self.device.type, self._dtype)
 
     def run(self, network: nn.Module, *images: Tensor) -> tuple[Tensor, ...]:
-        """The network's outputs, float32, for several inputs of equal size in one call.
+        """The network's outputs, float32, for several inputs.
 
-        One call of all is faster than one call each, and the same where no layer looks at the batch as a whole:
-        with BatchNorm each has its own call, so that its statistics are those of the published step. Images of
-        different sizes have theirs too.
+        One call for all is faster than one call each, and gives the same where no layer mixes the images of a batch.
+        With BatchNorm each input has its own call, so that its statistics are those of the published step. Images of
+        different sizes have their own calls too.
         """
         is_joinable = self.options.norm != "batch" and len({image.shape[1:] for image in images}) == 1
         if len(images) > 1 and not is_joinable:
@@ -142,23 +137,30 @@ class TrainingModel:
             output = network(joined)
         return torch.split(output.float(), [len(image) for image in images])
 
-    def penalty(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
-        """The gradient penalty of a discriminator where the loss has one, else 0.
+    def generator_gan_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        """The generator's adversarial loss against a discriminator, which gets no gradients; times --lambda_gan."""
+        discriminator = self.networks[name].requires_grad_(False)
+        (of_fake,) = self.run(discriminator, fake)
+        of_real = None
+        if self.gan.needs_real:
+            with torch.no_grad():
+                (of_real,) = self.run(discriminator, real)
+        return self.options.lambda_gan * self.gan.generator(of_fake, of_real)
 
-        In float32 and without torch.compile, which has no second derivatives.
-        """
-        if self.options.gan_mode != "wgangp":
-            return real.new_zeros(())
-        return gradient_penalty(self.networks[name], real, fake)
+    def discriminator_loss(self, name: str, real: Tensor, fake: Tensor, *, weight: float) -> Tensor:
+        """A discriminator's adversarial loss times `weight`, and the gradient penalty where the mode has one."""
+        network = self.networks[name].requires_grad_(True)
+        loss = weight * self.gan.discriminator(*self.run(self.ready[name], real, fake))
+        if self.options.gan_mode == "wgangp":
+            # In float32 and without torch.compile, which has no second derivatives.
+            loss = loss + gradient_penalty(network, real, fake)
+        return loss
 
-    def judge(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """The discriminator's outputs for real and for generated images."""
-        of_real, of_fake = self.run(discriminator, real, fake)
-        return of_real, of_fake
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, scaled where the precision needs it."""
-        self._scaler.scale(loss).backward()
+    def optimise(self, optimizer: str, losses: Losses, *, share: float = 1.0) -> Losses:
+        """Updates the networks of an optimizer by `share` times the sum of the losses; returns the losses."""
+        self._scaler.scale(share * torch.stack(list(losses.values())).sum()).backward()
+        self.update(self.optimizers[optimizer])
+        return losses
 
     def update(self, optimizer: Optimizer) -> None:
         """One step of an optimizer with the gradients of all processes; clears them."""
@@ -166,21 +168,22 @@ class TrainingModel:
         self._scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
 
-    def finish_step(self) -> None:
-        """The end of a step: loss scale and moving averages."""
+    def finish_step(self, losses: Losses) -> Losses:
+        """Updates loss scale and moving averages; returns the losses without gradients."""
         self._scaler.update()
         for name, average in self.averages.items():
             average.update(self.networks[name])
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def generator(self, name: str) -> Generator:
-        """A generator without what is wrapped around it."""
+        """A generator, not compiled."""
         generator = self.networks[name]
         assert isinstance(generator, Generator)
         return generator
 
     @property
     def size_multiple(self) -> int:
-        """What the sides of the images have to be multiples of; of the targets, where they are larger."""
+        """The sides of the images have to be multiples of it; those of the targets, where they are larger."""
         return math.lcm(*(_in_pixels_out(network, "multiple") for network in self.networks.values()))
 
     @property
@@ -192,37 +195,26 @@ class TrainingModel:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a step depends on, networks included; plain values and tensors."""
-        return {
-            "networks": {name: network.state_dict() for name, network in self.networks.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "averages": {name: average.state_dict() for name, average in self.averages.items()},
-            "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
-            "scaler": self._scaler.state_dict(),
-        }
+        parts = {name: getattr(self, name) for name in ("networks", "optimizers", "averages", "pools")}
+        states = {part: {name: value.state_dict() for name, value in mine.items()} for part, mine in parts.items()}
+        return {**states, "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken.
-
-        Raises:
-            EngineError: it is the state of another model, or of other networks.
-        """
-        for part, mine in (("networks", self.networks), ("optimizers", self.optimizers), ("averages", self.averages)):
+        """Restores what `state_dict` returned. Raises EngineError for the state of other networks."""
+        parts: dict[str, dict[str, Any]] = {n: getattr(self, n) for n in ("networks", "optimizers", "averages")}
+        for part, mine in parts.items():
             if state[part].keys() != mine.keys():
                 names = f"{', '.join(state[part]) or 'none'} instead of {', '.join(mine) or 'none'}"
                 raise EngineError(f"the saved state has other {part}: {names}; --continue_train takes the same options")
         try:
-            for name, network in self.networks.items():
-                network.load_state_dict(state["networks"][name])
+            for part, mine in parts.items():
+                for name, value in mine.items():
+                    value.load_state_dict(state[part][name])
         except RuntimeError as error:
-            lines = str(error).strip().splitlines()
+            reason = str(error).strip().splitlines()[-1].strip()
             raise EngineError(
-                f"the saved network {name} is another one ({lines[-1].strip()}): "
-                f"--continue_train takes the same options"
+                f"the saved network {name} is another one ({reason}): --continue_train takes the same options"
             ) from None
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        for name, average in self.averages.items():
-            average.load_state_dict(state["averages"][name])
         for name, pool in self.pools.items():
             pool.load_state_dict(state["pools"][name], self.device)
         self._scaler.load_state_dict(state["scaler"])
@@ -232,8 +224,3 @@ def _in_pixels_out(network: nn.Module, name: str) -> int:
     """A size of a network in pixels of the generators' output, which discriminators see."""
     assert isinstance(network, (Generator, Discriminator))
     return int(getattr(network, name)) * (network.scale if isinstance(network, Generator) else 1)
-
-
-def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Losses to report: values without gradients."""
-    return {name: loss.detach() for name, loss in losses.items()}

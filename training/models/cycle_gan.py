@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import EngineError
 from training.image_pool import ImagePool
-from training.losses import set_requires_grad
-from training.models.base import Batch, TrainingModel, detached
+from training.models.base import Batch, Losses, TrainingModel
+
+# Domain that a generator takes, domain that it makes; networks are named after the first.
+_DIRECTIONS = (("A", "B"), ("B", "A"))
 
 
 class CycleGan(TrainingModel):
@@ -30,84 +32,59 @@ class CycleGan(TrainingModel):
             raise EngineError("--pretrained is for models of one generator: cycle_gan has two")
         if options.lambda_identity and options.input_nc != options.output_nc:
             raise EngineError("the identity loss needs --input_nc and --output_nc equal: --lambda_identity 0")
-        self.g_a = self._add_generator("G_A")
-        self.g_b = self._add_generator("G_B", in_channels=options.output_nc, out_channels=options.input_nc)
-        self.d_a = self._add_discriminator("D_A", options.output_nc)
-        self.d_b = self._add_discriminator("D_B", options.input_nc)
-        self._of_generators = self._add_optimizer("G", [self.networks["G_A"], self.networks["G_B"]])
-        self._of_discriminators = self._add_optimizer("D", [self.networks["D_A"], self.networks["D_B"]])
+        self._add_generator("G_A")
+        self._add_generator("G_B", in_channels=options.output_nc, out_channels=options.input_nc)
+        self._add_discriminator("D_A", options.output_nc)
+        self._add_discriminator("D_B", options.input_nc)
+        self._add_optimizer("G", "G_A", "G_B")
+        self._add_optimizer("D", "D_A", "D_B")
         self.pools = {
-            "fake_A": ImagePool(options.pool_size, seed=options.seed),
-            "fake_B": ImagePool(options.pool_size, seed=options.seed + 1),
+            f"fake_{domain}": ImagePool(options.pool_size, seed=options.seed + n) for n, domain in enumerate("AB")
         }
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        real_a, real_b = batch["A"], batch["B"]
-        # What a generator makes of the other domain and of its own, in one call.
-        with_identity = self.options.lambda_identity > 0
-        fake_b, *same_b = self.run(self.g_a, real_a, *([real_b] if with_identity else []))
-        fake_a, *same_a = self.run(self.g_b, real_b, *([real_a] if with_identity else []))
-        losses: dict[str, Tensor] = {}
+    def step(self, batch: Batch) -> Losses:
+        fake: dict[str, Tensor] = {}
+        same: dict[str, list[Tensor]] = {}
+        for source, target in _DIRECTIONS:
+            # One call for the translated images and the identity images.
+            images = [batch[source], batch[target]] if self.options.lambda_identity else [batch[source]]
+            fake[target], *same[target] = self.run(self.ready[f"G_{source}"], *images)
+        losses: Losses = {}
         if self.options.discriminator_first:
-            losses |= self._step_discriminators(real_a, real_b, fake_a, fake_b)
-        losses |= self._step_generators(real_a, real_b, fake_a, fake_b, same_a, same_b)
+            losses |= self._step_discriminators(batch, fake)
+        losses |= self._step_generators(batch, fake, same)
         if not self.options.discriminator_first:
-            losses |= self._step_discriminators(real_a, real_b, fake_a, fake_b)
-        self.finish_step()
-        return detached(losses)
+            losses |= self._step_discriminators(batch, fake)
+        return self.finish_step(losses)
 
-    def _step_generators(
-        self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor, same_a: list[Tensor], same_b: list[Tensor]
-    ) -> dict[str, Tensor]:
-        options = self.options
-        set_requires_grad([self.networks["D_A"], self.networks["D_B"]], False)
-        (again_a,) = self.run(self.g_b, fake_b)
-        (again_b,) = self.run(self.g_a, fake_a)
-        losses = {
-            "G_A": options.lambda_gan * self._fooled(self.networks["D_A"], real_b, fake_b),
-            "G_B": options.lambda_gan * self._fooled(self.networks["D_B"], real_a, fake_a),
-            "cycle_A": options.lambda_A * self.pixel_loss(again_a, real_a),
-            "cycle_B": options.lambda_B * self.pixel_loss(again_b, real_b),
-        }
+    def _step_generators(self, batch: Batch, fake: dict[str, Tensor], same: dict[str, list[Tensor]]) -> Losses:
+        options, losses = self.options, {}
+        weights = {"A": options.lambda_A, "B": options.lambda_B}
+        again = {source: self.run(self.ready[f"G_{target}"], fake[target])[0] for source, target in _DIRECTIONS}
+        for source, target in _DIRECTIONS:
+            losses[f"G_{source}"] = self.generator_gan_loss(f"D_{source}", batch[target], fake[target])
+        for source, _ in _DIRECTIONS:
+            losses[f"cycle_{source}"] = weights[source] * self.pixel_loss(again[source], batch[source])
         if options.lambda_identity:
-            losses["idt_A"] = options.lambda_identity * options.lambda_B * self.pixel_loss(same_b[0], real_b)
-            losses["idt_B"] = options.lambda_identity * options.lambda_A * self.pixel_loss(same_a[0], real_a)
-        total = torch.stack(list(losses.values())).sum()
-        self.backward(total / 2 if options.average_pairs else total)
-        self.update(self._of_generators)
-        return losses
+            for source, target in _DIRECTIONS:
+                distance = self.pixel_loss(same[target][0], batch[target])
+                losses[f"idt_{source}"] = options.lambda_identity * weights[target] * distance
+        return self.optimise("G", losses, share=0.5 if options.average_pairs else 1.0)
 
-    def _fooled(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        (of_fake,) = self.run(discriminator, fake)
-        if not self.gan.needs_real:
-            return self.gan.generator(of_fake)
-        with torch.no_grad():
-            (of_real,) = self.run(discriminator, real)
-        return self.gan.generator(of_fake, of_real)
-
-    def _step_discriminators(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> dict[str, Tensor]:
-        set_requires_grad([self.networks["D_A"], self.networks["D_B"]], True)
-        losses = {
-            "D_A": self._told_apart("D_A", self.d_a, real_b, self.pools["fake_B"].query(fake_b)),
-            "D_B": self._told_apart("D_B", self.d_b, real_a, self.pools["fake_A"].query(fake_a)),
-        }
-        self.backward(losses["D_A"] + losses["D_B"])
-        self.update(self._of_discriminators)
-        return losses
-
-    def _told_apart(self, name: str, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        loss = self.gan.discriminator(*self.judge(discriminator, real, fake))
-        return 0.5 * loss + self.penalty(name, real, fake)
+    def _step_discriminators(self, batch: Batch, fake: dict[str, Tensor]) -> Losses:
+        losses = {}
+        for source, target in _DIRECTIONS:
+            images = batch[target], self.pools[f"fake_{target}"].query(fake[target])
+            losses[f"D_{source}"] = self.discriminator_loss(f"D_{source}", *images, weight=0.5)
+        return self.optimise("D", losses)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        real_a, real_b = batch["A"], batch["B"]
-        g_a, g_b = self.networks["G_A"], self.networks["G_B"]
-        (fake_b,), (fake_a,) = self.run(g_a, real_a), self.run(g_b, real_b)
-        shown = {"real_A": real_a, "fake_B": fake_b, "rec_A": self.run(g_b, fake_b)[0]}
-        if self.options.lambda_identity:
-            shown["idt_B"] = self.run(g_b, real_a)[0]
-        shown |= {"real_B": real_b, "fake_A": fake_a, "rec_B": self.run(g_a, fake_a)[0]}
-        if self.options.lambda_identity:
-            shown["idt_A"] = self.run(g_a, real_b)[0]
+        shown: dict[str, Tensor] = {}
+        for source, target in _DIRECTIONS:
+            there, back = self.networks[f"G_{source}"], self.networks[f"G_{target}"]
+            (fake,) = self.run(there, batch[source])
+            shown |= {f"real_{source}": batch[source], f"fake_{target}": fake, f"rec_{source}": self.run(back, fake)[0]}
+            if self.options.lambda_identity:
+                shown[f"idt_{target}"] = self.run(back, batch[source])[0]
         return shown

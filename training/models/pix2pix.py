@@ -3,63 +3,61 @@
 from __future__ import annotations
 
 import argparse
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from training.losses import set_requires_grad
-from training.models.base import Batch, TrainingModel, detached
+from training.models.base import Batch, Losses, TrainingModel
 
 
 class Pix2Pix(TrainingModel):
     """G: A -> B; D tells (A, B) from (A, G(A)).
 
-    loss of G = lambda_gan GAN(D(A, G(A))) + lambda_pixel |G(A) - B|; loss of D = half of the adversarial one. With
+    loss of G = lambda_pixel |G(A) - B| + lambda_gan GAN(D(A, G(A))); loss of D = half of the adversarial one. With
     lambda_gan 0 there is no discriminator.
     """
 
+    is_conditional: ClassVar[bool] = True
+    """D sees the input beside the output."""
+    discriminator_first: ClassVar[bool] = True
+    discriminator_weight: ClassVar[float] = 0.5
+
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         super().__init__(options, device)
-        self.g = self._add_generator("G")
-        self._of_generator = self._add_optimizer("G", [self.networks["G"]])
-        self.has_discriminator = options.lambda_gan > 0
-        if self.has_discriminator:
-            self.d = self._add_discriminator("D", options.input_nc + options.output_nc)
-            self._of_discriminator = self._add_optimizer("D", [self.networks["D"]])
+        self._add_generator("G")
+        self._add_optimizer("G", "G")
+        if options.lambda_gan > 0:
+            self._add_discriminator("D", options.input_nc * self.is_conditional + options.output_nc)
+            self._add_optimizer("D", "D")
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        (fake,) = self.run(self.g, batch["A"])
-        losses: dict[str, Tensor] = {}
-        if self.has_discriminator:
-            losses |= self._step_discriminator(batch, fake)
-        losses |= self._step_generator(batch, fake)
-        self.finish_step()
-        return detached(losses)
+    def step(self, batch: Batch) -> Losses:
+        (fake,) = self.run(self.ready["G"], batch["A"])
+        steps = [self._step_generator]
+        if "D" in self.networks:
+            steps.insert(0 if self.discriminator_first else 1, self._step_discriminator)
+        losses: Losses = {}
+        for step in steps:
+            losses |= step(batch, fake)
+        return self.finish_step(losses)
 
-    def _step_discriminator(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        set_requires_grad(self.networks["D"], True)
-        real_pair = torch.cat((batch["A"], batch["B"]), dim=1)
-        fake_pair = torch.cat((batch["A"], fake.detach()), dim=1)
-        loss = 0.5 * self.gan.discriminator(*self.judge(self.d, real_pair, fake_pair))
-        loss = loss + self.penalty("D", real_pair, fake_pair)
-        self.backward(loss)
-        self.update(self._of_discriminator)
-        return {"D": loss}
+    def generator_losses(self, batch: Batch, fake: Tensor) -> Losses:
+        """G's losses without the adversarial one."""
+        return {"G_pixel": self.options.lambda_pixel * self.pixel_loss(fake, batch["B"])}
 
-    def _step_generator(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        losses = {"G_pixel": self.options.lambda_pixel * self.pixel_loss(fake, batch["B"])}
-        if self.has_discriminator:
-            discriminator = self.networks["D"]
-            set_requires_grad(discriminator, False)
-            (of_fake,) = self.run(discriminator, torch.cat((batch["A"], fake), dim=1))
-            of_real = None
-            if self.gan.needs_real:
-                with torch.no_grad():
-                    (of_real,) = self.run(discriminator, torch.cat((batch["A"], batch["B"]), dim=1))
-            losses["G_GAN"] = self.options.lambda_gan * self.gan.generator(of_fake, of_real)
-        self.backward(torch.stack(list(losses.values())).sum())
-        self.update(self._of_generator)
-        return losses
+    def _judged(self, batch: Batch, image: Tensor) -> Tensor:
+        return torch.cat((batch["A"], image), dim=1) if self.is_conditional else image
+
+    def _step_discriminator(self, batch: Batch, fake: Tensor) -> Losses:
+        images = self._judged(batch, batch["B"]), self._judged(batch, fake.detach())
+        return self.optimise("D", {"D": self.discriminator_loss("D", *images, weight=self.discriminator_weight)})
+
+    def _step_generator(self, batch: Batch, fake: Tensor) -> Losses:
+        losses = self.generator_losses(batch, fake)
+        if "D" in self.networks:
+            images = self._judged(batch, batch["B"]), self._judged(batch, fake)
+            losses["G_GAN"] = self.generator_gan_loss("D", *images)
+        return self.optimise("G", losses)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

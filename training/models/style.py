@@ -11,7 +11,8 @@ from engine.errors import EngineError
 from training.data.flow import warp
 from training.data.images import read_image
 from training.data.transforms import resize, to_tensor
-from training.models.base import Batch, TrainingModel, detached
+from training.losses import total_variation
+from training.models.base import Batch, Losses, TrainingModel
 from training.perceptual import VggFeatures, gram_matrix
 
 # Layers of the published loss: content at the second, style at all four.
@@ -35,8 +36,8 @@ class Style(TrainingModel):
             raise EngineError("--model style needs --style_image, the painting, and --vgg, a file of VGG weights")
         if options.lambda_temporal and options.dataset_mode != "frames":
             raise EngineError("--lambda_temporal needs pairs of frames: --dataset_mode frames")
-        self.g = self._add_generator("G")
-        self._of_generator = self._add_optimizer("G", [self.networks["G"]])
+        self._add_generator("G")
+        self._add_optimizer("G", "G")
         self.features = VggFeatures.load(options.vgg, device, layers=_STYLE_LAYERS)
         painting = read_image(options.style_image)
         scale = options.crop_size / min(painting.shape[:2])
@@ -44,12 +45,10 @@ class Style(TrainingModel):
         with torch.no_grad():
             seen = self.features(to_tensor(painting)[None].to(device))
         self._target = {name: gram_matrix(features) for name, features in seen.items()}
-        low, high = self.generator("G").input_range
-        self._in = (low, (high - low) / 2)
-        low, high = self.generator("G").output_range
-        self._out = (low, (high - low) / 2)
+        generator = self.generator("G")
+        self._in, self._out = ((low, (high - low) / 2) for low, high in (generator.input_range, generator.output_range))
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> Losses:
         frames = [batch["A"], batch["next"]] if self.options.lambda_temporal else [batch["A"]]
         painted = self.paint(*frames)
         losses = self._losses(torch.cat(frames), torch.cat(painted))
@@ -57,44 +56,30 @@ class Style(TrainingModel):
             moved = warp(painted[0], batch["flow"])
             difference = (batch["mask"] * (painted[1] - moved)).abs().mean()
             losses["temporal"] = self.options.lambda_temporal * difference
-        self.backward(torch.stack(list(losses.values())).sum())
-        self.update(self._of_generator)
-        self.finish_step()
-        return detached(losses)
+        return self.finish_step(self.optimise("G", losses))
 
     def paint(self, *frames: Tensor) -> list[Tensor]:
-        """G's outputs, input and output brought to [-1, 1] whatever range its family has."""
+        """G's outputs; inputs and outputs are in [-1, 1] whatever range its family has."""
         (low_in, half_in), (low_out, half_out) = self._in, self._out
-        outputs = self.run(self.g, *[(frame + 1.0) * half_in + low_in for frame in frames])
+        outputs = self.run(self.ready["G"], *[(frame + 1.0) * half_in + low_in for frame in frames])
         return [(output - low_out) / half_out - 1.0 for output in outputs]
 
-    def _losses(self, frames: Tensor, painted: Tensor) -> dict[str, Tensor]:
+    def _losses(self, frames: Tensor, painted: Tensor) -> Losses:
         with self.autocast():
             of_painted = self.features(painted)
             with torch.no_grad():
                 of_frames = self.features(frames)
         content = of_frames[_CONTENT_LAYER].float()
         difference = (of_painted[_CONTENT_LAYER].float() - content).square().mean() / content.square().mean()
-        style = torch.stack([self._style_distance(name, features) for name, features in of_painted.items()]).sum()
-        losses = {
-            "content": self.options.lambda_content * difference,
-            "style": self.options.lambda_style * style,
-        }
+        distances = []
+        for name, target in self._target.items():
+            distances.append((gram_matrix(of_painted[name].float()) - target).square().mean() / target.square().mean())
+        style = torch.stack(distances).sum()
+        losses = {"content": self.options.lambda_content * difference, "style": self.options.lambda_style * style}
         if self.options.lambda_tv:
             losses["tv"] = self.options.lambda_tv * total_variation(painted)
         return losses
 
-    def _style_distance(self, name: str, features: Tensor) -> Tensor:
-        target = self._target[name]
-        return (gram_matrix(features.float()) - target).square().mean() / target.square().mean()
-
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"real": batch["A"], "fake": self.paint(batch["A"])[0].clamp(-1.0, 1.0)}
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, across plus down."""
-    across = (images[..., :, 1:] - images[..., :, :-1]).abs().mean()
-    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
-    return across + down

@@ -1,6 +1,8 @@
 // The emulated device: its limits can be set, so that one test asks for what a small and a large device would do.
 #pragma once
 
+#include "tests/cuda/emulation/cuda_emulation.h"
+// Needs the above.
 #include "csrc/cuda/device.h"
 #include "csrc/ops/common.h"
 

@@ -1,7 +1,8 @@
 // For ctypes: the limits of the emulated device, the order in which its threads run, its conversions, and what is
 // planned.
-#include "csrc/cuda/instance_norm_act.h"
 #include "tests/cuda/emulation/current_device.h"
+// Needs the above.
+#include "csrc/cuda/instance_norm_act.h"
 
 extern "C" __attribute__((visibility("default"))) void streamgan_emulate_device(int multiprocessors, long shared_bytes,
                                                                                 long l2_bytes, int max_cluster) {

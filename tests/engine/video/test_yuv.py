@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine import ops
-from engine.precision import psnr_db
+from engine.parity import psnr_db
 from engine.video.color import LUMA_WEIGHTS, Color, FromBgr, ToBgr, color_of
 from tests.tolerances import SWSCALE_BGR_DB, SWSCALE_BGR_LEVELS, SWSCALE_YUV_LEVELS
 

@@ -1,0 +1,24 @@
+"""The build backend: that of setuptools. It asks for a compiler before pip downloads torch, which is built against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403 - the other hooks of PEP 517 and PEP 660
+
+from setup import BuildToolError, find_compiler
+
+_REQUIRED = ["wheel", "pybind11>=2.13", "cmake>=3.24", "ninja", "torch>=2.11"]
+
+
+def get_requires_for_build_wheel(config_settings: Mapping[str, str] | None = None) -> list[str]:
+    """The packages that a build needs. Without a compiler, the process ends with one line before pip downloads them."""
+    try:
+        find_compiler()
+    except BuildToolError as error:
+        raise SystemExit(f"error: {error}") from None
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *_REQUIRED]
+
+
+get_requires_for_build_editable = get_requires_for_build_wheel

@@ -1,0 +1,191 @@
+"""Jobs: one source to one output each, with progress, a summary, and a stop that keeps what is done."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import SinkError
+from engine.report import ProgressBar, print_summary, summarise
+from engine.samples import SAMPLE
+
+if TYPE_CHECKING:
+    from engine.pipeline import Pipeline, Progress
+    from engine.switching import StyleSwitcher
+    from engine.video.base import Sink, Source, SourceInfo
+
+# Frames of a file that the CPU works on at the same time: their threads need not wait for each other.
+_FRAMES_AT_ONCE = 2
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a stop of the running pipeline; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.pipeline: Pipeline | None = None
+        self.signal_number: int | None = None
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + (self.signal_number or signal.SIGINT)
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Signals are handled here inside the `with` block, and as before after it."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, stack: FrameType | None) -> None:
+        if self.signal_number is not None:
+            os._exit(128 + number)
+        self.signal_number = number
+        if self.pipeline is None:
+            raise KeyboardInterrupt
+        self.pipeline.stop()
+        if self.pipeline.is_starting:
+            raise KeyboardInterrupt  # a compilation would go on for a minute
+
+
+class JobRunner:
+    """Translates one job after the other with one translator."""
+
+    def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
+        from engine.device import choose_device, is_surely_cpu
+        from engine.styles import DEFAULT_STYLE
+        from engine.video import choose_hardware
+
+        self.summaries: list[dict[str, Any]] = []
+        self._options = options
+        self._stop = stop
+        self._many = many
+        self._styles = options.style or [DEFAULT_STYLE]
+        self._translator: StyleSwitcher | None = None
+        self._is_on_cpu = is_surely_cpu(options.device)
+        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
+        self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
+        if self._hardware is not None and (options.backend not in ("auto", "fused") or options.engine):
+            # Frames of the other backends pass through system memory: better at once than twice.
+            self._hardware = dataclasses.replace(self._hardware, frames_device="")
+
+    def run(self, job: str) -> None:
+        """Translates one source to its output, with progress and summary.
+
+        Raises:
+            EngineError: it could not be done; `error.partial` says what was kept.
+        """
+        from engine import video
+        from engine.pipeline import Pipeline
+        from engine.runners.base import describe_measurements
+
+        options = self._options
+        with contextlib.closing(
+            video.open_source(job, live_size=options.camera_size, hardware=self._hardware)
+        ) as source:
+            translator = self._translator_for(source.info)
+            sink = self._open_sink(job, source, on_next=translator.next)
+            frame_count = _least(source.info.frame_count, options.frames)
+            with ProgressBar(frame_count, disable=options.quiet) as bar:
+                unexplained = options.explain
+
+                def show(progress: Progress) -> None:
+                    nonlocal unexplained
+                    bar.show(progress)
+                    if unexplained and translator.choice:
+                        bar.write(describe_measurements(translator.choice))
+                        unexplained = False
+
+                pipeline = Pipeline(
+                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=show
+                )
+                self._stop.pipeline = pipeline
+                try:
+                    result = pipeline.run()
+                finally:
+                    self._stop.pipeline = None
+        hardware = video.hardware_used(source, sink)
+        self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
+        if not options.quiet:
+            print_summary(source.info, result, hardware=hardware)
+
+    def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
+        from engine.switching import StyleSwitcher
+        from engine.translator import Translator
+
+        options = self._options
+        expected_frames = None if info.live else _least(info.frame_count, options.frames)
+
+        def make(style: str) -> Translator:
+            return Translator(
+                style,
+                backend=options.backend,
+                precision=options.precision,
+                device=options.device,
+                norm_mode=options.norm_mode,
+                engine_file=options.engine,
+                expected_frames=expected_frames,
+                live=info.live,
+                explain=options.explain,
+                threads=options.threads,
+                frames_at_once=1 if expected_frames == 1 else _FRAMES_AT_ONCE,
+            )
+
+        if self._translator is None:
+            self._translator = StyleSwitcher(self._styles, make)
+        return self._translator
+
+    def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
+        from engine import video
+
+        options = self._options
+        output = None if options.benchmark else self._output_of(job, source)
+        return video.open_sink(
+            str(output) if output else None,
+            source,
+            crf=options.crf,
+            codec=options.codec,
+            overwrite=options.overwrite,
+            hardware=self._hardware,
+            show=options.show or (output is None and not options.benchmark),
+            on_next=on_next,
+        )
+
+    def _output_of(self, job: str, source: Source) -> Path | None:
+        """Where the result of `job` goes; None: only to a window."""
+        from engine import video
+        from engine.video.partial_file import unused
+
+        options = self._options
+        if options.output is None:
+            if source.info.live or options.show:
+                return None
+            folder = Path.cwd() if job == str(SAMPLE) else None
+        elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
+            folder = Path(options.output)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
+        else:
+            return Path(options.output)
+        proposed = video.default_output(job, Path(self._styles[0]).stem)
+        if folder is not None and not proposed.suffix:
+            return folder  # images keep their names in it
+        if folder is not None:
+            proposed = folder / proposed.name
+        return proposed if options.overwrite else unused(proposed)
+
+
+def _least(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return min(known) if known else None

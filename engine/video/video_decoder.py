@@ -1,0 +1,127 @@
+"""Decoding the picture of a file: on NVIDIA's hardware as far as that goes, else in software."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from engine.errors import SourceError, first_line
+from engine.video.nvidia.codecs import HardwareDecoderError, decode_on_hardware, why_not_decoded
+from engine.video.nvidia.frames import ToDeviceBgr, in_memory
+from engine.video.nvidia.trials import VideoHardware, decoder_missing, device_errors
+from engine.video.pyav import PacketReader, import_av
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from torch import Tensor
+
+Decoded: TypeAlias = "tuple[VideoFrame, Tensor | None]"
+"""A decoded frame, and its picture where that was converted on a device. Then the frame may have no picture."""
+
+
+class VideoDecoder:
+    """Decodes one stream.
+
+    Args:
+        spec: path or URL of the file.
+        container, stream: the open file, and which of its streams to decode.
+        hardware: to decode on if it takes the stream, and where its frames stay if they can; None is software.
+        closed: ends the decoding when it is set.
+
+    Attributes:
+        hardware: the hardware that has decoded frames; "" where software did.
+        notes: one line for each thing that the hardware did not do.
+        damaged_packets: packets that failed or arrived damaged so far.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        container: InputContainer,
+        stream: Any,
+        *,
+        hardware: VideoHardware | None,
+        is_live: bool,
+        closed: threading.Event,
+    ) -> None:
+        self.hardware = ""
+        self.notes: list[str] = []
+        self._spec = spec
+        self._stream = stream
+        self._reader = PacketReader(container, [stream])
+        self._failed_packets = 0
+        self._offered = hardware
+        self._closed = closed
+        if hardware is not None:
+            reason = "a live stream can't be opened twice" if is_live else why_not_decoded(stream)
+            reason = reason or decoder_missing(hardware.device_index)
+            if reason is not None:
+                self._offered = None
+                self._note_if_wanted(hardware, f"decoded in software: {reason}")
+
+    @property
+    def damaged_packets(self) -> int:
+        return self._failed_packets + self._reader.damaged
+
+    def decode(self) -> Generator[Decoded, None, None]:
+        """Decodes to the end of the file, in software from where the hardware meets anything unusual."""
+        done = 0
+        if self._offered is not None:
+            try:
+                with contextlib.closing(self._decode_on_hardware(self._offered)) as decoded:
+                    for frame, image in decoded:
+                        done += 1
+                        self.hardware = "NVDEC"
+                        yield frame, image
+                return
+            except HardwareDecoderError as error:
+                self.hardware = f"NVDEC for {done} frames" if done else ""
+                self._note_if_wanted(self._offered, f"decoded in software from frame {done} on: {error}")
+        # One decoder counts, repairs and leaves out what is damaged, so software starts at the first frame again.
+        for number, frame in enumerate(self._decode_in_software()):
+            if number >= done:
+                yield frame, None
+
+    def _decode_on_hardware(self, hardware: VideoHardware) -> Generator[Decoded, None, None]:
+        """Decodes to the end of the file; pictures are converted on the device that they are to stay on, if any."""
+        to_device = ToDeviceBgr(hardware.frames_device) if hardware.frames_device else None
+        with contextlib.closing(decode_on_hardware(self._spec, self._stream, hardware)) as frames:
+            for number, frame in enumerate(frames):
+                image = None
+                if to_device is not None:
+                    image = to_device(frame)
+                    if to_device.failure is not None:
+                        self.notes.append(
+                            f"{self._spec}: not converted on the device from frame {number} on: {to_device.failure}"
+                        )
+                        to_device = None
+                if image is None or number == 0:  # the first frame describes the file
+                    try:
+                        frame = in_memory(frame)
+                    except device_errors() as error:
+                        raise HardwareDecoderError(first_line(error)) from error
+                yield frame, image
+
+    def _decode_in_software(self) -> Generator[VideoFrame, None, None]:
+        """Decodes to the end of the file; a packet that fails is counted and left out."""
+        av = import_av()
+        for packet in self._reader:
+            if self._closed.is_set():
+                return
+            try:
+                frames = self._stream.decode(packet)
+            except av.error.EOFError:
+                continue
+            except (av.error.FFmpegError, ValueError) as error:
+                if isinstance(error, av.error.NotImplementedError | av.error.DecoderNotFoundError):
+                    raise SourceError(f"{self._spec}: can't be decoded ({first_line(error)})") from error
+                self._failed_packets += 1
+                continue
+            yield from frames
+
+    def _note_if_wanted(self, hardware: VideoHardware, line: str) -> None:
+        if hardware.is_wanted:
+            self.notes.append(f"{self._spec}: {line}")

@@ -1,0 +1,234 @@
+"""Encoding the picture of an output: padding, colours, and the encoder in software or on NVIDIA's hardware."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from engine.device import host_image
+from engine.errors import FrameSizeError, SinkError, first_line
+from engine.video.base import Media
+from engine.video.color import RANGE_FULL, Color, FromBgr
+from engine.video.containers import WITHOUT_B_FRAMES, can_hold, container_of, encoder_time_base
+from engine.video.encoders import VideoParameters, encoder_context, encoder_options, find_encoder, pixel_format_of
+from engine.video.nvidia.codecs import why_not_encoded, why_not_shared
+from engine.video.nvidia.frames import FromDeviceBgr, padded
+from engine.video.nvidia.trials import (
+    ENCODER,
+    SOFTWARE_ENCODER,
+    VideoHardware,
+    device_errors,
+    nvenc_options,
+    shared_accelerator,
+)
+from engine.video.pyav import import_av
+from engine.video.tracks import copied_tags
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from torch import Tensor
+
+
+class VideoEncoder:
+    """Encodes the frames of one output.
+
+    Args:
+        path: the output, whose suffix chooses the container.
+        media: the file that the frames come from.
+        crf: constant quality, smaller is better; None takes a default that suits the codec.
+        codec: FFmpeg's name of the encoder; None takes the container's usual one.
+        threads: encoder threads; 0 lets the encoder choose.
+        hardware: to encode H.264 on if no codec is named and it takes the picture's size; None is software.
+
+    Attributes:
+        hardware: the hardware encoder in use; "" where it is software.
+        warnings: one line for each thing that is not as it was asked for, or not as in the source.
+
+    Raises:
+        SinkError: there is no such codec, the container can't hold it, or it can't be opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        media: Media,
+        *,
+        crf: int | None = None,
+        codec: str | None = None,
+        threads: int = 0,
+        hardware: VideoHardware | None = None,
+    ) -> None:
+        self._frames = 0
+        self.hardware = ""
+        self._path = path
+        self._media = media
+        self._crf = crf
+        self._threads = threads
+        self._container, usual_codec = container_of(path.suffix)
+        self._offered = hardware if codec is None and usual_codec == SOFTWARE_ENCODER else None
+        encoder = find_encoder(codec or usual_codec)
+        self._name, self._pixel_format = encoder.name, pixel_format_of(encoder)
+        self._options, warning = encoder_options(self._name, crf)
+        self.warnings = [warning] if warning else []
+        self._rate = media.frame_rate.limit_denominator(1 << 30)
+        self._from_device_bgr: FromDeviceBgr | None = None
+        self._sharing: VideoHardware | None = None  # the encoder reads frames where torch has them
+        if not can_hold(self._container, self._name):
+            raise SinkError(
+                f"{path}: {self._container} can't hold {self._name} video; leave --codec out, or name the output .mkv"
+            )
+        self._check_opens()
+
+    def _check_opens(self) -> None:
+        """Opens the encoder for a usual size before any frame is translated: listed hardware is often not there."""
+        av = import_av()
+        usual = VideoParameters(640, 360, self._media.frame_rate, 1 / self._media.frame_rate)
+        try:
+            encoder_context(self._name, self._options, usual, self._pixel_format).open()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise SinkError(
+                f"--codec {self._name}: the encoder can't be opened ({first_line(error)}); "
+                "its hardware or driver may be missing, or --crf be out of its range; libx264 works everywhere"
+            ) from error
+
+    # --- opening, at the first frame ---
+
+    def prepare(self, image: np.ndarray | Tensor, output: OutputContainer, time_base: Fraction | None) -> Fraction:
+        """Chooses the encoder, its frames' size and their conversion.
+
+        Args:
+            image: the first frame.
+            output: where its packets will go.
+            time_base: seconds per unit of the source's timestamps, None if it has none.
+
+        Returns:
+            Seconds per unit of the encoder's timestamps.
+        """
+        height, width = self._image_shape = image.shape[0], image.shape[1]
+        layout = import_av().VideoFormat(self._pixel_format, 16, 16)
+        self._padding = (height % (16 // layout.chroma_height(16)), width % (16 // layout.chroma_width(16)))
+        self._video = VideoParameters(
+            width + self._padding[1],
+            height + self._padding[0],
+            self._rate,
+            encoder_time_base(output, self._name, time_base, self._media.frame_rate),
+        )
+        if any(self._padding):
+            self._warn(
+                f"{width}x{height} is padded to {self._video.width}x{self._video.height}, the codec needs even sides"
+            )
+        color = self._media.color
+        if self._pixel_format.startswith("yuvj"):
+            color = Color(color.matrix, RANGE_FULL, color.primaries, color.transfer)
+        if self._offered is not None:
+            self._choose_hardware(self._offered, image, color)
+        self._color = color
+        self._from_bgr = FromBgr(color, self._pixel_format)
+        return self._video.time_base
+
+    def _choose_hardware(self, hardware: VideoHardware, image: np.ndarray | Tensor, color: Color) -> None:
+        """Replaces libx264 by the hardware encoder, if that takes pictures of this size."""
+        reason = why_not_encoded(hardware, self._crf, self._video)
+        if reason is not None:
+            if hardware.is_wanted:
+                self._warn(f"encoded by {SOFTWARE_ENCODER}, not {ENCODER}: {reason}")
+            return
+        self._name = self.hardware = ENCODER
+        self._options = nvenc_options(hardware, self._crf)
+        if not isinstance(image, np.ndarray):
+            self._pixel_format = "nv12"
+            if image.is_cuda and why_not_shared(hardware, self._crf, self._video) is None:
+                self._sharing = hardware
+            self._from_device_bgr = FromDeviceBgr(color, self._sharing)
+
+    def add_stream(self, output: OutputContainer, template: Any) -> Any:
+        """Adds the encoder's stream to the output and opens the encoder.
+
+        Args:
+            output: the output.
+            template: the source's stream, whose tags are copied; None if there is none.
+
+        Raises:
+            FrameSizeError: the encoder can't encode frames of this size.
+        """
+        options = dict(self._options)
+        if self._container in WITHOUT_B_FRAMES:
+            options.pop("bf", None)
+        with shared_accelerator(self._sharing) if self._sharing else contextlib.nullcontext() as shared:
+            self._stream: Any = output.add_stream(
+                self._name,
+                rate=self._rate,
+                options=options,
+                **({"hwaccel": shared} if shared is not None else {}),
+                width=self._video.width,
+                height=self._video.height,
+                time_base=self._video.time_base,
+                pix_fmt=self._pixel_format,
+            )
+        context = self._stream.codec_context
+        context.thread_count = self._threads
+        if self._container in WITHOUT_B_FRAMES:
+            context.max_b_frames = 0
+        if self._media.sample_aspect_ratio is not None:
+            context.sample_aspect_ratio = self._media.sample_aspect_ratio
+        if not import_av().VideoFormat(self._pixel_format).is_rgb:
+            context.colorspace, context.color_range = self._color.matrix, self._color.range
+            context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
+        if template is not None:
+            self._stream.metadata.update(copied_tags(template.metadata, self._container))
+            self._stream.disposition = template.disposition
+        try:
+            context.open()
+        except (import_av().error.FFmpegError, OSError, ValueError) as error:
+            raise FrameSizeError(
+                f"{self._path}: {self._name} can't encode {self._video.width}x{self._video.height} "
+                f"({first_line(error)}); scale the source, or try another --codec"
+            ) from error
+        return self._stream
+
+    # --- encoding ---
+
+    def picture(self, image: np.ndarray | Tensor) -> VideoFrame:
+        """A frame of the encoder's pixel format, converted where the image is if the encoder is there too.
+
+        Raises:
+            FrameSizeError: the image's size differs from the first one's.
+        """
+        if image.shape[:2] != self._image_shape:
+            (height, width), (first_height, first_width) = image.shape[:2], self._image_shape
+            raise FrameSizeError(
+                f"{self._path}: frame {self._frames} is {width}x{height}, the ones before are "
+                f"{first_width}x{first_height}; a video has one size"
+            )
+        bottom, right = self._padding
+        if self._from_device_bgr is not None and not isinstance(image, np.ndarray):
+            try:
+                return self._from_device_bgr(padded(image, bottom, right) if bottom or right else image)
+            except device_errors() as error:
+                self._from_device_bgr = None
+                self._warn(f"not converted on the device from frame {self._frames} on: {first_line(error)}")
+        image = host_image(image)
+        if bottom or right:
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        return self._from_bgr(image)
+
+    def encode(self, picture: VideoFrame, pts: int) -> list[Packet]:
+        """Encodes a frame; returns the packets that are ready."""
+        picture.pts, picture.time_base = pts, self._video.time_base
+        self._frames += 1
+        return self._stream.encode(picture)
+
+    def flush(self) -> list[Packet]:
+        """The packets that are still inside the encoder."""
+        return self._stream.encode(None)
+
+    def _warn(self, line: str) -> None:
+        self.warnings.append(f"{self._path}: {line}")
