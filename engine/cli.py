@@ -59,3 +59,7 @@ def _help() -> str:
             f"{PROGRAM} COMMAND --help shows the options of a command.",
         ]
     )
+
+
+if __name__ == "__main__":
+    console_script()

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
 # Frames of a file that the CPU works on at the same time: their threads need not wait for each other.
 _FRAMES_AT_ONCE = 2
 
+# A second signal counts after so long.
+_SAME_SIGNAL_SECONDS = 1.0
+
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a stop of the running pipeline; a second one ends the process at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a stop of the running pipeline.
+
+    A second one ends the process at once, unless it comes within a second: one Ctrl-C can arrive twice.
+    """
 
     def __init__(self) -> None:
         self.pipeline: Pipeline | None = None
         self.signal_number: int | None = None
+        self._stopped = 0.0
 
     @property
     def exit_status(self) -> int:
@@ -39,7 +47,10 @@ class StopRequest:
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Signals are handled here inside the `with` block, and as before after it."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores that the terminal is gone
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
@@ -48,8 +59,10 @@ class StopRequest:
 
     def _handle(self, number: int, stack: FrameType | None) -> None:
         if self.signal_number is not None:
+            if time.monotonic() - self._stopped < _SAME_SIGNAL_SECONDS:
+                return
             os._exit(128 + number)
-        self.signal_number = number
+        self.signal_number, self._stopped = number, time.monotonic()
         if self.pipeline is None:
             raise KeyboardInterrupt
         self.pipeline.stop()
@@ -116,7 +129,7 @@ class JobRunner:
         hardware = video.hardware_used(source, sink)
         self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
         if not options.quiet:
-            print_summary(source.info, result, hardware=hardware)
+            print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
 
     def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
         from engine.switching import StyleSwitcher

@@ -92,11 +92,12 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
     }
 
 
-def print_summary(info: SourceInfo, result: Result, *, hardware: list[str]) -> None:
+def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], names_output: bool) -> None:
+    """Prints the output's name to standard output if `names_output`, and the rest to stderr."""
     if not result.completed:
         kept = f"what was done is in {result.output}" if result.output else "nothing was written"
         print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
-    elif result.output:
+    elif result.output and names_output:
         _print(str(result.output))
     if not result.frames:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 
@@ -146,8 +145,6 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
         check_json_target(options.json, taken=(options.source, options.output, *(options.style or [])))
     if options.style and len(options.style) > 1 and not options.show:
         raise BackendError("several styles need a window, in which the key n goes on to the next: add --show")
-    if options.threads:
-        _check_threads(options.threads)
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = JobRunner(options, stop, many=len(jobs) > 1)
     status = 0
@@ -164,12 +161,6 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     if options.json:
         write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
     return status
-
-
-def _check_threads(threads: int) -> None:
-    most = 4 * (os.cpu_count() or 1)
-    if threads > most:
-        raise BackendError(f"--threads {threads} is too many for {os.cpu_count()} cores: at most {most}")
 
 
 def _list_styles() -> None:

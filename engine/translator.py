@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -100,6 +101,11 @@ class Translator:
         threads: int | None = None,
         frames_at_once: int = 1,
     ) -> None:
+        most = 4 * (os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise BackendError(f"{threads} threads can't be used on {os.cpu_count()} cores: accepted are 1 to {most}")
+        if frames_at_once < 1:
+            raise BackendError(f"frames_at_once is {frames_at_once}: at least 1 is needed")
         checkpoint = locate_generator(generator) if isinstance(generator, (str, Path)) else None
         self._request = Request(
             checkpoint,
@@ -183,6 +189,8 @@ class Translator:
         Raises:
             FrameSizeError, EngineError: as `__call__`; the function that is returned raises the first of them, too.
         """
+        if not hasattr(frames, "dtype"):
+            raise EngineError(f"frames are {type(frames).__name__}: an array or tensor of uint8 [H, W, 3] is needed")
         is_uint8 = str(frames.dtype).removeprefix("torch.") == "uint8"
         if not is_uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
             raise EngineError(f"frames are {frames.dtype} {list(frames.shape)}: uint8 [H, W, 3] or [N, H, W, 3] needed")

@@ -359,7 +359,9 @@ class Chooser:
             self._rejected[candidate] = str(error)
         # That an engine nobody asked for does not know a generator is no news.
         asked = candidate.file is not None or candidate.backend == self._request.backend
-        is_news = asked or (isinstance(error, ParityError) and not self._request.explain)
+        drops_precision = candidate == self._ladder[0] and self._request.precision == candidate.precision
+        drops_precision &= any(other.precision != candidate.precision for other in self._ladder[1:2])
+        is_news = asked or drops_precision or (isinstance(error, ParityError) and not self._request.explain)
         level = logging.WARNING if is_news else logging.INFO
         logger.log(level, "%s is not used: %s", candidate, error)
 
@@ -547,11 +549,13 @@ def timed(engine: Engine, batch: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _prepared(generator: Generator | None, request: Request, device: torch.device) -> Generator:
     """The request's generator, or a copy of the one that is given, in eager float32 on `device`."""
-    if generator is not None:
+    if request.checkpoint is not None:
+        loaded = load_generator(request.checkpoint, norm_mode=request.norm_mode)
+    elif isinstance(generator, Generator):
         loaded = copy.deepcopy(generator)
     else:
-        assert request.checkpoint is not None
-        loaded = load_generator(request.checkpoint, norm_mode=request.norm_mode)
+        what = "a style's name, a checkpoint file, or a module of engine.generators"
+        raise BackendError(f"the generator is {type(generator).__name__}: {what} is needed")
     if (loaded.config.in_channels, loaded.config.out_channels) != (3, 3):
         raise BackendError(
             f"the generator takes {loaded.config.in_channels} and makes {loaded.config.out_channels} channels: "

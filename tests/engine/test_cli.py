@@ -74,6 +74,11 @@ def test_name_of_a_module_that_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command_name("engine.doctor") == "python -m engine.doctor"
 
 
+def test_it_is_a_module_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"streamgan {engine.__version__}\n")
+
+
 def test_status_is_that_of_the_command(tmp_path: Path) -> None:
     done = streamgan("run", "missing.mp4", cwd=tmp_path)
     assert done.returncode == 1

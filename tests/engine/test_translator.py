@@ -242,6 +242,40 @@ def test_unknown_names_say_what_is_accepted(resnet: Generator, options: dict[str
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 10**6}, r"1000000 threads can't be used on \d+ cores: accepted are 1 to"),
+        ({"threads": 0}, "0 threads can't be used"),
+        ({"frames_at_once": 0}, "at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        Translator("vermilion", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("generator", [None, torch.nn.Linear(3, 3)])
+def test_what_is_no_generator_is_refused(generator: object) -> None:
+    with pytest.raises(BackendError, match="a style's name, a checkpoint file"):
+        Translator(generator)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_could_not_be_read_is_refused(resnet: Generator) -> None:
+    with pytest.raises(EngineError, match="frames are NoneType"):
+        Translator(resnet)(cv2.imread("missing.png"))
+
+
+def test_a_precision_that_is_asked_for_is_not_replaced_silently(
+    resnet: Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    translator = Translator(resnet, precision="fp16", device="cpu")
+    with caplog.at_level(logging.WARNING, "streamgan"):
+        translator(random_frame(32, 32))
+    assert str(translator.engine) == "fused fp32"
+    assert "fused fp16 is not used: the fused backend runs in fp32, bf16 and fast, not in fp16" in caplog.messages
+
+
+@pytest.mark.parametrize(
     "frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_what_is_no_frame_is_refused(resnet: Generator, frame: np.ndarray) -> None:
