@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from engine import memory
-from engine.allocator import without_collecting
+from engine.allocator import importing_torch
 from engine.cache import EngineCache
 from engine.choosing import remembered
 from engine.choosing.measuring import Measured
@@ -350,7 +350,7 @@ class Translator:
         """Everything that needs torch; loaded when it is needed first."""
         with self._loading:
             if self._loaded is None:
-                with without_collecting():
+                with importing_torch():
                     from engine.choosing.chooser import Chooser
 
                 self._loaded = Chooser(generator, self._request, self._cache)

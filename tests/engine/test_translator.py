@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -305,6 +307,16 @@ def test_running_out_of_memory_is_one_line(resnet: Generator, monkeypatch: pytes
     monkeypatch.setattr(tensors.ops, "frames_to_tensor", exhaust)
     with pytest.raises(FrameSizeError, match="use smaller frames"):
         translator(frame)
+
+
+@pytest.mark.parametrize(("before", "is_frozen"), [("", True), ("import torch", False)])
+def test_garbage_collection_leaves_out_what_the_first_import_of_torch_made(before: str, is_frozen: bool) -> None:
+    """It would look at all of that several times in a first run."""
+    code = (
+        f"import gc; {before}\nimport engine\nengine.Translator('vermilion').device\nprint(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == [str(is_frozen)], done.stderr
 
 
 @pytest.mark.needs_cuda
