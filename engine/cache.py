@@ -105,7 +105,7 @@ class EngineCache:
             self._tell_of_stale(of, made_by)
             return None
         except (EngineError, OSError) as error:
-            logger.warning("the cached %s engine is made anew: %s", of.get("backend", ""), error)
+            logger.warning("the cached %s engine is built again: %s", of.get("backend", ""), error)
             shutil.rmtree(folder, ignore_errors=True)
             return None
         with contextlib.suppress(OSError):
@@ -232,7 +232,7 @@ class EngineCache:
             if entry.of == dict(of):
                 differing = [name for name in made_by if entry.made_by.get(name) != made_by[name]]
                 changes = ", ".join(f"{name} {entry.made_by.get(name, 'unknown')}" for name in differing)
-                logger.warning("the cached %s engine was made by %s: it is made anew", of.get("backend", ""), changes)
+                logger.warning("the cached %s engine was made by %s: it is built again", of.get("backend", ""), changes)
                 return
 
 

@@ -90,7 +90,7 @@ def load_or_build(
         try:
             return backend.load(entry.folder / entry.main, example, precision)
         except BackendError as error:
-            logger.warning("the cached %s engine is made anew: %s", backend.name, error)
+            logger.warning("the cached %s engine is built again: %s", backend.name, error)
             cache.remove(entry)
     entry = build_into(cache, generator, sha, backend, precision, example)
     return backend.load(entry.folder / entry.main, example, precision)

@@ -296,7 +296,7 @@ class Translator:
             return None
         engine = found.engine
         if found.reference is not None:
-            proven = self._proven_anew(found, host_image(frame)[None])
+            proven = self._proven_again(found, host_image(frame)[None])
             if proven is None:
                 self._unremembered.add(size)  # other videos may be less demanding
                 return None
@@ -306,7 +306,7 @@ class Translator:
             threading.Thread(target=self._prepare, name="prepare translator", daemon=True).start()
         return self._set_engine(size, engine)
 
-    def _proven_anew(self, found: remembered.Start, batch: np.ndarray) -> Engine | None:
+    def _proven_again(self, found: remembered.Start, batch: np.ndarray) -> Engine | None:
         """A remembered engine, held to our own float32 on a frame of this video; None: it fails, and says so."""
         assert found.reference is not None
         engine, expected = found.engine, found.reference.submit(batch)()
@@ -314,13 +314,13 @@ class Translator:
         try:
             translated = engine.runner.submit(batch)()
         except BackendError as error:
-            logger.warning("the engine is chosen anew: %s failed: %s", engine, error)
+            logger.warning("the engine is chosen again: %s failed: %s", engine, error)
             return None
         frame_ms = 1e3 * (time.perf_counter() - start)
         parity_db, least_db = psnr_db(translated, expected), remembered.least_db(engine)
         if parity_db < least_db:
             logger.warning(
-                "the engine is chosen anew: this video's first frame in %s is at %.1f dB of float32, not %.1f",
+                "the engine is chosen again: this video's first frame in %s is at %.1f dB of float32, not %.1f",
                 *(engine, parity_db, least_db),
             )
             return None

@@ -68,10 +68,10 @@ class RunFolder:
         """Restores `model`, and returns the progress saved with it. Raises EngineError for a missing or other state."""
         path = self._state_path()
         if not path.is_file():
-            raise EngineError(f"nothing to go on from: there is no {path}; leave --continue_train out to start anew")
+            raise EngineError(f"nothing to go on from: there is no {path}; leave --continue_train out to start again")
         state = read_mapping(path)
         if state.get("format") != _FORMAT or "kind" not in state:
-            raise EngineError(f"{path} is no state of a run of this version: start anew, or under another --name")
+            raise EngineError(f"{path} is no state of a run of this version: start again, or under another --name")
         if state["kind"] != model.options.model:
             raise EngineError(f"{path} is the state of --model {state['kind']}, not of {model.options.model}")
         try:

@@ -212,7 +212,7 @@ class Run:
             if not math.isfinite(float(loss)):
                 raise EngineError(
                     f"the loss {name} is {float(loss)} at step {step}: the last checkpoint is kept; go on from it with "
-                    f"--continue_train, or start anew under another --name with a lower --lr or --precision fp32"
+                    f"--continue_train, or start again under another --name with a lower --lr or --precision fp32"
                 )
 
     def _print(self, losses: dict[str, float]) -> None:

@@ -522,7 +522,7 @@ class Chooser:
             if reference is None or not remembered.has_to_spare(reference):
                 return None, None
         if sha256(request.checkpoint) != request.generator["generator"]:
-            return None, None  # it has been written anew meanwhile
+            return None, None  # it has been rewritten meanwhile
         if isinstance(chosen.runner, PackedRunner):
             kept = remembered.keep_weights(self._cache, request, chosen, chosen.runner, architecture)
         else:

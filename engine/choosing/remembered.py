@@ -171,7 +171,7 @@ def start(cache: EngineCache, request: Request, size: tuple[int, int]) -> Start 
             return None
         needed = runner.needed_bytes(1, *size)
     except (EngineError, KeyError, TypeError, ValueError) as error:
-        logger.warning("the engine of an earlier run is made anew: %s", error)
+        logger.warning("the engine of an earlier run is built again: %s", error)
         return None
     require_memory(needed, memory.available_bytes(None), size)
     info = Engine(

@@ -61,7 +61,7 @@ def test_another_key_is_another_engine(cache: EngineCache, field: str) -> None:
 def test_another_version_is_told(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     added(cache)
     assert cache.find(OF, {**BY, "torch": "2.14.0"}) is None
-    assert caplog.messages == ["the cached aoti engine was made by torch 2.13.0: it is made anew"]
+    assert caplog.messages == ["the cached aoti engine was made by torch 2.13.0: it is built again"]
 
 
 def test_the_folder_is_for_its_owner_alone(cache: EngineCache) -> None:
@@ -96,7 +96,7 @@ def test_damage_is_told_and_removed(cache: EngineCache, damage: str, caplog: pyt
         description.write_text(json.dumps({"format": 1, "files": {"../../x": "0"}, "main": "../../x"}))
     assert cache.find(OF, BY) is None
     assert len(caplog.messages) == 1
-    assert "the cached aoti engine is made anew" in caplog.text
+    assert "the cached aoti engine is built again" in caplog.text
     assert not entry.folder.exists()
     added(cache)
     assert cache.find(OF, BY) is not None

@@ -119,14 +119,14 @@ def test_half_precision_is_proven_on_each_video(style: Path, precision: str) -> 
 def test_a_video_that_half_precision_is_not_enough_for(
     style: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is chosen anew; what was kept stays for others."""
+    """It is chosen again; what was kept stays for others."""
     Run(style, precision="bf16")(frame(0))
     monkeypatch.setitem(PARITY_DB, "bf16", 150.0)
     second = Run(style, precision="bf16")
     expected = Translator(style, backend="eager", precision="fp32")(frame(60))
     assert psnr_db(second(frame(60)), expected) > PARITY_DB["fp32"]
     assert second.loads == 1
-    assert "the engine is chosen anew: this video's first frame in fused bf16 is at " in caplog.text
+    assert "the engine is chosen again: this video's first frame in fused bf16 is at " in caplog.text
     assert second.translator.engine.precision == "fp32"  # type: ignore[union-attr]
     monkeypatch.setitem(PARITY_DB, "bf16", 45.0)
     third = Run(style, precision="bf16")
@@ -233,7 +233,7 @@ def test_damaged_weights_are_made_anew(style: Path, caplog: pytest.LogCaptureFix
     second = Run(style)
     np.testing.assert_array_equal(second(frame()), expected)
     assert second.loads == 1
-    assert "the cached fused engine is made anew" in caplog.text
+    assert "the cached fused engine is built again" in caplog.text
     assert loads(style) == 0
 
 

@@ -287,7 +287,7 @@ assert "torch" not in sys.modules
         assert not needed_torch(second)
         second.engine_for(sample_frame())
         assert needed_torch(second)
-        assert "the engine is chosen anew: this video's first frame in aoti fp32 is at " in caplog.text
+        assert "the engine is chosen again: this video's first frame in aoti fp32 is at " in caplog.text
 
     def test_a_package_that_fails_proves_nothing(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -302,7 +302,7 @@ assert "torch" not in sys.modules
             patch.setattr(PackageRunner, "translate", fail)
             second.engine_for(sample_frame())
         assert needed_torch(second)
-        assert "the engine is chosen anew: aoti fp32 failed: the package failed: not today" in caplog.text
+        assert "the engine is chosen again: aoti fp32 failed: the package failed: not today" in caplog.text
         assert not isinstance(second.engine_for(sample_frame()).runner, PackageRunner)
 
     def test_no_memory_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ assert "torch" not in sys.modules
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         request = Request(folder / "style.safetensors", "aoti", "fp32")
         assert remembered.start(EngineCache(), request, SIZE) is None
-        assert "the cached aoti engine is made anew" in caplog.text
+        assert "the cached aoti engine is built again" in caplog.text
         assert not path.exists()
 
 
