@@ -40,7 +40,8 @@ class Fused(InMemoryBackend):
 
         A CPU with a matrix unit multiplies on it, float32 as sums of bfloat16 products, and `fast` is bf16 there. A
         first layer of few channels has weights of one term if the real frame allows. On other CPUs the tiles of
-        Winograd's convolutions in bf16 are as large as the real frame allows.
+        Winograd's convolutions in bf16 are as large as the real frame allows. Where arithmetic of bfloat16 is slower
+        than that of float32, bf16 and `fast` are float32 with bfloat16 between the layers.
 
         Raises:
             BackendError: the generator has a layer that the fused operator does not know, or the dtype is float16.
@@ -49,7 +50,8 @@ class Fused(InMemoryBackend):
             from engine.fused.norms import fuse_norms
 
             return fuse_norms(generator).to(example.device, example.dtype)
-        from engine.fused.lowering import fuse, has_matrix_unit
+        from engine import _native
+        from engine.fused.lowering import fuse, has_matrix_unit, multiplies_bf16_fast
         from engine.fused.program import Packing, retiled, steps_of
 
         if example.dtype not in (torch.float32, torch.bfloat16):
@@ -64,6 +66,8 @@ class Fused(InMemoryBackend):
             return faster if parity_db(faster) >= PARITY_DB["bf16"] + _MARGIN_DB else exact
         if example.dtype == torch.float32:
             return fuse(generator, "fp32")
+        if not multiplies_bf16_fast(_native.active_isa()):
+            return fuse(generator, "fp32", half_storage=True)
         if precision == "fast":
             return fuse(generator, "fast")
         tried = fuse(generator, "bf16", tile=(4, 2))

@@ -59,7 +59,7 @@ def _here(backend: str, precision: str, device: torch.device) -> list[Candidate]
     fastest = fastest_precision(device)
     first = fastest if precision == "auto" else precision
     if is_emulated(first, device):
-        logger.warning("this processor has no %s arithmetic: expect it to be slower than fp32", first)
+        logger.warning("this processor has no %s arithmetic: it may be slower than fp32", first)
     best_ready = "fused" if BACKENDS["fused"].unavailable(device) is None else "eager"
     half = [fastest] if first == "fast" else []
     if first == "fp16" and precision == "auto":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine import _native, ops
 from engine.backends import BACKENDS
 from engine.errors import BackendError
+from engine.fused import lowering
 from engine.fused import steps as steps_module
 from engine.fused.lowering import fuse
 from engine.fused.program import TILES, FusedGenerator, Packing, Step, retiled, steps_of
@@ -341,13 +342,37 @@ def test_other_tiles_on_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize(("parity", "tile"), [(70.0, (4, 4)), (48.0, (4, 2)), (46.0, (2, 2)), (20.0, (2, 2))])
-def test_tiles_of_bf16_are_as_large_as_the_frame_allows(parity: float, tile: tuple[int, int]) -> None:
+def test_tiles_of_bf16_are_as_large_as_the_frame_allows(
+    parity: float, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering, "multiplies_bf16_fast", lambda isa: True)
     generator = made(ResNetConfig(width=32, blocks=1, downsamplings=0))
     example = torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)
     with forced_isa(NO_MATRIX_ISAS[-1]):
         chosen = BACKENDS["fused"].compile(generator, example, "bf16", lambda run: parity)
     assert isinstance(chosen, FusedGenerator)
     assert TILES[tile] in [step.packing for step in steps_of(chosen)]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fast"])
+def test_where_bf16_arithmetic_is_slow_float32_is_multiplied(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "multiplies_bf16_fast", lambda isa: False)
+    generator = made(ResNetConfig(width=32, blocks=2))
+    image = picture_for(generator)
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)
+    with forced_isa(NO_MATRIX_ISAS[-1]):
+        chosen = BACKENDS["fused"].compile(generator, example, precision, lambda run: 1 / 0)
+    assert isinstance(chosen, FusedGenerator)
+    assert int(chosen.program[1]) == 0  # float32
+    assert any(step.writes_bfloat16 for step in steps_of(chosen))
+    assert FUSED_BF16_DB < error_db(chosen(image), expected_of(generator, image)) < FUSED_FP32_DB
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bf16_arithmetic_is_measured(isa: str) -> None:
+    rates = [_native.peak(kind, 1, 0.02, isa) for kind in ("float32", "bf16")]
+    if rates[1] is None or not 0.8 < rates[1] / rates[0] < 1.25:  # nearer than that, the two runs may differ
+        assert lowering.multiplies_bf16_fast(isa) == (rates[1] is not None and rates[1] > rates[0])
 
 
 @pytest.mark.skipif(MATRIX_ISA not in ISAS, reason="this processor has no matrix unit")
