@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
-import shutil
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import SinkError, first_line
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Sink, SourceInfo
 from engine.video.containers import SUMS_DURATIONS, container_of, container_options
-from engine.video.partial_file import PartialFile
+from engine.video.partial_file import FULL_ERRORS, PartialFile, sweep
 from engine.video.pyav import import_av
 from engine.video.tracks import TrackCopier
 from engine.video.video_encoder import VideoEncoder
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from torch import Tensor
 
-# Writing stops while this much is free: enough to close the file (its index goes last) into one that plays.
-RESERVE_BYTES = 2 << 20
+logger = logging.getLogger("streamgan")
+
+# Writing stops while there is this much room, to close the file into one that plays: what its muxer holds back, and the
+# index, which goes last.
+RESERVE_BYTES = 8 << 20
 INDEX_BYTES_PER_FRAME = 256
+FRAMES_BETWEEN_RESERVES = 4096
 
 
 class FileSink(Sink):
@@ -49,6 +53,8 @@ class FileSink(Sink):
         self._info = info
         self._media = media or Media(frame_rate=info.frame_rate or DEFAULT_FRAME_RATE)
         self._file = PartialFile(path, overwrite=overwrite)
+        for part in sweep(path.parent):
+            logger.warning("%s removed: a process that no longer runs has left it unfinished", part)
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
@@ -56,10 +62,8 @@ class FileSink(Sink):
         self._last_pts: int | None = None
         self._end_seconds = Fraction(0)
         self._moved_timestamps = 0
-        self._is_full = False
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
-        self._check_space()
 
     @property
     def hardware(self) -> str:
@@ -75,7 +79,8 @@ class FileSink(Sink):
         try:
             if self._output is None:
                 self._start(frame.image)
-            self._check_space()
+            if self._frames % FRAMES_BETWEEN_RESERVES == 0:
+                self._file.reserve(RESERVE_BYTES + INDEX_BYTES_PER_FRAME * (self._frames + FRAMES_BETWEEN_RESERVES))
             picture = self._encoder.picture(frame.image)
             self._mux(self._encoder.encode(picture, self._pts(frame)))
         except (import_av().error.FFmpegError, OSError, RuntimeError, ValueError) as error:
@@ -90,20 +95,22 @@ class FileSink(Sink):
             self._drain(self._end_seconds if is_cut else None)
             self._close()
         except (import_av().error.FFmpegError, OSError) as error:
-            failure = self._failure(error)
-            self._discard()
-            raise failure from error
+            raise self._failure(error) from error
         return self._file.complete()
 
     def abort(self) -> Path | None:
-        """Closes what is done into `NAME.partial.SUFFIX`, the sound cut where the picture ends."""
-        if self._frames:
-            with contextlib.suppress(import_av().error.FFmpegError, OSError, SinkError):
-                if not self._is_full:
+        """Closes what is done into `NAME.partial.SUFFIX`, the sound cut where the picture ends, if that plays."""
+        if self._output is not None:
+            failures = (import_av().error.FFmpegError, OSError, SinkError, ValueError)
+            if not self._file.full:
+                with contextlib.suppress(*failures):
                     self._drain(self._end_seconds)
+            with contextlib.suppress(*failures):
                 self._close()
-                return self._file.keep_partial()
-        self._discard()
+            if plays(self._file.reader()):
+                with contextlib.suppress(SinkError):
+                    return self._file.keep_partial()
+        self._file.remove()
         return None
 
     @property
@@ -119,9 +126,10 @@ class FileSink(Sink):
     def _start(self, image: np.ndarray | Tensor) -> None:
         """Opens the file and the encoder for frames of this size."""
         self._output = import_av().open(
-            os.path.abspath(self._file.part),
+            self._file,
             "w",
             format=self._format,
+            io_open=lambda *_: self._file.reader(),  # the second pass of MP4
             container_options=container_options(self._format, self._media.start_unit),
             metadata_errors="surrogateescape",
         )
@@ -158,18 +166,15 @@ class FileSink(Sink):
             self._tracks.advance((packet.dts or 0) * self._time_base)
             packet.stream = self._stream
             self._output.mux_one(packet)
-
-    def _check_space(self) -> None:
-        if free_bytes(self._file.part.parent) < RESERVE_BYTES + INDEX_BYTES_PER_FRAME * self._frames:
-            raise self._failure(OSError(errno.ENOSPC, "No space left on device"))
+        if self._file.full and not is_last:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _failure(self, error: Exception) -> SinkError:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            self._is_full = True
-            return SinkError(
-                f"{self._file.path}: the disk is full after {self._frames} frames; free some space or use another disk"
-            )
-        return SinkError(f"{self._file.path}: can't be written after {self._frames} frames ({first_line(error)})")
+        path, after = self._file.path, f"after {self._frames} frames"
+        why = self._file.full or FULL_ERRORS.get(getattr(error, "errno", None) or 0)
+        if why:
+            return SinkError(f"{path}: {why}, {after}; free some space or use another disk")
+        return SinkError(f"{path}: can't be written {after} ({first_line(error)})")
 
     def _drain(self, until_seconds: Fraction | None) -> None:
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
@@ -177,17 +182,14 @@ class FileSink(Sink):
         self._tracks.advance(until_seconds)
 
     def _close(self) -> None:
-        self._tracks.close()
-        self._output.close()
-
-    def _discard(self) -> None:
-        if self._output is not None:
-            with contextlib.suppress(Exception):
-                self._output.close()
         if self._tracks is not None:
             self._tracks.close()
-        self._file.remove()
+        self._output.close()
 
 
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+def plays(file: IO[bytes]) -> bool:
+    """Whether a video file has a frame that can be decoded."""
+    av = import_av()
+    with contextlib.suppress(av.error.FFmpegError, OSError, ValueError, IndexError), av.open(file) as container:
+        return next(container.decode(video=0), None) is not None
+    return False

@@ -133,7 +133,7 @@ def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
     if not encoded:
         raise SinkError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded")
     try:
-        partial.part.write_bytes(data.tobytes())
+        partial.write(data.tobytes())
     except OSError as error:
         partial.remove()
         raise SinkError(f"{path}: can't be written ({error.strerror})") from error

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import io
 import itertools
 import os
+import re
+import resource
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from engine.errors import SinkError
-from engine.files import part_of
+from engine.files import PART, part_of
 
 # File systems take names of 255 bytes; what is put around them while they are written needs some of that.
 _LONGEST_NAME_BYTES = 230
 
+# The largest file of FAT file systems.
+_FAT_BYTES = (1 << 32) - 1
 
-class PartialFile:
+FULL_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full for this user (a quota)",
+    errno.EFBIG: "files may not be larger here",
+}
+"""Errors of what has no room left."""
+
+
+class PartialFile(io.RawIOBase):
     """The hidden file beside `path` that is written first, and its two ends: complete or partial.
+
+    It is opened once, at the first write, so a folder that is renamed or removed meanwhile loses nothing.
+
+    Attributes:
+        path: the final name.
+        part: the hidden name.
+        full: why there is no room left but what `reserve` has kept; "" while there is.
 
     Raises:
         SinkError: the folder is missing or read-only, or `path` exists and `overwrite` is False.
@@ -23,31 +48,226 @@ class PartialFile:
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         check_writable(path, overwrite=overwrite)
-        self._overwrite = overwrite
         self.path = path
         self.part = part_of(path)
+        self.name = str(self.part)
+        self.full = ""
+        self._overwrite = overwrite
+        self._position = 0
+        self._file = self._folder = -1  # descriptors
+        self._reserve: io.FileIO | None = None
+        self._largest = self._limit = 1 << 62
+
+    # --- a file for a muxer ---
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        """Writes all of `data`.
+
+        Raises:
+            OSError: not even the room that is kept is enough.
+        """
+        if self._file < 0:
+            self._open()
+        left = memoryview(data)
+        while left:
+            try:
+                written = os.pwrite(self._file, left, self._position)
+            except OSError as error:
+                if error.errno not in FULL_ERRORS or self._reserve is None:
+                    raise
+                self.full = FULL_ERRORS[error.errno]
+                self._reserve.close()
+                self._reserve = None
+                continue
+            left = left[written:]
+            self._position += written
+        if self._position > self._limit:
+            self.full = FULL_ERRORS[errno.EFBIG]
+        return len(data)
+
+    def reserve(self, size: int) -> None:
+        """Keeps room to close the file with: `size` bytes, or a quarter of the largest file that there may be.
+
+        It is a file of its own, for disks and quotas, and a lower limit, where files have a largest size.
+
+        Raises:
+            OSError: there is no such room.
+        """
+        if self._file < 0:
+            self._open()
+        size = min(size, self._largest // 4)
+        self._limit = self._largest - size
+        if self._reserve is None:
+            self._reserve = tempfile.TemporaryFile(dir=f"/proc/self/fd/{self._folder}", buffering=0)  # noqa: SIM115
+        try:
+            os.posix_fallocate(self._reserve.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in FULL_ERRORS:
+                raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size()}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def reader(self) -> io.BufferedReader:
+        """What is written so far, for reading."""
+        return io.BufferedReader(_Reader(self._file))
+
+    # --- its ends ---
 
     def complete(self) -> Path:
         """Forces the data to disk, then gives the file its final name, or the next free one if it has been taken."""
-        return self._rename(self.path if self._overwrite else unused(self.path))
+        return self._rename(self.path.name, replaces=self._overwrite)
 
     def keep_partial(self) -> Path:
         """Names the unfinished file so: `clip.mp4` becomes `clip.partial.mp4`, or the next name that is free."""
-        return self._rename(unused(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")))
+        return self._rename(f"{self.path.stem}.partial{self.path.suffix}", replaces=False)
 
     def remove(self) -> None:
         """Removes what was written."""
-        with contextlib.suppress(OSError):
-            self.part.unlink(missing_ok=True)
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self.part.name, dir_fd=self._folder)
+        self._release()
 
-    def _rename(self, target: Path) -> Path:
+    def _open(self) -> None:
+        self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        self._file = os.open(self.part.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=self._folder)
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._largest = self._limit = _largest_file(self.path.parent)
+
+    def _size(self) -> int:
+        return os.fstat(self._file).st_size if self._file >= 0 else 0
+
+    def _rename(self, name: str, *, replaces: bool) -> Path:
         try:
-            with self.part.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(self.part, target)
+            os.fsync(self._file)
+            folder = self._folder_now()
+            target = folder / name if replaces else unused(folder / name)
+            if self._is_there():
+                os.replace(self.part.name, target.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            else:
+                self._copy_to(target)
         except OSError as error:
-            raise SinkError(f"{target}: can't be given its name ({error.strerror})") from error
+            raise SinkError(f"{self.path.with_name(name)}: can't be given its name ({error.strerror})") from error
+        finally:
+            self._release()
         return target
+
+    def _folder_now(self) -> Path:
+        """The folder, which may have been renamed; or made again, if it has been removed."""
+        here = self.path.parent
+        if not self._is_there():
+            here.mkdir(parents=True, exist_ok=True)
+            return here
+        if here.is_dir() and os.path.samestat(here.stat(), os.fstat(self._folder)):
+            return here
+        return Path(os.readlink(f"/proc/self/fd/{self._folder}"))
+
+    def _is_there(self) -> bool:
+        try:
+            there = os.stat(self.part.name, dir_fd=self._folder)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file))
+
+    def _copy_to(self, target: Path) -> None:
+        part = target.with_name(self.part.name)
+        with self.reader() as written, part.open("wb") as copy:
+            shutil.copyfileobj(written, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(part, target)
+
+    def _release(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+        for descriptor in (self._file, self._folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._folder = -1
+
+
+class _Reader(io.RawIOBase):
+    """Reads an open file at a position of its own."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._file).st_size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self._file, [buffer], self._position)
+        self._position += count
+        return count
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Removes hidden files in `folder` that processes which no longer run have left unfinished; returns them."""
+    removed = []
+    for part in folder.glob(f".*{PART}"):
+        match = re.search(rf"\.(\d+){re.escape(PART)}$", part.name)
+        if match is None or _runs(int(match[1])):
+            continue
+        with contextlib.suppress(OSError):
+            file = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process on another machine may hold it
+                part.unlink()
+                removed.append(part)
+            finally:
+                os.close(file)
+    return removed
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _largest_file(folder: Path) -> int:
+    """Bytes that a file in `folder` may have."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    largest = 1 << 62 if limit == resource.RLIM_INFINITY else limit
+    return min(largest, _FAT_BYTES) if _file_system(folder) in ("vfat", "msdos") else largest
+
+
+def _file_system(folder: Path) -> str:
+    """The name of the file system that a folder is on; "" where Linux's list of mounts isn't there."""
+    place, found = f"{folder.resolve()}/", ("", "")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+            _, mounted, kind = line.split()[:3]
+            if place.startswith(f"{mounted.rstrip('/')}/") and len(mounted) >= len(found[0]):
+                found = (mounted, kind)
+    return found[1]
 
 
 def unused(path: Path) -> Path:
