@@ -58,7 +58,7 @@ class FileSink(Sink):
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
-        self._frames = 0
+        self._frames = self._muxed = 0
         self._last_pts: int | None = None
         self._end_seconds = Fraction(0)
         self._moved_timestamps = 0
@@ -166,15 +166,15 @@ class FileSink(Sink):
             self._tracks.advance((packet.dts or 0) * self._time_base)
             packet.stream = self._stream
             self._output.mux_one(packet)
+            self._muxed += 1
         if self._file.full and not is_last:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _failure(self, error: Exception) -> SinkError:
-        path, after = self._file.path, f"after {self._frames} frames"
-        why = self._file.full or FULL_ERRORS.get(getattr(error, "errno", None) or 0)
-        if why:
-            return SinkError(f"{path}: {why}, {after}; free some space or use another disk")
-        return SinkError(f"{path}: can't be written {after} ({first_line(error)})")
+        path, why = self._file.path, self._file.full or FULL_ERRORS.get(getattr(error, "errno", None) or 0)
+        if why:  # what is still inside the encoder has no room
+            return SinkError(f"{path}: {why}, after {self._muxed} frames; free some space or use another disk")
+        return SinkError(f"{path}: can't be written after {self._frames} frames ({first_line(error)})")
 
     def _drain(self, until_seconds: Fraction | None) -> None:
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
