@@ -49,6 +49,8 @@ class FileSink(Sink):
         self._info = info
         self._media = media or Media(frame_rate=info.frame_rate or DEFAULT_FRAME_RATE)
         self._file = PartialFile(path, overwrite=overwrite)
+        if media is not None and media.demuxer is not None:
+            media.demuxer.keep_others()
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
@@ -126,7 +128,7 @@ class FileSink(Sink):
             metadata_errors="surrogateescape",
         )
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
-        self._tracks = TrackCopier(self._media, self._output, self._format)
+        self._tracks = TrackCopier(self._media, self._output, self._format, self._info.name)
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
 
@@ -174,19 +176,23 @@ class FileSink(Sink):
     def _drain(self, until_seconds: Fraction | None) -> None:
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
         self._mux(self._encoder.flush(), is_last=True)
-        self._tracks.advance(until_seconds)
+        self._tracks.advance(until_seconds, is_last=True)
 
     def _close(self) -> None:
         self._tracks.close()
+        self._close_source()
         self._output.close()
 
     def _discard(self) -> None:
         if self._output is not None:
             with contextlib.suppress(Exception):
                 self._output.close()
-        if self._tracks is not None:
-            self._tracks.close()
+        self._close_source()
         self._file.remove()
+
+    def _close_source(self) -> None:
+        if self._media.demuxer is not None:
+            self._media.demuxer.close()
 
 
 def free_bytes(folder: Path) -> int:

@@ -1,0 +1,303 @@
+"""The one reader of a source: packets of all its streams in file order, on one timeline."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from engine.video.packet_spool import PacketSpool, packet_of, time_of
+from engine.video.pyav import has_flag, import_av, is_live_protocol, open_input, open_pipe
+from engine.video.timeline import Timeline
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+
+# Reading the same damaged spot again and again must end: so many failed reads in a row are the end of the file.
+MAX_FAILED_READS = 50
+
+# How far into a file the first packets of its tracks are looked for, and in broadcasts, where tracks may begin late.
+PACKETS_TRIED = 300
+LOOK_AHEAD_BYTES = 64 << 20
+
+# So many packets after a stream has begun tell whether another one of its kind has ended.
+PACKETS_AFTER_BEGIN = 200
+
+# The other tracks lie at most this far behind the picture in a file that is well interleaved.
+INTERLEAVED_SECONDS = 10
+
+
+class Demuxer:
+    """Opens a source once and reads it once.
+
+    The thread that decodes iterates over `pictures`. Packets of other tracks that it meets wait for the thread that
+    writes, which takes them with `others`.
+
+    Args:
+        spec: path or URL; `-` is the standard input.
+        hwaccel: PyAV's description of a hardware decoder for the streams.
+
+    Attributes:
+        container: the open source.
+        streams: what it holds, without streams in which another one goes on.
+        offset_seconds: subtracted from every timestamp, all tracks alike.
+        is_live: it arrives in real time and has no end of its own.
+        damaged, damaged_others: reads that failed and picture packets that are incomplete; packets of other tracks.
+        first_packets: the first packet of each stream that has one so far, by the stream's index.
+
+    Raises:
+        SourceError: it can't be opened.
+    """
+
+    def __init__(self, spec: str, *, hwaccel: Any = None) -> None:
+        self.damaged = self.damaged_others = 0
+        self.first_packets: dict[int, Packet] = {}
+        self._spec = spec
+        self._picture: Any = None
+        self._timeline: Timeline | None = None
+        self._pipe = open_pipe(spec)
+        self.container: Any = open_input(spec, pipe=self._pipe, hwaccel=hwaccel)
+        self.is_live = is_live_protocol(self.container, spec)
+        self._is_broadcast = has_flag(self.container, "ts_discont")
+        self.streams: list[Any] = list(self.container.streams)
+        self._ahead: collections.deque[Any] = collections.deque()
+        self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
+        self._read_packets = self._read()
+        if not self.is_live:
+            self._look_ahead()
+        self.offset_seconds = self._offset()
+        self._mapped: Iterator[Any] = iter(())
+        self._spool: PacketSpool | None = PacketSpool()
+        self._is_kept = self._reads_others_only = False
+        self._last_seen: dict[int, Fraction] = {}
+        self._reading = threading.Lock()
+
+    @property
+    def joins(self) -> int:
+        """How often the source's clock has restarted so far."""
+        return self._timeline.joins if self._timeline is not None else 0
+
+    @property
+    def can_be_opened_twice(self) -> bool:
+        return self._pipe is None and not self.is_live
+
+    def starts(self) -> list[Fraction]:
+        """Where each track starts, in seconds of the source's clock."""
+        return [
+            Fraction(stream.start_time) * stream.time_base
+            for stream in self.streams
+            if stream.start_time is not None and stream.time_base is not None
+        ]
+
+    def choose(self, picture: Any) -> None:
+        """Says which stream is the picture, before anything is read."""
+        self._picture = picture
+        self._timeline = Timeline(self.offset_seconds, picture=picture.index, can_leap=self._is_broadcast)
+        self._mapped = self._map()
+
+    def keep_others(self) -> None:
+        """Says that somebody will take the other tracks' packets and close the source."""
+        self._is_kept = True
+
+    def leave_pictures(self) -> None:
+        """Says that the picture is read elsewhere: `others` then reads the source itself."""
+        self._reads_others_only = True
+
+    def pictures(self) -> Iterator[Packet]:
+        """The picture's packets to the end of the source, then an empty one, which flushes its decoder."""
+        while (packet := self._next()) is not None:
+            if packet.stream_index == self._picture.index:
+                yield packet
+        flush = import_av().Packet()
+        flush.stream, flush.time_base = self._picture, self._picture.time_base
+        yield flush
+
+    def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
+        """Packets of the other tracks up to a time, all if it is None, as far as the source has been read.
+
+        Args:
+            is_last: no more pictures are wanted, so the source is read on until the time is reached everywhere.
+        """
+        while (packet := self._take(until_seconds, is_last or self._reads_others_only)) is not None:
+            yield packet
+
+    def drop_others(self) -> None:
+        """Drops the other tracks' packets from here on, if nobody wants them."""
+        if not self._is_kept and self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def interrupt(self) -> None:
+        """Ends a read that waits for a pipe; from any thread."""
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def release(self) -> None:
+        """Closes the source unless somebody still takes its other tracks."""
+        if not self._is_kept:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the source, unless a read that hangs holds it."""
+        self.interrupt()
+        if self._reading.acquire(timeout=1.0):
+            try:
+                self._mapped = self._read_packets = iter(())
+                self._ahead.clear()
+                self.container.close()
+                if self._spool is not None:
+                    self._spool.close()
+            finally:
+                self._reading.release()
+
+    # --- reading ---
+
+    def _next(self) -> Any:
+        """Reads the next packet, which also goes to those who wait for it; None at the end."""
+        with self._reading:
+            packet = next(self._mapped, None)
+            if packet is None:
+                return None
+            index = packet.stream_index
+            if packet.dts is not None:
+                self._last_seen[index] = time_of(packet)
+            if index == self._picture.index or self._spool is None:
+                return packet
+            assert self._timeline is not None
+            if index in self._timeline.crossed and packet.dts is not None:
+                self._spool.make_room(index, packet.dts)
+            self._timeline.crossed.discard(index)
+            self._spool.put(packet)
+            return packet
+
+    def _take(self, until_seconds: Fraction | None, may_read: bool) -> Any:
+        if self._spool is None:
+            return None
+        while (packet := self._spool.take(until_seconds)) is None:
+            if not may_read or self._is_behind(until_seconds) or self._next() is None:
+                return None
+        return packet
+
+    def _is_behind(self, until_seconds: Fraction | None) -> bool:
+        """Whether the tracks have been read to behind a time."""
+        if until_seconds is None or not self._last_seen:
+            return False
+        latest = max(self._last_seen.values())
+        active = [time for time in self._last_seen.values() if latest - time < INTERLEAVED_SECONDS]
+        return min(active) > until_seconds
+
+    def _map(self) -> Iterator[Any]:
+        """All packets, on the timeline."""
+        assert self._timeline is not None
+        for packet in self._packets():
+            yield from self._timeline.push(packet)
+        yield from self._timeline.flush()
+
+    def _packets(self) -> Iterator[Any]:
+        while True:
+            packet = self._ahead.popleft() if self._ahead else next(self._read_packets, None)
+            if packet is None:
+                return
+            stream = self._continued.get(packet.stream_index)
+            if stream is not None:
+                packet.stream = stream
+            yield packet
+
+    def _read(self) -> Iterator[Any]:
+        """Reads packets to the end of the source, past damaged places, which it counts."""
+        av = import_av()
+        failed_in_a_row = 0
+        while True:
+            try:
+                for packet in self.container.demux():
+                    if packet.size == 0 and packet.dts is None and packet.pts is None:
+                        return  # the first of those that flush decoders
+                    failed_in_a_row = 0
+                    self._note(packet)
+                    yield packet
+                return
+            except (av.error.FFmpegError, OSError):  # noqa: PERF203 - reading goes on behind the damage
+                self.damaged += 1
+                failed_in_a_row += 1
+                if failed_in_a_row >= MAX_FAILED_READS:
+                    return
+            except IndexError:  # PyAV at the end of a file in which damage has made streams appear
+                self.damaged += 1
+                return
+
+    def _note(self, packet: Any) -> None:
+        if packet.is_corrupt:
+            is_other = self._picture is not None and packet.stream_index != self._picture.index
+            self.damaged_others += is_other
+            self.damaged += not is_other
+        if packet.size and packet.stream_index not in self.first_packets:
+            self.first_packets[packet.stream_index] = packet_of(
+                bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
+            )
+
+    # --- opening ---
+
+    def _offset(self) -> Fraction:
+        """Broadcast formats (MPEG-TS, MPEG-PS) start their clock anywhere, hours in: they are moved to zero."""
+        return min(self.starts(), default=Fraction(0)) if self._is_broadcast else Fraction(0)
+
+    def _look_ahead(self) -> None:
+        """Reads until every stream has begun, and in broadcasts, where they may begin late, until it is known why."""
+        begun: dict[int, int] = {}
+        late = {s.index for s in self.streams if s.start_time is not None} if self._is_broadcast else set()
+        everything = {s.index for s in self.streams if s.type != "attachment"}
+        size, enough = 0, PACKETS_TRIED
+        while size < LOOK_AHEAD_BYTES and (len(self._ahead) < enough or late):
+            if not late and len(begun) == len(everything) and enough == PACKETS_TRIED:
+                break
+            packet = next(self._read_packets, None)
+            if packet is None:
+                break
+            if packet.stream_index not in begun:
+                begun[packet.stream_index] = len(self._ahead)
+                late.discard(packet.stream_index)
+                if len(self._ahead) > PACKETS_TRIED:
+                    enough = len(self._ahead) + PACKETS_AFTER_BEGIN
+            self._ahead.append(packet)
+            size += packet.size
+        if self._is_broadcast:
+            for index in sorted(begun, key=begun.__getitem__):
+                self._find_predecessor(self.container.streams[index], begun)
+
+    def _find_predecessor(self, stream: Any, begun: dict[int, int]) -> None:
+        """Finds the stream that goes on in this one: of its kind, and silent since this one began."""
+        begin = self._ahead[begun[stream.index]]
+        for other in self.streams:
+            if begun.get(other.index, len(self._ahead)) >= begun[stream.index] or not _is_alike(stream, other):
+                continue
+            chain = {other.index, *(i for i, first in self._continued.items() if first is other)}
+            # A transport stream's last packet of a stream is complete only where its next one begins, or at the end.
+            later = [
+                packet
+                for packet in list(self._ahead)[begun[stream.index] :]
+                if packet.stream_index in chain and packet.size
+            ]
+            if len(later) > 1 or any(_is_after(packet, begin) for packet in later):
+                continue
+            for packet in later:
+                self._ahead.remove(packet)
+                self._ahead.insert(self._ahead.index(begin), packet)
+            self._continued[stream.index] = other
+            self.streams.remove(stream)
+            return
+
+
+def _is_alike(stream: Any, other: Any) -> bool:
+    """Whether one stream's packets may follow the other's in one track."""
+    if stream.type != other.type or stream.type not in ("video", "audio") or stream.time_base != other.time_base:
+        return False
+    one, two = stream.codec_context, other.codec_context
+    if one is None or two is None or one.name != two.name or stream.language != other.language:
+        return False
+    return stream.type == "video" or (one.sample_rate, one.channels) == (two.sample_rate, two.channels)
+
+
+def _is_after(packet: Any, begin: Any) -> bool:
+    return packet.dts is not None and begin.dts is not None and packet.dts >= begin.dts
