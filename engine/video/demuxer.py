@@ -22,8 +22,10 @@ MAX_FAILED_READS = 50
 PACKETS_TRIED = 300
 LOOK_AHEAD_BYTES = 64 << 20
 
-# So many packets after a stream has begun tell whether another one of its kind has ended.
-PACKETS_AFTER_BEGIN = 200
+# A stream that begins so much later than another may be one that goes on under another identifier.
+LATE_SECONDS = 0.5
+
+OVERLAP_SECONDS = 0.3
 
 # The other tracks lie at most this far behind the picture in a file that is well interleaved.
 INTERLEAVED_SECONDS = 10
@@ -62,6 +64,9 @@ class Demuxer:
         self.is_live = is_live_protocol(self.container, spec)
         self._is_broadcast = has_flag(self.container, "ts_discont")
         self.streams: list[Any] = list(self.container.streams)
+        if self.container.format.name == "avi":
+            # AVI has no presentation times, and those that FFmpeg makes up for B-frames are wrong.
+            self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
         self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
         self._read_packets = self._read()
@@ -244,25 +249,21 @@ class Demuxer:
         return min(self.starts(), default=Fraction(0)) if self._is_broadcast else Fraction(0)
 
     def _look_ahead(self) -> None:
-        """Reads until every stream has begun, and in broadcasts, where they may begin late, until it is known why."""
+        """Reads until every stream has begun; in broadcasts with streams that begin late, as far as memory allows."""
         begun: dict[int, int] = {}
-        late = {s.index for s in self.streams if s.start_time is not None} if self._is_broadcast else set()
         everything = {s.index for s in self.streams if s.type != "attachment"}
-        size, enough = 0, PACKETS_TRIED
-        while size < LOOK_AHEAD_BYTES and (len(self._ahead) < enough or late):
-            if not late and len(begun) == len(everything) and enough == PACKETS_TRIED:
+        has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
+        size = 0
+        while size < LOOK_AHEAD_BYTES:
+            if not has_late and (len(self._ahead) >= PACKETS_TRIED or begun.keys() >= everything):
                 break
             packet = next(self._read_packets, None)
             if packet is None:
                 break
-            if packet.stream_index not in begun:
-                begun[packet.stream_index] = len(self._ahead)
-                late.discard(packet.stream_index)
-                if len(self._ahead) > PACKETS_TRIED:
-                    enough = len(self._ahead) + PACKETS_AFTER_BEGIN
+            begun.setdefault(packet.stream_index, len(self._ahead))
             self._ahead.append(packet)
             size += packet.size
-        if self._is_broadcast:
+        if has_late:
             for index in sorted(begun, key=begun.__getitem__):
                 self._find_predecessor(self.container.streams[index], begun)
 
@@ -300,4 +301,5 @@ def _is_alike(stream: Any, other: Any) -> bool:
 
 
 def _is_after(packet: Any, begin: Any) -> bool:
-    return packet.dts is not None and begin.dts is not None and packet.dts >= begin.dts
+    """Whether a packet is shown after another one. Recordings that were joined may overlap a little."""
+    return time_of(packet) > time_of(begin) + OVERLAP_SECONDS

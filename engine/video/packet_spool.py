@@ -14,6 +14,9 @@ from engine.video.pyav import import_av
 # Payload that may wait in memory. What comes behind waits on the disk.
 MEMORY_BYTES = 64 << 20
 
+# Time that is left to a packet of sound for which there is no room: no container's clock is coarser but Matroska's.
+SQUEEZED_SECONDS = Fraction(1, 10_000)
+
 
 class PacketSpool:
     """A queue of packets from one thread to another. Neither waits for the other, whatever lead one has.
@@ -51,7 +54,7 @@ class PacketSpool:
             return packet
 
     def make_room(self, stream_index: int, dts: int) -> None:
-        """Moves a track's waiting packets to before `dts`, by one tick each.
+        """Moves a track's waiting packets to just before `dts`.
 
         At a join of two recordings the sound of the first may reach into the second, which has its own there.
         """
@@ -60,7 +63,7 @@ class PacketSpool:
                 if packet.stream_index == stream_index and packet.dts is not None:
                     if packet.dts < dts:
                         break
-                    dts -= 1
+                    dts -= max(1, round(SQUEEZED_SECONDS / packet.time_base))
                     packet.pts = packet.dts = dts
 
     def close(self) -> None:

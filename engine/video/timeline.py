@@ -71,6 +71,11 @@ class Timeline:
         """Takes the source's next packet; returns those that are ready, in order, with their times mapped."""
         if self._held:
             self._held.append(packet)
+        elif self._is_splice(packet):
+            track = self._tracks[self._picture]
+            self._epochs[-1].shift += (track.last + track.step - packet.dts) * track.unit
+            self.joins += 1
+            return [self._map(packet)]
         elif self._is_jump(packet):
             self._held = [packet]
         else:
@@ -85,6 +90,14 @@ class Timeline:
         return ready
 
     # --- joins ---
+
+    def _is_splice(self, packet: Any) -> bool:
+        """Whether a picture begins that overlaps the one before a little, as in broadcasts that were cut."""
+        track = self._tracks.get(packet.stream_index)
+        if not self._can_leap or packet.stream_index != self._picture or track is None or packet.dts is None:
+            return False
+        is_newest = track.epoch == len(self._epochs) - 1
+        return is_newest and packet.is_keyframe and 0 <= (track.last - packet.dts) * track.unit <= FALL_SECONDS
 
     def _is_jump(self, packet: Any) -> bool:
         track = self._tracks.get(packet.stream_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from engine.video.base import Media
 from engine.video.containers import CONTAINERS
 from engine.video.demuxer import Demuxer
 from engine.video.packet_spool import packet_of
-from engine.video.pyav import import_av, video_streams
+from engine.video.pyav import has_flag, import_av, video_streams
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class TrackCopier:
         self._format = container
         self._refused = 0
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
-        self._latest: dict[int, int] = {}  # source index -> the latest decoding time
+        self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
+        self._is_strict = not has_flag(output, "ts_nonstrict")
         self._demuxer = media.demuxer
 
     def add_streams(self, add_video: Any) -> Any:
@@ -213,28 +215,31 @@ class TrackCopier:
             if payload is None:
                 return
             packet = _with_payload(packet, payload)
-        self._move_behind(index, packet)
+        self._move_behind(packet, copy)
         packet.stream = copy
         try:
             self._output.mux_one(packet)
         except av.error.InvalidDataError:
-            self._refused += 1
+            self._refused += 1; __import__("os").environ.get("DBG") and print("REFUSED", packet)
         except av.error.FFmpegError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._refused += 1
+            self._refused += 1; __import__("os").environ.get("DBG") and print("REFUSED", packet)
 
-    def _move_behind(self, index: int, packet: Packet) -> None:
+    def _move_behind(self, packet: Packet, copy: Any) -> None:
         """Moves a packet whose decoding time does not increase to one tick behind the one before: muxers refuse it."""
         if packet.dts is None:
             return
-        latest = self._latest.get(index)
-        if latest is not None and packet.dts <= latest:
-            moved = latest + 1 - packet.dts
-            packet.dts += moved
-            if packet.pts is not None:
-                packet.pts += moved
-        self._latest[index] = packet.dts
+        ratio = packet.time_base / copy.time_base
+        dts = math.floor(packet.dts * ratio + Fraction(1, 2))
+        least = self._least.get(copy.index, dts)
+        if dts < least:
+            lead = 0 if packet.pts is None else round((packet.pts - packet.dts) * ratio)
+            packet.duration = round((packet.duration or 0) * ratio)
+            packet.time_base, packet.dts = copy.time_base, least
+            packet.pts = None if packet.pts is None else least + lead
+            dts = least
+        self._least[copy.index] = dts + self._is_strict
 
 
 def _with_payload(packet: Packet, payload: bytes) -> Packet:
