@@ -250,7 +250,7 @@ class Demuxer:
 
     def _look_ahead(self) -> None:
         """Reads until every stream has begun; in broadcasts with streams that begin late, as far as memory allows."""
-        begun: dict[int, int] = {}
+        begun: dict[int, Any] = {}
         everything = {s.index for s in self.streams if s.type != "attachment"}
         has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
         size = 0
@@ -260,31 +260,25 @@ class Demuxer:
             packet = next(self._read_packets, None)
             if packet is None:
                 break
-            begun.setdefault(packet.stream_index, len(self._ahead))
+            begun.setdefault(packet.stream_index, packet)
             self._ahead.append(packet)
             size += packet.size
         if has_late:
-            for index in sorted(begun, key=begun.__getitem__):
-                self._find_predecessor(self.container.streams[index], begun)
+            for number, (index, begin) in enumerate(begun.items()):
+                self._find_predecessor(self.container.streams[index], begin, list(begun)[:number])
 
-    def _find_predecessor(self, stream: Any, begun: dict[int, int]) -> None:
+    def _find_predecessor(self, stream: Any, begin: Any, earlier: list[int]) -> None:
         """Finds the stream that goes on in this one: of its kind, and silent since this one began."""
-        begin = self._ahead[begun[stream.index]]
-        for other in self.streams:
-            if begun.get(other.index, len(self._ahead)) >= begun[stream.index] or not _is_alike(stream, other):
-                continue
+        packets = list(self._ahead)
+        place = next(i for i, packet in enumerate(packets) if packet is begin)
+        for other in [stream for stream in self.streams if stream.index in earlier]:
             chain = {other.index, *(i for i, first in self._continued.items() if first is other)}
-            # A transport stream's last packet of a stream is complete only where its next one begins, or at the end.
-            later = [
-                packet
-                for packet in list(self._ahead)[begun[stream.index] :]
-                if packet.stream_index in chain and packet.size
-            ]
-            if len(later) > 1 or any(_is_after(packet, begin) for packet in later):
+            # The last packets of a stream are complete only where its next ones begin, here at the end of the file.
+            late = [packet for packet in packets[place:] if packet.stream_index in chain and packet.size]
+            if not _is_alike(stream, other) or any(_is_after(packet, begin) for packet in late):
                 continue
-            for packet in later:
-                self._ahead.remove(packet)
-                self._ahead.insert(self._ahead.index(begin), packet)
+            behind = [packet for packet in packets[place:] if not any(packet is one for one in late)]
+            self._ahead = collections.deque([*packets[:place], *late, *behind])
             self._continued[stream.index] = other
             self.streams.remove(stream)
             return

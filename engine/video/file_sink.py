@@ -128,7 +128,7 @@ class FileSink(Sink):
             metadata_errors="surrogateescape",
         )
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
-        self._tracks = TrackCopier(self._media, self._output, self._format, self._info.name)
+        self._tracks = TrackCopier(self._media, self._output, self._format)
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
 

@@ -23,8 +23,10 @@ NETWORK_TIMEOUT_SECONDS = 15.0
 # Protocols by which pictures arrive in real time.
 _LIVE_PROTOCOLS = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpe", "rtp", "srtp", "udp", "srt", "mms", "mmsh", "rist"}
 
-# Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds.
+# Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds, fewer through a pipe
+# because they may be long in coming.
 _LATE_STREAMS = {"probesize": str(64 << 20), "analyzeduration": str(3600 * 10**6), "scan_all_pmts": "1"}
+_LATE_STREAMS_OF_PIPE = {**_LATE_STREAMS, "analyzeduration": str(30 * 10**6)}
 
 # What tells a transport stream.
 SNIFFED_BYTES = 1024
@@ -140,19 +142,37 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
     if not is_url(spec) and pipe is None:
         _check_file(Path(path))
     options = {"rtsp_transport": "tcp"} if spec.lower().startswith("rtsp") else {}
-    if not is_url(spec) and _is_broadcast(pipe.head if pipe is not None else _head_of(path)):
-        options |= _LATE_STREAMS
+    if pipe is not None and _is_broadcast(pipe.head):
+        options |= _LATE_STREAMS_OF_PIPE
     timeout = NETWORK_TIMEOUT_SECONDS if is_url(spec) else None
     # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
     name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
-        # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
-        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel)
+        opened = _open(name, options, timeout, hwaccel)
+        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(_lacks_parameters, opened.streams)):
+            opened.close()
+            opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
+        return opened
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
     finally:
         if pipe is not None and pipe.interruption is not None:
             raise pipe.interruption
+
+
+def _open(name: Any, options: dict[str, str], timeout: float | None, hwaccel: Any) -> InputContainer:
+    # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
+    return import_av().open(
+        name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel
+    )
+
+
+def _lacks_parameters(stream: Any) -> bool:
+    """True for a stream of which FFmpeg knows that it is there, but not what is in it: it begins late."""
+    context = stream.codec_context
+    if context is None or stream.type not in ("video", "audio"):
+        return False
+    return not (context.width if stream.type == "video" else context.sample_rate)
 
 
 def _path_of(spec: str) -> str:
@@ -161,14 +181,6 @@ def _path_of(spec: str) -> str:
 
 def _is_stream(mode: int) -> bool:
     return stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
-
-
-def _head_of(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(SNIFFED_BYTES)
-    except OSError:
-        return b""
 
 
 def _is_broadcast(head: bytes) -> bool:

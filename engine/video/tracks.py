@@ -105,10 +105,9 @@ class TrackCopier:
         warnings: one line for each track that the output can't hold.
     """
 
-    def __init__(self, media: Media, output: OutputContainer, container: str, name: str) -> None:
+    def __init__(self, media: Media, output: OutputContainer, container: str) -> None:
         self.warnings: list[str] = []
         self._media = media
-        self._name = name
         self._output = output
         self._format = container
         self._refused = 0
@@ -148,9 +147,9 @@ class TrackCopier:
     def close(self) -> None:
         """Sums up what went wrong in the other tracks."""
         if self._demuxer is not None and self._demuxer.damaged_others:
-            self.warnings.append(f"{self._name}: {self._demuxer.damaged_others} damaged places in its other tracks")
+            self.warnings.append(f"{self._demuxer.damaged_others} damaged places in its other tracks")
         if self._refused:
-            self.warnings.append(f"{self._name}: {self._refused} packets of other tracks are damaged and left out")
+            self.warnings.append(f"{self._refused} packets of other tracks are damaged and left out")
 
     # --- streams ---
 
@@ -164,6 +163,8 @@ class TrackCopier:
                 self._attach_cover(stream)
                 return
             copy = self._output.add_stream_from_template(stream, opaque=True)
+            if stream.type == "audio":  # FFmpeg estimates it again while it reads, and it is written into files
+                copy.codec_context.bit_rate = stream.codec_context.bit_rate or 0
         elif repacked == "mov_text":
             copy = self._output.add_stream("mov_text")
             copy.codec_context.subtitle_header = ASS_HEADER
@@ -220,11 +221,11 @@ class TrackCopier:
         try:
             self._output.mux_one(packet)
         except av.error.InvalidDataError:
-            self._refused += 1; __import__("os").environ.get("DBG") and print("REFUSED", packet)
+            self._refused += 1
         except av.error.FFmpegError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._refused += 1; __import__("os").environ.get("DBG") and print("REFUSED", packet)
+            self._refused += 1
 
     def _move_behind(self, packet: Packet, copy: Any) -> None:
         """Moves a packet whose decoding time does not increase to one tick behind the one before: muxers refuse it."""
