@@ -142,9 +142,11 @@ class FileSource(Source):
         first = next(self._decoded, None)
         if first is None:
             codec = self._stream.codec_context.name
-            cause = (
-                "the server may not allow seeking: download it first" if is_url(self._spec) else "damaged or cut off"
-            )
+            cause = "damaged or cut off"
+            if is_url(self._spec):
+                cause = "the server may not allow seeking: download it first"
+            elif not self._demuxer.can_be_opened_twice:
+                cause = "a pipe can't be read backwards, as an MP4 with its index at the end wants: save it as a file first"
             raise SourceError(f"{self._spec}: not one frame of its video ({codec}) can be decoded; {cause}")
         return first
 

@@ -87,6 +87,7 @@ class Pipe:
             return self._wait_and_read(size)
         except BaseException as error:
             self.interruption = error
+            self.close()  # FFmpeg tries again
             return b""
 
     def close(self) -> None:
