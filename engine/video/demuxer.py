@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import SourceError
 from engine.video.packet_spool import PacketSpool, packet_of, time_of
-from engine.video.pyav import has_flag, import_av, is_live_protocol, open_input, open_pipe
+from engine.video.pyav import has_flag, import_av, is_live_protocol, lacks_parameters, open_input, open_pipe
 from engine.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Demuxer:
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
         self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
+        self._begun: dict[int, Any] = {}  # index -> the first packet, of streams that have begun soon enough
+        self._now: dict[int, int] = {}  # index of a stream -> of the one in which it goes on at present
         self._read_packets = self._read()
         if not self.is_live:
             self._look_ahead()
@@ -118,6 +121,22 @@ class Demuxer:
         flush = import_av().Packet()
         flush.stream, flush.time_base = self._picture, self._picture.time_base
         yield flush
+        self._check_late()
+
+    def _check_late(self) -> None:
+        """Raises SourceError where a stream began too late to be followed."""
+        for stream in self.streams if self._is_broadcast else ():
+            packet = self.first_packets.get(stream.index)
+            if packet is None or stream.index in self._begun:
+                continue
+            begin = time_of(packet) - self.offset_seconds
+            goes_on = stream.type == "video" and begin > self._last_seen.get(self._picture.index, begin)
+            if goes_on or (stream.type == "audio" and lacks_parameters(stream) and self._is_kept):
+                what = "the film goes on" if goes_on else "sound begins"
+                raise SourceError(
+                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late in the file to "
+                    "be followed; copy it to another container first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
+                )
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
         """Packets of the other tracks up to a time, all if it is None, as far as the source has been read.
@@ -201,12 +220,20 @@ class Demuxer:
         yield from self._timeline.flush()
 
     def _packets(self) -> Iterator[Any]:
+        order = {index: number for number, index in enumerate(self._begun)}
         while True:
             packet = self._ahead.popleft() if self._ahead else next(self._read_packets, None)
             if packet is None:
                 return
-            stream = self._continued.get(packet.stream_index)
-            if stream is not None:
+            index = packet.stream_index
+            stream = self._continued.get(index, packet.stream)
+            if self._continued:
+                latest = self._now.setdefault(stream.index, index)
+                if order.get(index, 0) < order.get(latest, 0):
+                    self.damaged += 1  # a stream's last packets, which FFmpeg gave up at the end of the file only
+                    continue
+                self._now[stream.index] = index
+            if stream is not packet.stream:
                 packet.stream = stream
             yield packet
 
@@ -250,7 +277,7 @@ class Demuxer:
 
     def _look_ahead(self) -> None:
         """Reads until every stream has begun; in broadcasts with streams that begin late, as far as memory allows."""
-        begun: dict[int, Any] = {}
+        begun = self._begun
         everything = {s.index for s in self.streams if s.type != "attachment"}
         has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
         size = 0

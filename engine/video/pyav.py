@@ -150,7 +150,7 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
     name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
         opened = _open(name, options, timeout, hwaccel)
-        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(_lacks_parameters, opened.streams)):
+        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(lacks_parameters, opened.streams)):
             opened.close()
             opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
         return opened
@@ -168,7 +168,7 @@ def _open(name: Any, options: dict[str, str], timeout: float | None, hwaccel: An
     )
 
 
-def _lacks_parameters(stream: Any) -> bool:
+def lacks_parameters(stream: Any) -> bool:
     """True for a stream of which FFmpeg knows that it is there, but not what is in it: it begins late."""
     context = stream.codec_context
     if context is None or stream.type not in ("video", "audio"):

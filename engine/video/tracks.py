@@ -13,7 +13,7 @@ from engine.video.base import Media
 from engine.video.containers import CONTAINERS
 from engine.video.demuxer import Demuxer
 from engine.video.packet_spool import packet_of
-from engine.video.pyav import has_flag, import_av, video_streams
+from engine.video.pyav import has_flag, import_av, lacks_parameters, video_streams
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class TrackCopier:
     # --- streams ---
 
     def _add(self, stream: Stream) -> None:
-        if is_rebuilt(stream):
+        if is_rebuilt(stream) or lacks_parameters(stream):  # the demuxer tells of those that begin too late
             return
         repacked = repacked_codec(codec_of(stream), self._format)
         if stream.index in self._holdable:
