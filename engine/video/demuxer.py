@@ -79,6 +79,7 @@ class Demuxer:
         self._mapped: Iterator[Any] = iter(())
         self._spool: PacketSpool | None = PacketSpool()
         self._is_kept = self._reads_others_only = False
+        self._corrupt: collections.deque[bool] = collections.deque(maxlen=2)  # of the latest picture packets
         self._last_seen: dict[int, Fraction] = {}
         self._reading = threading.Lock()
 
@@ -184,16 +185,20 @@ class Demuxer:
             packet = next(self._mapped, None)
             if packet is None:
                 return None
+            assert self._timeline is not None
             index = packet.stream_index
+            is_behind_join = id(packet) in self._timeline.crossed
+            self._timeline.crossed.discard(id(packet))
             if packet.dts is not None:
                 self._last_seen[index] = time_of(packet)
-            if index == self._picture.index or self._spool is None:
-                return packet
-            assert self._timeline is not None
-            if index in self._timeline.crossed and packet.dts is not None:
-                self._spool.make_room(index, packet.dts)
-            self._timeline.crossed.discard(index)
-            self._spool.put(packet)
+            if index == self._picture.index:
+                # FFmpeg takes the seam for damage, as the packets' counters don't go on there.
+                self.damaged -= is_behind_join and any(self._corrupt)
+                self._corrupt.append(packet.is_corrupt)
+            elif self._spool is not None:
+                if is_behind_join and packet.dts is not None:
+                    self._spool.make_room(index, packet.dts)
+                self._spool.put(packet)
             return packet
 
     def _take(self, until_seconds: Fraction | None, may_read: bool) -> Any:

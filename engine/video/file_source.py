@@ -219,11 +219,11 @@ class FileSource(Source):
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""
-        return (self.info.frame_count or 0) - self._frames
+        return 0 if self._demuxer.joins else (self.info.frame_count or 0) - self._frames
 
     def _seconds_missing(self) -> Fraction:
         """Seconds between the end of the last frame and the end that the file's index promises."""
-        if self._stream_end is None:
+        if self._stream_end is None or self._demuxer.joins:  # joined clocks tell no duration
             return Fraction(0)
         return (self._stream_end - self._next_pts) * self._time_base
 

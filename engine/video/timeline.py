@@ -55,7 +55,7 @@ class Timeline:
 
     Attributes:
         joins: how many were met.
-        crossed: indices of streams whose latest packet is their first one behind a join. The reader clears it.
+        crossed: `id` of each packet returned that is its track's first one behind a join. The reader clears it.
     """
 
     def __init__(self, offset_seconds: Fraction, *, picture: int, can_leap: bool) -> None:
@@ -75,6 +75,7 @@ class Timeline:
             track = self._tracks[self._picture]
             self._epochs[-1].shift += (track.last + track.step - packet.dts) * track.unit
             self.joins += 1
+            self.crossed.add(id(packet))
             return [self._map(packet)]
         elif self._is_jump(packet):
             self._held = [packet]
@@ -183,7 +184,7 @@ class Timeline:
             is_behind = has_fallen or abs(time - new) <= abs(time - old)
             track.epoch = newest if is_behind else newest - 1
             if is_behind:
-                self.crossed.add(index)
+                self.crossed.add(id(packet))
         epoch = self._epochs[track.epoch]
         if packet.dts is not None:
             track.step = packet.duration or max(0, stamp - track.last)
