@@ -179,9 +179,15 @@ class Demuxer:
 
     # --- reading ---
 
-    def _next(self) -> Any:
-        """Reads the next packet, which also goes to those who wait for it; None at the end."""
-        with self._reading:
+    def _next(self, timeout: float = -1) -> Any:
+        """Reads the next packet, which also goes to those who wait for it; None at the end.
+
+        Args:
+            timeout: seconds to wait for another thread that reads; -1 is without end.
+        """
+        if not self._reading.acquire(timeout=timeout):
+            return None
+        try:
             packet = next(self._mapped, None)
             if packet is None:
                 return None
@@ -200,12 +206,14 @@ class Demuxer:
                     self._spool.make_room(index, packet.dts)
                 self._spool.put(packet)
             return packet
+        finally:
+            self._reading.release()
 
     def _take(self, until_seconds: Fraction | None, may_read: bool) -> Any:
         if self._spool is None:
             return None
         while (packet := self._spool.take(until_seconds)) is None:
-            if not may_read or self._is_behind(until_seconds) or self._next() is None:
+            if not may_read or self.is_live or self._is_behind(until_seconds) or self._next(timeout=1.0) is None:
                 return None
         return packet
 

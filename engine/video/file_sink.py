@@ -49,8 +49,6 @@ class FileSink(Sink):
         self._info = info
         self._media = media or Media(frame_rate=info.frame_rate or DEFAULT_FRAME_RATE)
         self._file = PartialFile(path, overwrite=overwrite)
-        if media is not None and media.demuxer is not None:
-            media.demuxer.keep_others()
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
@@ -62,6 +60,8 @@ class FileSink(Sink):
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
         self._check_space()
+        if self._media.demuxer is not None:
+            self._media.demuxer.keep_others()
 
     @property
     def hardware(self) -> str:

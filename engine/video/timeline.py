@@ -104,14 +104,16 @@ class Timeline:
         track = self._tracks.get(packet.stream_index)
         if track is None or packet.dts is None or track.epoch != len(self._epochs) - 1:
             return False
-        seconds = float((packet.dts - track.last) * track.unit)
-        return seconds < -FALL_SECONDS or (self._can_leap and track.is_steady and seconds > LEAP_SECONDS)
+        is_fall = (track.last - packet.dts) * track.unit > FALL_SECONDS
+        is_leap = self._can_leap and track.is_steady and _seconds(packet) - self._epochs[-1].clock > LEAP_SECONDS
+        return is_fall or is_leap
 
     def _decide(self, *, at_end: bool) -> list[Any]:
         """Judges the jump that the first held packet makes, as soon as enough packets behind it are known."""
         first = self._held[0]
         epoch = self._epochs[-1]
         start = clock = _seconds(first)
+        old_clock = epoch.clock
         news: dict[int, list[Any]] = {}
         returned = False
         for packet in self._held:
@@ -121,8 +123,9 @@ class Timeline:
             if abs(time - clock) <= abs(time - epoch.clock):
                 news.setdefault(packet.stream_index, []).append(packet)
                 clock = max(clock, time)
-            elif packet.stream_index == first.stream_index:
-                returned = True
+            else:
+                old_clock = max(old_clock, time)
+                returned |= packet.stream_index == first.stream_index
         active = {
             index
             for index, track in self._tracks.items()
@@ -130,7 +133,8 @@ class Timeline:
         }
         crossed = {index for index, packets in news.items() if len(packets) > 1}
         size = sum(packet.size for packet in self._held)
-        is_open = not active <= crossed and clock - start < HELD_SECONDS and size < HELD_BYTES
+        seen_seconds = max(clock - start, old_clock - epoch.clock)
+        is_open = not active <= crossed and seen_seconds < HELD_SECONDS and size < HELD_BYTES
         if is_open and not returned and not at_end:
             return []
         is_fall = start < float(self._tracks[first.stream_index].last * first.time_base)
