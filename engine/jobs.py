@@ -191,7 +191,7 @@ class JobRunner:
                 raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
         else:
             return Path(options.output)
-        proposed = video.default_output(job, Path(self._styles[0]).stem)
+        proposed = video.default_output(job, Path(self._styles[0]).stem, source)
         if folder is not None and not proposed.suffix:
             return folder  # images keep their names in it
         if folder is not None:

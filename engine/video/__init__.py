@@ -88,11 +88,16 @@ def open_source(
     return FileSource(spec, threads=threads, hardware=hardware)
 
 
-def default_output(spec: str, style: str) -> Path:
+def default_output(spec: str, style: str, source: Source | None = None) -> Path:
     """The output's name where the user gives none: beside the source, `clip.mp4` becomes `clip_STYLE.mp4`.
 
     A video becomes MP4 if that holds all its tracks, else Matroska (.mov stays .mov if need be); an image keeps its
     format; images become a folder; webcams and URLs are named in the current folder.
+
+    Args:
+        spec: what the user named.
+        style: the style's name.
+        source: what `open_source` made of it; without it a video becomes MP4.
     """
     stem = output_stem(spec)
     name = stem.with_name(f"{stem.name}_{style}")
@@ -104,7 +109,9 @@ def default_output(spec: str, style: str) -> Path:
     if files is None and is_image(Path(spec)):
         suffix = Path(spec).suffix
         return name.with_name(name.name + (suffix if suffix.lower() in WRITTEN_SUFFIXES else ".png"))
-    return name.with_name(name.name + container_for(spec if files is None else str(files[0])))
+    demuxer = source.media.demuxer if isinstance(source, FileSource) else None
+    suffix = container_for(demuxer, spec if files is None else str(files[0])) if demuxer is not None else ".mp4"
+    return name.with_name(name.name + suffix)
 
 
 def open_sink(
@@ -172,7 +179,7 @@ def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str
         if source.info.frame_count != 1:
             raise SinkError(f"{spec}: one image can't hold a video; name a video file, or a pattern such as %06d.png")
         return ImageSink(path, overwrite=overwrite)
-    media = source.media if isinstance(source, FileSource) else None
+    media = source.media if isinstance(source, FileSource | LiveSource) else None
     return FileSink(path, info=source.info, media=media, overwrite=overwrite, **settings)
 
 

@@ -15,6 +15,8 @@ from engine.video.color import Color
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.video.demuxer import Demuxer
+
 DEFAULT_FRAME_RATE = Fraction(25)
 
 
@@ -65,7 +67,7 @@ class Media:
     """The properties of the source's file that an output has to keep.
 
     Attributes:
-        path: the file or URL that the other tracks are copied from; None if it can't be read a second time.
+        demuxer: what the other tracks' packets are taken from; None if there are none.
         stream_index: which of its streams the frames come from.
         color: how the output stores its colours.
         sample_aspect_ratio: width of a pixel over its height; None if unknown or square.
@@ -74,7 +76,7 @@ class Media:
         start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
     """
 
-    path: str | None = None
+    demuxer: Demuxer | None = dataclasses.field(default=None, compare=False)
     stream_index: int = 0
     color: Color = Color()  # noqa: RUF009 - frozen
     sample_aspect_ratio: Fraction | None = None

@@ -64,6 +64,8 @@ class FileSink(Sink):
         self._moved_timestamps = 0
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
+        if self._media.demuxer is not None:
+            self._media.demuxer.keep_others()
 
     @property
     def hardware(self) -> str:
@@ -110,6 +112,7 @@ class FileSink(Sink):
             if plays(self._file.reader()):
                 with contextlib.suppress(SinkError):
                     return self._file.keep_partial()
+        self._close_source()
         self._file.remove()
         return None
 
@@ -179,12 +182,17 @@ class FileSink(Sink):
     def _drain(self, until_seconds: Fraction | None) -> None:
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
         self._mux(self._encoder.flush(), is_last=True)
-        self._tracks.advance(until_seconds)
+        self._tracks.advance(until_seconds, is_last=True)
 
     def _close(self) -> None:
         if self._tracks is not None:
             self._tracks.close()
+        self._close_source()
         self._output.close()
+
+    def _close_source(self) -> None:
+        if self._media.demuxer is not None:
+            self._media.demuxer.close()
 
 
 def plays(file: IO[bytes]) -> bool:

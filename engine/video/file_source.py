@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import SourceError
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceInfo
 from engine.video.color import ToBgr, color_of, output_color
+from engine.video.demuxer import Demuxer
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.orientation import Orientation, orientation_of
-from engine.video.pyav import SteadyClock, has_flag, indexed_frames, is_url, open_input, video_streams
+from engine.video.pyav import indexed_frames, is_url, video_streams
 from engine.video.tonemap import ToneMapper
 from engine.video.video_decoder import Decoded, VideoDecoder
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from torch import Tensor
@@ -51,24 +51,24 @@ class FileSource(Source):
         self._stream_end: int | None = None
         self._closed = threading.Event()
         self._iterating = False
-        self._container: InputContainer = open_input(spec)
+        self._demuxer = Demuxer(spec)
+        self._container = self._demuxer.container
         try:
             self._stream = self._choose_stream()
             self._stream.thread_type = "AUTO"
             self._stream.thread_count = threads
-            self._is_live = is_url(spec) and self._container.duration is None
-            self._decoder = VideoDecoder(
-                spec, self._container, self._stream, hardware=hardware, is_live=self._is_live, closed=self._closed
-            )
+            self._demuxer.choose(self._stream)
+            self._decoder = VideoDecoder(spec, self._demuxer, self._stream, hardware=hardware, closed=self._closed)
             self._decoded = self._decoder.decode()
             self._first = self._first_frame()
             self._describe(self._first[0])
         except BaseException:
-            self._container.close()
+            self._demuxer.close()
             raise
 
     def __iter__(self) -> Iterator[Frame]:
         self._iterating = True
+        self._demuxer.drop_others()
         try:
             for decoded, image in itertools.chain([self._first], self._decoded):
                 if self._closed.is_set():
@@ -77,13 +77,14 @@ class FileSource(Source):
             self._ended = not self._closed.is_set()
         finally:
             self._decoded.close()
-            self._container.close()
+            self._demuxer.release()
 
     def close(self) -> None:
         """Ends the iteration at its next frame; may be called from any thread."""
         self._closed.set()
+        self._demuxer.interrupt()
         if not self._iterating:
-            self._container.close()
+            self._demuxer.release()
 
     @property
     def hardware(self) -> str:
@@ -103,8 +104,8 @@ class FileSource(Source):
         if self._scaled_frames:
             size = f"{self._decoded_size[0]}x{self._decoded_size[1]}"
             lines.append(f"{self._spec}: {self._scaled_frames} frames of another size were scaled to {size}")
-        if self._clock.resets:
-            lines.append(f"{self._spec}: its clock restarts {self._clock.resets} times; the output's clock runs on")
+        if self._demuxer.joins:
+            lines.append(f"{self._spec}: its clock restarts {self._demuxer.joins} times; the output's clock runs on")
         if self._ended and self._seconds_missing() > MISSING_SECONDS:
             lines.append(
                 f"{self._spec}: the file is cut off, its last {float(self._seconds_missing()):.1f} s are missing"
@@ -114,7 +115,7 @@ class FileSource(Source):
     # --- opening ---
 
     def _choose_stream(self) -> VideoStream:
-        streams = video_streams(self._container)
+        streams = video_streams(self._demuxer.streams)
         if not streams:
             raise SourceError(f"{self._spec}: no video in it ({self._what_is_there()}); give a file with a picture")
         undecodable = [stream for stream in streams if stream.codec_context is None]
@@ -132,7 +133,7 @@ class FileSource(Source):
         return chosen
 
     def _what_is_there(self) -> str:
-        kinds = [stream.type for stream in self._container.streams]
+        kinds = [stream.type for stream in self._demuxer.streams]
         counted = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
         return "streams: " + ", ".join(counted) if counted else "no streams at all"
 
@@ -141,9 +142,11 @@ class FileSource(Source):
         first = next(self._decoded, None)
         if first is None:
             codec = self._stream.codec_context.name
-            cause = (
-                "the server may not allow seeking: download it first" if is_url(self._spec) else "damaged or cut off"
-            )
+            cause = "damaged or cut off"
+            if is_url(self._spec):
+                cause = "the server may not allow seeking: download it first"
+            elif not self._demuxer.can_be_opened_twice:
+                cause = "a pipe can't be read backwards, as an MP4 with its index at the end wants: save it as a file first"
             raise SourceError(f"{self._spec}: not one frame of its video ({codec}) can be decoded; {cause}")
         return first
 
@@ -157,10 +160,8 @@ class FileSource(Source):
         width, height = self._orientation.size(first.width, first.height)
         self._time_base = stream.time_base or Fraction(1, 90000)
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
-        offset = self._clock_offset()
-        self._pts_offset = round(offset / self._time_base)
+        offset = self._demuxer.offset_seconds
         self._next_pts = 0
-        self._clock = SteadyClock(self._time_base)
         self._default_duration = max(1, round(1 / (rate * self._time_base)))
         color = color_of(first)
         if color.is_hdr:
@@ -175,39 +176,23 @@ class FileSource(Source):
             frame_count=self._count_frames(rate),
             frame_rate=rate,
             time_base=self._time_base,
-            live=self._is_live,
+            live=self._demuxer.is_live,
         )
-        if self._is_live and self._container.streams.audio:
-            self._notes.append(f"{self._spec}: sound of a live stream is not recorded")
         if stream.duration is not None:
-            self._stream_end = (stream.start_time or 0) - self._pts_offset + stream.duration
+            self._stream_end = (stream.start_time or 0) - round(offset / self._time_base) + stream.duration
         elif "DURATION" in stream.metadata:
             self._stream_end = _ticks(stream.metadata["DURATION"], self._time_base)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         aspect = 1 / aspect if self._orientation.transpose else aspect
         self.media = Media(
-            path=None if self._is_live else self._spec,
+            demuxer=self._demuxer,
             stream_index=stream.index,
             color=output_color(first),
             sample_aspect_ratio=aspect if aspect != 1 else None,
             offset_seconds=offset,
             frame_rate=rate,
-            start_unit=math.lcm(1000, *((start - offset).denominator for start in self._starts())),
+            start_unit=math.lcm(1000, *((start - offset).denominator for start in self._demuxer.starts())),
         )
-
-    def _clock_offset(self) -> Fraction:
-        """Broadcast formats (MPEG-TS, MPEG-PS) start their clock anywhere, hours in: their files are moved to zero."""
-        if not has_flag(self._container, "ts_discont"):
-            return Fraction(0)
-        return min(self._starts(), default=Fraction(0))
-
-    def _starts(self) -> list[Fraction]:
-        """Where each track starts, in seconds."""
-        return [
-            Fraction(stream.start_time) * stream.time_base
-            for stream in self._container.streams
-            if stream.start_time is not None and stream.time_base is not None
-        ]
 
     def _count_frames(self, rate: Fraction) -> int | None:
         if self._stream.frames:
@@ -226,8 +211,7 @@ class FileSource(Source):
         self._scaled_frames += (decoded.width, decoded.height) != self._decoded_size
         duration = decoded.duration or self._default_duration
         pts = decoded.pts if decoded.pts is not None else decoded.dts
-        pts = self._next_pts if pts is None else pts - self._pts_offset
-        pts += self._clock.shift(pts, duration)
+        pts = self._next_pts if pts is None else pts
         self._next_pts = pts + duration
         if image is not None:
             return Frame(image=image, pts=pts, duration=duration)
@@ -235,11 +219,11 @@ class FileSource(Source):
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""
-        return (self.info.frame_count or 0) - self._frames
+        return 0 if self._demuxer.joins else (self.info.frame_count or 0) - self._frames
 
     def _seconds_missing(self) -> Fraction:
         """Seconds between the end of the last frame and the end that the file's index promises."""
-        if self._stream_end is None:
+        if self._stream_end is None or self._demuxer.joins:  # joined clocks tell no duration
             return Fraction(0)
         return (self._stream_end - self._next_pts) * self._time_base
 

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from engine.errors import SourceError
-from engine.video.base import Frame, Source, SourceInfo
+from engine.video.base import Frame, Media, Source, SourceInfo
+from engine.video.file_source import FileSource
 
 # Unit of timestamps taken from the capture clock: the one of MPEG, which every container can hold.
 CAPTURE_TIME_BASE = Fraction(1, 90000)
@@ -31,6 +32,7 @@ class LiveSource(Source):
         info: description, with `live` set.
         read: waits for the next frame; returns None at the end, raises SourceError where the stream breaks.
         release: frees the device or connection.
+        media: the file that an output's other tracks come from.
         is_endless: the stream has no end of its own, so its end is reported.
         silence_seconds: without a frame for so long, the stream has ended.
     """
@@ -41,10 +43,12 @@ class LiveSource(Source):
         read: Callable[[], Frame | None],
         release: Callable[[], None],
         *,
+        media: Media | None = None,
         is_endless: bool = True,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.info = info
+        self.media = media
         self._read, self._release = read, release
         self._is_endless = is_endless
         self._silence_seconds = silence_seconds
@@ -116,10 +120,10 @@ class LiveSource(Source):
                 self._changed.notify_all()
 
 
-def live_stream(source: Source) -> LiveSource:
-    """Makes a live network source drop what the pipeline has no time for. `source` must yield frames as they arrive."""
+def live_stream(source: FileSource) -> LiveSource:
+    """Makes a live network source drop the pictures that the pipeline has no time for. Its sound is kept."""
     frames = iter(source)
-    return LiveSource(source.info, lambda: next(frames, None), source.close, is_endless=False)
+    return LiveSource(source.info, lambda: next(frames, None), source.close, media=source.media, is_endless=False)
 
 
 def open_camera(

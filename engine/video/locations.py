@@ -83,6 +83,8 @@ def output_stem(spec: str) -> Path:
     if is_url(spec):
         name = Path(spec.partition("://")[2].partition("?")[0]).stem
         return Path(re.sub(r"[^\w.-]+", "_", name) or "stream")
+    if spec == "-" or spec.startswith("/dev/"):
+        return Path("stdin" if spec in ("-", "/dev/stdin") else Path(spec).name)
     path = Path(spec)
     if path.is_dir():
         path = path.resolve()

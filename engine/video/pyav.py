@@ -1,11 +1,13 @@
-"""PyAV for sources and sinks: importing it late, opening files, and reading damaged ones."""
+"""PyAV for sources and sinks: importing it late, and opening files, pipes and URLs."""
 
 from __future__ import annotations
 
 import os
+import select
+import stat
 import struct
-from collections.abc import Iterator
-from fractions import Fraction
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +15,23 @@ from engine.errors import SourceError, first_line
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
-
-# Reading the same damaged spot again and again must end: so many failed reads in a row are the end of the file.
-MAX_FAILED_READS = 50
-
-# Timestamps that fall back this far are a clock that has restarted (joined broadcasts), not frames out of order.
-CLOCK_RESET_SECONDS = 10
 
 # Network sources that stay silent this long have ended.
 NETWORK_TIMEOUT_SECONDS = 15.0
+
+
+# Protocols by which pictures arrive in real time.
+_LIVE_PROTOCOLS = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpe", "rtp", "srtp", "udp", "srt", "mms", "mmsh", "rist"}
+
+# Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds, fewer through a pipe
+# because they may be long in coming.
+_LATE_STREAMS = {"probesize": str(64 << 20), "analyzeduration": str(3600 * 10**6), "scan_all_pmts": "1"}
+_LATE_STREAMS_OF_PIPE = {**_LATE_STREAMS, "analyzeduration": str(30 * 10**6)}
+
+# What tells a transport stream.
+SNIFFED_BYTES = 1024
+
+_POLL_MS = 100
 
 
 def import_av() -> Any:
@@ -45,24 +53,144 @@ def is_url(spec: str) -> bool:
     return bool(separator) and scheme.isalnum() and scheme.lower() != "file"
 
 
-def open_input(spec: str, *, hwaccel: Any = None) -> InputContainer:
+def is_live_protocol(container: Any, spec: str) -> bool:
+    """True for a source that arrives in real time: its protocol or format says so, not a duration that is missing."""
+    scheme = spec.partition("://")[0].lower()
+    is_endless_list = container.format.name in ("hls", "dash") and container.duration is None
+    return is_url(spec) and (scheme in _LIVE_PROTOCOLS or container.format.name == "mpjpeg" or is_endless_list)
+
+
+class Pipe:
+    """A pipe, FIFO or device, opened once. Python reads it for FFmpeg, so that a signal or `close` ends a wait.
+
+    Attributes:
+        head: its first bytes, which are read again.
+        interruption: what a signal handler raised during a read; FFmpeg can't pass it on.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self.interruption: BaseException | None = None
+        self._closed = threading.Event()
+        self._fd = os.open(path, os.O_RDONLY)  # waits for a writer
+        self._head = b""
+        while len(self._head) < SNIFFED_BYTES and (data := self._wait_and_read(SNIFFED_BYTES - len(self._head))):
+            self._head += data
+        self.head = self._head
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end, or where the pipe was closed here."""
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        try:
+            return self._wait_and_read(size)
+        except BaseException as error:
+            self.interruption = error
+            self.close()  # FFmpeg tries again
+            return b""
+
+    def close(self) -> None:
+        """Ends the reading; from any thread."""
+        self._closed.set()
+
+    def _wait_and_read(self, size: int) -> bytes:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while not self._closed.is_set():
+            if poll.poll(_POLL_MS):
+                return os.read(self._fd, size)
+        return b""
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+
+def open_pipe(spec: str) -> Pipe | None:
+    """Opens what can be read only once; None for files and URLs.
+
+    Raises:
+        SourceError: it can't be read.
+    """
+    path = _path_of(spec)
+    try:
+        if is_url(spec) or not stat.S_ISFIFO(mode := os.stat(path).st_mode) and not _is_stream(mode):
+            return None
+        pipe = Pipe(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SourceError(f"{spec}: can't be read ({error.strerror})") from error
+    if not pipe.head:
+        raise SourceError(f"{spec}: nothing came through it (0 bytes)")
+    return pipe
+
+
+def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> InputContainer:
     """Opens a video file or URL for reading, with PyAV's description of a hardware decoder if there is one to use.
+
+    Args:
+        spec: path or URL; `-` is the standard input.
+        pipe: what `open_pipe` gave for it.
+        hwaccel: for the streams that hardware decodes.
 
     Raises:
         SourceError: missing, empty, damaged or no media file; the message says which.
     """
     av = import_av()
-    if not is_url(spec):
-        _check_file(Path(spec))
+    path = _path_of(spec)
+    if not is_url(spec) and pipe is None:
+        _check_file(Path(path))
     options = {"rtsp_transport": "tcp"} if spec.lower().startswith("rtsp") else {}
+    if pipe is not None and _is_broadcast(pipe.head):
+        options |= _LATE_STREAMS_OF_PIPE
     timeout = NETWORK_TIMEOUT_SECONDS if is_url(spec) else None
+    # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
+    name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
-        # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
-        # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
-        name = spec if is_url(spec) else os.path.abspath(spec)
-        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel)
+        opened = _open(name, options, timeout, hwaccel)
+        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(lacks_parameters, opened.streams)):
+            opened.close()
+            opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
+        return opened
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
+    finally:
+        if pipe is not None and pipe.interruption is not None:
+            raise pipe.interruption
+
+
+def _open(name: Any, options: dict[str, str], timeout: float | None, hwaccel: Any) -> InputContainer:
+    # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
+    return import_av().open(
+        name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel
+    )
+
+
+def lacks_parameters(stream: Any) -> bool:
+    """True for a stream of which FFmpeg knows that it is there, but not what is in it: it begins late."""
+    context = stream.codec_context
+    if context is None or stream.type not in ("video", "audio"):
+        return False
+    return not (context.width if stream.type == "video" else context.sample_rate)
+
+
+def _path_of(spec: str) -> str:
+    return "/dev/stdin" if spec == "-" else spec
+
+
+def _is_stream(mode: int) -> bool:
+    return stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
+
+
+def _is_broadcast(head: bytes) -> bool:
+    """True for MPEG-TS (packets of 188 bytes, with 4 before or 16 behind them) and MPEG-PS."""
+    is_ts = any(
+        len(head) > start + 2 * size and all(head[start + i * size] == 0x47 for i in range(3))
+        for start, size in ((0, 188), (4, 192), (0, 204))
+    )
+    return is_ts or head[:4] == b"\0\0\1\xba"
 
 
 def _check_file(path: Path) -> None:
@@ -77,7 +205,7 @@ def _check_file(path: Path) -> None:
 def _why_not_opened(spec: str, error: BaseException) -> str:
     if is_url(spec) or not isinstance(error, ValueError):  # InvalidDataError is one
         return f"{spec}: can't be opened ({first_line(error)})"
-    if _lacks_index(Path(spec)):
+    if Path(spec).is_file() and _lacks_index(Path(spec)):
         return f"{spec}: the file is cut off or still being written (the index of an MP4, `moov`, is missing)"
     return f"{spec}: not a video file, or damaged beyond reading"
 
@@ -103,71 +231,15 @@ def has_flag(container: InputContainer | OutputContainer, name: str) -> bool:
     return bool(container.format.flags & int(Flags[name].value))  # type: ignore[call-overload]
 
 
-def video_streams(container: InputContainer) -> list[Any]:
+def video_streams(streams: Iterable[Any]) -> list[Any]:
     """The moving pictures: video streams that are no cover image or thumbnail."""
     from av.stream import Disposition
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails
-    return [stream for stream in container.streams.video if not stream.disposition & still]
+    return [stream for stream in streams if stream.type == "video" and not stream.disposition & still]
 
 
 def indexed_frames(stream: Any) -> int:
     """Frames of a video stream that are shown by the container's index; 0 if it has none."""
     # An edit list may hide frames that the decoder needs: they are in the index, marked.
     return stream.frames - sum(entry.is_discard for entry in stream.index_entries) if stream.frames else 0
-
-
-class PacketReader:
-    """Reads packets to the end of a file, past damaged places, which it counts.
-
-    Attributes:
-        damaged: reads that failed, and packets that arrived incomplete.
-    """
-
-    def __init__(self, container: InputContainer, streams: list[Stream]) -> None:
-        self.damaged = 0
-        self._container = container
-        self._streams = streams
-
-    def __iter__(self) -> Iterator[Packet]:
-        """Yields the packets, then one empty packet for each stream, which flushes its decoder."""
-        av = import_av()
-        failed_in_a_row = 0
-        while True:
-            try:
-                for packet in self._container.demux(self._streams):
-                    failed_in_a_row = 0
-                    self.damaged += packet.is_corrupt
-                    yield packet
-                return
-            except (av.error.FFmpegError, OSError):  # noqa: PERF203 - reading goes on behind the damage
-                self.damaged += 1
-                failed_in_a_row += 1
-                if failed_in_a_row >= MAX_FAILED_READS:
-                    break
-            except IndexError:  # PyAV at the end of a file in which damage has made streams appear
-                self.damaged += 1
-                break
-        for stream in self._streams:
-            packet = av.Packet()
-            packet.stream = stream
-            packet.time_base = stream.time_base
-            yield packet
-
-
-class SteadyClock:
-    """Carries a track's timestamps on where its clock falls back, as in broadcasts cut together."""
-
-    def __init__(self, time_base: Fraction) -> None:
-        self.resets = 0
-        self._limit = round(CLOCK_RESET_SECONDS / time_base)
-        self._shift = 0
-        self._next: int | None = None
-
-    def shift(self, stamp: int, duration: int) -> int:
-        """The offset that makes a timestamp follow the one before; timestamps come in rising order but for resets."""
-        if self._next is not None and stamp + self._shift < self._next - self._limit:
-            self._shift = self._next - stamp
-            self.resets += 1
-        self._next = stamp + self._shift + duration
-        return self._shift

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import errno
 import io
-import itertools
-from collections.abc import Iterator
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.video.base import Media
 from engine.video.containers import CONTAINERS
-from engine.video.pyav import PacketReader, SteadyClock, import_av, open_input, video_streams
+from engine.video.demuxer import Demuxer
+from engine.video.packet_spool import packet_of
+from engine.video.pyav import has_flag, import_av, lacks_parameters, video_streams
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import OutputContainer
     from av.packet import Packet
     from av.stream import Stream
-
-# How far into a file the first packets of its tracks are looked for.
-PACKETS_TRIED = 300
 
 # Tags that describe the file they are in, not the work: the output gets its own.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "rotate", "duration", "vendor_id"}
@@ -64,18 +62,13 @@ def is_cover(stream: Stream) -> bool:
     return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
 
 
-def holdable(path: str, container: str) -> set[int]:
-    """Indices of the streams of a file that FFmpeg's muxer of that name takes as they are.
+def holdable(demuxer: Demuxer, container: str) -> set[int]:
+    """Indices of the streams of a source that FFmpeg's muxer of that name takes as they are.
 
     Each is tried in a file of its own in memory, with its first packet: some muxers refuse only at the end.
     """
     av = import_av()
-    with open_input(path) as source:
-        first: dict[int, Packet] = {}
-        for packet in itertools.islice(PacketReader(source, list(source.streams)), PACKETS_TRIED):
-            if packet.size:
-                first.setdefault(packet.stream.index, packet)
-        return {s.index for s in source.streams if _can_hold(av, container, s, first.get(s.index))}
+    return {s.index for s in demuxer.streams if _can_hold(av, container, s, demuxer.first_packets.get(s.index))}
 
 
 def _can_hold(av: Any, container: str, stream: Stream, packet: Packet | None) -> bool:
@@ -86,6 +79,7 @@ def _can_hold(av: Any, container: str, stream: Stream, packet: Packet | None) ->
         copy = trial.add_stream_from_template(stream, opaque=True)
         copy.disposition = stream.disposition
         if packet is not None:
+            packet = _with_payload(packet, bytes(packet))
             packet.stream = copy
             trial.mux_one(packet)
         else:
@@ -105,10 +99,7 @@ def is_rebuilt(stream: Stream) -> bool:
 
 
 class TrackCopier:
-    """Copies every track but the translated one from the source's file, read a second time and in step with the video.
-
-    Reading twice keeps decoding and copying apart: no queue between them can grow or deadlock, whatever lead one track
-    has in the file.
+    """Copies every track but the translated one from the source's demuxer, in step with the video.
 
     Attributes:
         warnings: one line for each track that the output can't hold.
@@ -117,64 +108,53 @@ class TrackCopier:
     def __init__(self, media: Media, output: OutputContainer, container: str) -> None:
         self.warnings: list[str] = []
         self._media = media
-        self._path = media.path or ""
         self._output = output
         self._format = container
         self._refused = 0
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
-        self._clocks: dict[int, SteadyClock] = {}
-        self._input: InputContainer | None = open_input(media.path) if media.path is not None else None
-        self._reader: PacketReader | None = None
-        self._packets: Iterator[Packet] = iter(())
-        self._pending: Packet | None = None
+        self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
+        self._is_strict = not has_flag(output, "ts_nonstrict")
+        self._demuxer = media.demuxer
 
     def add_streams(self, add_video: Any) -> Any:
         """Adds all streams to the output in the source's order; `add_video(template)` makes the encoder's.
 
         Returns what `add_video` returned.
         """
-        if self._input is None:
+        if self._demuxer is None:
             return add_video(None)
-        self._holdable = holdable(self._path, self._format)
+        self._holdable = holdable(self._demuxer, self._format)
         video = None
-        for stream in self._input.streams:
+        for stream in self._demuxer.streams:
             if stream.index == self._media.stream_index:
                 video = add_video(stream)
             elif stream.type != "video" or is_cover(stream):
                 self._add(stream)
-        self._output.metadata.update(copied_tags(self._input.metadata, self._format))
+        self._output.metadata.update(copied_tags(self._demuxer.container.metadata, self._format))
         self._add_chapters()
-        wanted = [stream for stream in self._input.streams if stream.index in self._copies]
-        self._reader = PacketReader(self._input, wanted)
-        self._packets = iter(self._reader) if wanted else iter(())
         return video
 
-    def advance(self, until_seconds: Fraction | None) -> None:
-        """Copies packets up to a time of the output, all that are left if it is None."""
-        while True:
-            packet = self._pending if self._pending is not None else self._next()
-            self._pending = packet
-            if packet is None:
-                return
-            if until_seconds is not None and self._seconds(packet) > until_seconds:
-                return
-            self._pending = None
-            self._copy(packet)
+    def advance(self, until_seconds: Fraction | None, *, is_last: bool = False) -> None:
+        """Copies packets up to a time of the output, all that are left if it is None.
+
+        Args:
+            is_last: no more pictures come.
+        """
+        if self._demuxer is not None:
+            for packet in self._demuxer.others(until_seconds, is_last=is_last):
+                self._copy(packet)
 
     def close(self) -> None:
-        """Closes the source's file and sums up what went wrong in it."""
-        if self._reader is not None and self._reader.damaged:
-            self.warnings.append(f"{self._path}: {self._reader.damaged} damaged places in its other tracks")
+        """Sums up what went wrong in the other tracks."""
+        if self._demuxer is not None and self._demuxer.damaged_others:
+            self.warnings.append(f"{self._demuxer.damaged_others} damaged places in its other tracks")
         if self._refused:
-            self.warnings.append(f"{self._path}: {self._refused} packets of other tracks are damaged and left out")
-        if self._input is not None:
-            self._input.close()
-            self._input = None
+            self.warnings.append(f"{self._refused} packets of other tracks are damaged and left out")
 
     # --- streams ---
 
     def _add(self, stream: Stream) -> None:
-        if is_rebuilt(stream):
+        if is_rebuilt(stream) or lacks_parameters(stream):  # the demuxer tells of those that begin too late
             return
         repacked = repacked_codec(codec_of(stream), self._format)
         if stream.index in self._holdable:
@@ -183,6 +163,8 @@ class TrackCopier:
                 self._attach_cover(stream)
                 return
             copy = self._output.add_stream_from_template(stream, opaque=True)
+            if stream.type == "audio":  # FFmpeg estimates it again while it reads, and it is written into files
+                copy.codec_context.bit_rate = stream.codec_context.bit_rate or 0
         elif repacked == "mov_text":
             copy = self._output.add_stream("mov_text")
             copy.codec_context.subtitle_header = ASS_HEADER
@@ -196,25 +178,24 @@ class TrackCopier:
         copy.metadata.update(copied_tags(stream.metadata, self._format))
         if stream.type != "attachment":
             self._copies[stream.index] = (copy, repacked)
-            self._clocks[stream.index] = SteadyClock(stream.time_base or Fraction(1, 90000))
 
     def _hint(self, stream: Stream) -> str:
-        if self._format != "matroska" and stream.index in holdable(self._path, "matroska"):
+        assert self._demuxer is not None
+        if self._format != "matroska" and stream.index in holdable(self._demuxer, "matroska"):
             return "; -o out.mkv keeps it"
         return ""
 
     def _attach_cover(self, stream: Stream) -> None:
         """Matroska keeps pictures as attached files; the payload is the stream's only packet."""
         name, mime = _PICTURE_TYPES[codec_of(stream)]
-        with open_input(self._path) as again:
-            for packet in again.demux(again.streams[stream.index]):
-                if packet.size:
-                    self._output.add_attachment(stream.metadata.get("filename", name), mime, bytes(packet))
-                return
+        assert self._demuxer is not None
+        picture = self._demuxer.first_packets.get(stream.index)
+        if picture is not None:
+            self._output.add_attachment(stream.metadata.get("filename", name), mime, bytes(picture))
 
     def _add_chapters(self) -> None:
-        assert self._input is not None
-        chapters = self._input.chapters()
+        assert self._demuxer is not None
+        chapters = self._demuxer.container.chapters()
         for chapter in chapters:
             shift = round(self._media.offset_seconds / (chapter["time_base"] or 1))
             chapter["start"] -= shift
@@ -224,29 +205,18 @@ class TrackCopier:
 
     # --- packets ---
 
-    def _next(self) -> Packet | None:
-        """The next packet with a payload; the empty ones that flush decoders are of no use here."""
-        return next((packet for packet in self._packets if packet.size or packet.dts is not None), None)
-
-    def _seconds(self, packet: Packet) -> Fraction:
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        return (stamp or 0) * packet.time_base - self._media.offset_seconds
-
     def _copy(self, packet: Packet) -> None:
         av = import_av()
-        copy, repacked = self._copies[packet.stream.index]
-        stamp = packet.dts if packet.dts is not None else packet.pts or 0
-        offset = round(self._media.offset_seconds / packet.time_base)
-        offset -= self._clocks[packet.stream.index].shift(stamp, packet.duration or 0)
+        index = packet.stream_index
+        if index not in self._copies or not (packet.size or packet.dts is not None):
+            return
+        copy, repacked = self._copies[index]
         if repacked is not None:
             payload = repack(bytes(packet), repacked)
             if payload is None:
                 return
             packet = _with_payload(packet, payload)
-        if packet.pts is not None:
-            packet.pts -= offset
-        if packet.dts is not None:
-            packet.dts -= offset
+        self._move_behind(packet, copy)
         packet.stream = copy
         try:
             self._output.mux_one(packet)
@@ -257,29 +227,39 @@ class TrackCopier:
                 raise
             self._refused += 1
 
+    def _move_behind(self, packet: Packet, copy: Any) -> None:
+        """Moves a packet whose decoding time does not increase to one tick behind the one before: muxers refuse it."""
+        if packet.dts is None:
+            return
+        ratio = packet.time_base / copy.time_base
+        dts = math.floor(packet.dts * ratio + Fraction(1, 2))
+        least = self._least.get(copy.index, dts)
+        if dts < least:
+            lead = 0 if packet.pts is None else round((packet.pts - packet.dts) * ratio)
+            packet.duration = round((packet.duration or 0) * ratio)
+            packet.time_base, packet.dts = copy.time_base, least
+            packet.pts = None if packet.pts is None else least + lead
+            dts = least
+        self._least[copy.index] = dts + self._is_strict
+
 
 def _with_payload(packet: Packet, payload: bytes) -> Packet:
-    copy = import_av().Packet(payload)
-    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration or 0
-    copy.time_base = packet.time_base
-    copy.is_keyframe = True
-    return copy
+    return packet_of(payload, pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base)
 
 
 # Codecs that browsers and phones play in MP4. Its muxer takes more, which only few players then read.
 _PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_text"}
 
 
-def container_for(path: str) -> str:
+def container_for(demuxer: Demuxer, path: str) -> str:
     """Suffix of an output that keeps every track: .mp4 if that can, else Matroska's, else the source's own.
 
     QuickTime sources stay .mov where that can: unlike Matroska, it has a clock as fine as the source's.
     """
     own = Path(path).suffix.lower()
-    with open_input(path) as source:
-        pictures = {stream.index for stream in video_streams(source)}
-        others = [s for s in source.streams if s.index not in pictures and not is_rebuilt(s)]
-        playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
-        indices = {stream.index for stream in others}
+    pictures = {stream.index for stream in video_streams(demuxer.streams)}
+    others = [s for s in demuxer.streams if s.index not in pictures and not is_rebuilt(s)]
+    playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
+    indices = {stream.index for stream in others}
     candidates = [".mp4"] * playable + [".mov"] * (own == ".mov") + [".mkv"] + [own] * (own in CONTAINERS)
-    return next((suffix for suffix in candidates if indices <= holdable(path, CONTAINERS[suffix][0])), ".mkv")
+    return next((suffix for suffix in candidates if indices <= holdable(demuxer, CONTAINERS[suffix][0])), ".mkv")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import SourceError, first_line
+from engine.video.demuxer import Demuxer
 from engine.video.nvidia.codecs import HardwareDecoderError, decode_on_hardware, why_not_decoded
 from engine.video.nvidia.frames import ToDeviceBgr, in_memory
 from engine.video.nvidia.trials import VideoHardware, decoder_missing, device_errors
-from engine.video.pyav import PacketReader, import_av
+from engine.video.pyav import import_av
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.video.frame import VideoFrame
     from torch import Tensor
 
@@ -27,7 +28,7 @@ class VideoDecoder:
 
     Args:
         spec: path or URL of the file.
-        container, stream: the open file, and which of its streams to decode.
+        demuxer, stream: the open source, and which of its streams to decode.
         hardware: to decode on if it takes the stream, and where its frames stay if they can; None is software.
         closed: ends the decoding when it is set.
 
@@ -40,23 +41,22 @@ class VideoDecoder:
     def __init__(
         self,
         spec: str,
-        container: InputContainer,
+        demuxer: Demuxer,
         stream: Any,
         *,
         hardware: VideoHardware | None,
-        is_live: bool,
         closed: threading.Event,
     ) -> None:
         self.hardware = ""
         self.notes: list[str] = []
         self._spec = spec
         self._stream = stream
-        self._reader = PacketReader(container, [stream])
+        self._demuxer = demuxer
         self._failed_packets = 0
         self._offered = hardware
         self._closed = closed
         if hardware is not None:
-            reason = "a live stream can't be opened twice" if is_live else why_not_decoded(stream)
+            reason = why_not_decoded(stream) if demuxer.can_be_opened_twice else "a stream can't be opened twice"
             reason = reason or decoder_missing(hardware.device_index)
             if reason is not None:
                 self._offered = None
@@ -64,7 +64,7 @@ class VideoDecoder:
 
     @property
     def damaged_packets(self) -> int:
-        return self._failed_packets + self._reader.damaged
+        return self._failed_packets + self._demuxer.damaged
 
     def decode(self) -> Generator[Decoded, None, None]:
         """Decodes to the end of the file, in software from where the hardware meets anything unusual."""
@@ -80,15 +80,24 @@ class VideoDecoder:
             except HardwareDecoderError as error:
                 self.hardware = f"NVDEC for {done} frames" if done else ""
                 self._note_if_wanted(self._offered, f"decoded in software from frame {done} on: {error}")
+            self._start_again()
         # One decoder counts, repairs and leaves out what is damaged, so software starts at the first frame again.
         for number, frame in enumerate(self._decode_in_software()):
             if number >= done:
                 yield frame, None
 
+    def _start_again(self) -> None:
+        """Opens the source a second time for the picture; the first reader goes on for the other tracks."""
+        self._demuxer.leave_pictures()
+        index = self._stream.index
+        self._demuxer = Demuxer(self._spec)
+        self._demuxer.choose(self._demuxer.container.streams[index])
+        self._demuxer.drop_others()
+
     def _decode_on_hardware(self, hardware: VideoHardware) -> Generator[Decoded, None, None]:
         """Decodes to the end of the file; pictures are converted on the device that they are to stay on, if any."""
         to_device = ToDeviceBgr(hardware.frames_device) if hardware.frames_device else None
-        with contextlib.closing(decode_on_hardware(self._spec, self._stream, hardware)) as frames:
+        with contextlib.closing(decode_on_hardware(self._spec, self._demuxer, self._stream, hardware)) as frames:
             for number, frame in enumerate(frames):
                 image = None
                 if to_device is not None:
@@ -108,9 +117,13 @@ class VideoDecoder:
     def _decode_in_software(self) -> Generator[VideoFrame, None, None]:
         """Decodes to the end of the file; a packet that fails is counted and left out."""
         av = import_av()
-        for packet in self._reader:
+        # AVI has no presentation times. Frames come in their order, so each takes the earliest decoding time left.
+        times: list[int] = []
+        for packet in self._demuxer.pictures():
             if self._closed.is_set():
                 return
+            if packet.pts is None and packet.dts is not None and packet.size:
+                heapq.heappush(times, packet.dts)
             try:
                 frames = self._stream.decode(packet)
             except av.error.EOFError:
@@ -119,8 +132,14 @@ class VideoDecoder:
                 if isinstance(error, av.error.NotImplementedError | av.error.DecoderNotFoundError):
                     raise SourceError(f"{self._spec}: can't be decoded ({first_line(error)})") from error
                 self._failed_packets += 1
+                if packet.pts is None and packet.dts in times:
+                    times.remove(packet.dts)
+                    heapq.heapify(times)
                 continue
-            yield from frames
+            for frame in frames:
+                if frame.pts is None and times:
+                    frame.pts = heapq.heappop(times)
+                yield frame
 
     def _note_if_wanted(self, hardware: VideoHardware, line: str) -> None:
         if hardware.is_wanted:

@@ -33,12 +33,14 @@ from engine.video.nvidia.trials import (
     shared_accelerator,
     trial_packets,
 )
-from engine.video.pyav import PacketReader, import_av, indexed_frames, open_input
+from engine.video.pyav import import_av, indexed_frames, open_input
 
 if TYPE_CHECKING:
     import torch
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+
+    from engine.video.demuxer import Demuxer
 
 # FFmpeg's decoder -> profiles and pixel formats that all of NVIDIA's decoders know. AV1 is missing because the decoder
 # that PyAV takes for it, libdav1d, has no hardware.
@@ -127,12 +129,15 @@ def open_on_hardware(spec: str, hardware: VideoHardware) -> InputContainer:
     return open_input(spec, hwaccel=accelerator(hardware.device_index))
 
 
-def decode_on_hardware(spec: str, stream: Any, hardware: VideoHardware) -> Generator[VideoFrame, None, None]:
+def decode_on_hardware(
+    spec: str, demuxer: Demuxer, stream: Any, hardware: VideoHardware
+) -> Generator[VideoFrame, None, None]:
     """Decodes a stream to its end; the frames are in system memory, as NV12 or P010, or on the device if they can be.
 
     Args:
-        spec: the file.
-        stream: one of its streams for which `why_not_decoded` is None, opened for the software decoder.
+        spec: the file. It is opened for its decoder only.
+        demuxer: gives the picture's packets.
+        stream: the picture, for which `why_not_decoded` is None, opened for the software decoder.
         hardware: what to decode it on.
 
     Raises:
@@ -147,22 +152,21 @@ def decode_on_hardware(spec: str, stream: Any, hardware: VideoHardware) -> Gener
         twin: Any = container.streams[stream.index]
         # Each thread of FFmpeg's takes surfaces of its own, and the device has 32 of them.
         twin.thread_count = 1
-        reader = PacketReader(container, [twin])
         count = 0
-        for packet in reader:
+        for packet in demuxer.pictures():
             try:
                 frames = twin.decode(packet)
             except av.error.EOFError:
                 continue
             except device_errors() as error:
                 raise HardwareDecoderError(first_line(error)) from error
-            if reader.damaged:
+            if demuxer.damaged:
                 raise HardwareDecoderError("a damaged packet")
             for frame in frames:
                 _check(frame, stream)
                 count += 1
                 yield frame
-        if reader.damaged or count < indexed_frames(stream):
+        if demuxer.damaged or count < indexed_frames(stream):
             raise HardwareDecoderError("a damaged file, or frames that did not come")
     finally:
         container.close()

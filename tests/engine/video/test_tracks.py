@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -203,7 +204,8 @@ def test_subrip_becomes_mp4_text_and_back(tmp_path: Path) -> None:
 )
 def test_default_output_keeps_every_track(tmp_path: Path, suffix: str, options: dict, expected: str) -> None:
     source = make_video(tmp_path / f"in{suffix}", **options)
-    output = default_output(str(source), "mosaic")
+    with contextlib.closing(open_source(str(source))) as opened:
+        output = default_output(str(source), "mosaic", opened)
     assert output == tmp_path / expected
     result = through(source, output)
     assert not [line for line in result.warnings if "left out" in line]

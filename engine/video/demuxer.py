@@ -1,0 +1,339 @@
+"""The one reader of a source: packets of all its streams in file order, on one timeline."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import SourceError
+from engine.video.packet_spool import PacketSpool, packet_of, time_of
+from engine.video.pyav import has_flag, import_av, is_live_protocol, lacks_parameters, open_input, open_pipe
+from engine.video.timeline import Timeline
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+
+# Reading the same damaged spot again and again must end: so many failed reads in a row are the end of the file.
+MAX_FAILED_READS = 50
+
+# How far into a file the first packets of its tracks are looked for, and in broadcasts, where tracks may begin late.
+PACKETS_TRIED = 300
+LOOK_AHEAD_BYTES = 64 << 20
+
+# A stream that begins so much later than another may be one that goes on under another identifier.
+LATE_SECONDS = 0.5
+
+OVERLAP_SECONDS = 0.3
+
+# The other tracks lie at most this far behind the picture in a file that is well interleaved.
+INTERLEAVED_SECONDS = 10
+
+
+class Demuxer:
+    """Opens a source once and reads it once.
+
+    The thread that decodes iterates over `pictures`. Packets of other tracks that it meets wait for the thread that
+    writes, which takes them with `others`.
+
+    Args:
+        spec: path or URL; `-` is the standard input.
+        hwaccel: PyAV's description of a hardware decoder for the streams.
+
+    Attributes:
+        container: the open source.
+        streams: what it holds, without streams in which another one goes on.
+        offset_seconds: subtracted from every timestamp, all tracks alike.
+        is_live: it arrives in real time and has no end of its own.
+        damaged, damaged_others: reads that failed and picture packets that are incomplete; packets of other tracks.
+        first_packets: the first packet of each stream that has one so far, by the stream's index.
+
+    Raises:
+        SourceError: it can't be opened.
+    """
+
+    def __init__(self, spec: str, *, hwaccel: Any = None) -> None:
+        self.damaged = self.damaged_others = 0
+        self.first_packets: dict[int, Packet] = {}
+        self._spec = spec
+        self._picture: Any = None
+        self._timeline: Timeline | None = None
+        self._pipe = open_pipe(spec)
+        self.container: Any = open_input(spec, pipe=self._pipe, hwaccel=hwaccel)
+        self.is_live = is_live_protocol(self.container, spec)
+        self._is_broadcast = has_flag(self.container, "ts_discont")
+        self.streams: list[Any] = list(self.container.streams)
+        if self.container.format.name == "avi":
+            # AVI has no presentation times, and those that FFmpeg makes up for B-frames are wrong.
+            self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
+        self._ahead: collections.deque[Any] = collections.deque()
+        self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
+        self._begun: dict[int, Any] = {}  # index -> the first packet, of streams that have begun soon enough
+        self._now: dict[int, int] = {}  # index of a stream -> of the one in which it goes on at present
+        self._read_packets = self._read()
+        if not self.is_live:
+            self._look_ahead()
+        self.offset_seconds = self._offset()
+        self._mapped: Iterator[Any] = iter(())
+        self._spool: PacketSpool | None = PacketSpool()
+        self._is_kept = self._reads_others_only = False
+        self._corrupt: collections.deque[bool] = collections.deque(maxlen=2)  # of the latest picture packets
+        self._last_seen: dict[int, Fraction] = {}
+        self._reading = threading.Lock()
+
+    @property
+    def joins(self) -> int:
+        """How often the source's clock has restarted so far."""
+        return self._timeline.joins if self._timeline is not None else 0
+
+    @property
+    def can_be_opened_twice(self) -> bool:
+        return self._pipe is None and not self.is_live
+
+    def starts(self) -> list[Fraction]:
+        """Where each track starts, in seconds of the source's clock."""
+        return [
+            Fraction(stream.start_time) * stream.time_base
+            for stream in self.streams
+            if stream.start_time is not None and stream.time_base is not None
+        ]
+
+    def choose(self, picture: Any) -> None:
+        """Says which stream is the picture, before anything is read."""
+        self._picture = picture
+        self._timeline = Timeline(self.offset_seconds, picture=picture.index, can_leap=self._is_broadcast)
+        self._mapped = self._map()
+
+    def keep_others(self) -> None:
+        """Says that somebody will take the other tracks' packets and close the source."""
+        self._is_kept = True
+
+    def leave_pictures(self) -> None:
+        """Says that the picture is read elsewhere: `others` then reads the source itself."""
+        self._reads_others_only = True
+
+    def pictures(self) -> Iterator[Packet]:
+        """The picture's packets to the end of the source, then an empty one, which flushes its decoder."""
+        while (packet := self._next()) is not None:
+            if packet.stream_index == self._picture.index:
+                yield packet
+        flush = import_av().Packet()
+        flush.stream, flush.time_base = self._picture, self._picture.time_base
+        yield flush
+        self._check_late()
+
+    def _check_late(self) -> None:
+        """Raises SourceError where a stream began too late to be followed."""
+        for stream in self.streams if self._is_broadcast else ():
+            packet = self.first_packets.get(stream.index)
+            if packet is None or stream.index in self._begun:
+                continue
+            begin = time_of(packet) - self.offset_seconds
+            goes_on = stream.type == "video" and begin > self._last_seen.get(self._picture.index, begin)
+            if goes_on or (stream.type == "audio" and lacks_parameters(stream) and self._is_kept):
+                what = "the film goes on" if goes_on else "sound begins"
+                raise SourceError(
+                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late in the file to "
+                    "be followed; copy it to another container first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
+                )
+
+    def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
+        """Packets of the other tracks up to a time, all if it is None, as far as the source has been read.
+
+        Args:
+            is_last: no more pictures are wanted, so the source is read on until the time is reached everywhere.
+        """
+        while (packet := self._take(until_seconds, is_last or self._reads_others_only)) is not None:
+            yield packet
+
+    def drop_others(self) -> None:
+        """Drops the other tracks' packets from here on, if nobody wants them."""
+        if not self._is_kept and self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def interrupt(self) -> None:
+        """Ends a read that waits for a pipe; from any thread."""
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def release(self) -> None:
+        """Closes the source unless somebody still takes its other tracks."""
+        if not self._is_kept:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the source, unless a read that hangs holds it."""
+        self.interrupt()
+        if self._reading.acquire(timeout=1.0):
+            try:
+                self._mapped = self._read_packets = iter(())
+                self._ahead.clear()
+                self.container.close()
+                if self._spool is not None:
+                    self._spool.close()
+            finally:
+                self._reading.release()
+
+    # --- reading ---
+
+    def _next(self, timeout: float = -1) -> Any:
+        """Reads the next packet, which also goes to those who wait for it; None at the end.
+
+        Args:
+            timeout: seconds to wait for another thread that reads; -1 is without end.
+        """
+        if not self._reading.acquire(timeout=timeout):
+            return None
+        try:
+            packet = next(self._mapped, None)
+            if packet is None:
+                return None
+            assert self._timeline is not None
+            index = packet.stream_index
+            is_behind_join = id(packet) in self._timeline.crossed
+            self._timeline.crossed.discard(id(packet))
+            if packet.dts is not None:
+                self._last_seen[index] = time_of(packet)
+            if index == self._picture.index:
+                # FFmpeg takes the seam for damage, as the packets' counters don't go on there.
+                self.damaged -= is_behind_join and any(self._corrupt)
+                self._corrupt.append(packet.is_corrupt)
+            elif self._spool is not None:
+                if is_behind_join and packet.dts is not None:
+                    self._spool.make_room(index, packet.dts)
+                self._spool.put(packet)
+            return packet
+        finally:
+            self._reading.release()
+
+    def _take(self, until_seconds: Fraction | None, may_read: bool) -> Any:
+        if self._spool is None:
+            return None
+        while (packet := self._spool.take(until_seconds)) is None:
+            if not may_read or self.is_live or self._is_behind(until_seconds) or self._next(timeout=1.0) is None:
+                return None
+        return packet
+
+    def _is_behind(self, until_seconds: Fraction | None) -> bool:
+        """Whether the tracks have been read to behind a time."""
+        if until_seconds is None or not self._last_seen:
+            return False
+        latest = max(self._last_seen.values())
+        active = [time for time in self._last_seen.values() if latest - time < INTERLEAVED_SECONDS]
+        return min(active) > until_seconds
+
+    def _map(self) -> Iterator[Any]:
+        """All packets, on the timeline."""
+        assert self._timeline is not None
+        for packet in self._packets():
+            yield from self._timeline.push(packet)
+        yield from self._timeline.flush()
+
+    def _packets(self) -> Iterator[Any]:
+        order = {index: number for number, index in enumerate(self._begun)}
+        while True:
+            packet = self._ahead.popleft() if self._ahead else next(self._read_packets, None)
+            if packet is None:
+                return
+            index = packet.stream_index
+            stream = self._continued.get(index, packet.stream)
+            if self._continued:
+                latest = self._now.setdefault(stream.index, index)
+                if order.get(index, 0) < order.get(latest, 0):
+                    self.damaged += 1  # a stream's last packets, which FFmpeg gave up at the end of the file only
+                    continue
+                self._now[stream.index] = index
+            if stream is not packet.stream:
+                packet.stream = stream
+            yield packet
+
+    def _read(self) -> Iterator[Any]:
+        """Reads packets to the end of the source, past damaged places, which it counts."""
+        av = import_av()
+        failed_in_a_row = 0
+        while True:
+            try:
+                for packet in self.container.demux():
+                    if packet.size == 0 and packet.dts is None and packet.pts is None:
+                        return  # the first of those that flush decoders
+                    failed_in_a_row = 0
+                    self._note(packet)
+                    yield packet
+                return
+            except (av.error.FFmpegError, OSError):  # noqa: PERF203 - reading goes on behind the damage
+                self.damaged += 1
+                failed_in_a_row += 1
+                if failed_in_a_row >= MAX_FAILED_READS:
+                    return
+            except IndexError:  # PyAV at the end of a file in which damage has made streams appear
+                self.damaged += 1
+                return
+
+    def _note(self, packet: Any) -> None:
+        if packet.is_corrupt:
+            is_other = self._picture is not None and packet.stream_index != self._picture.index
+            self.damaged_others += is_other
+            self.damaged += not is_other
+        if packet.size and packet.stream_index not in self.first_packets:
+            self.first_packets[packet.stream_index] = packet_of(
+                bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
+            )
+
+    # --- opening ---
+
+    def _offset(self) -> Fraction:
+        """Broadcast formats (MPEG-TS, MPEG-PS) start their clock anywhere, hours in: they are moved to zero."""
+        return min(self.starts(), default=Fraction(0)) if self._is_broadcast else Fraction(0)
+
+    def _look_ahead(self) -> None:
+        """Reads until every stream has begun; in broadcasts with streams that begin late, as far as memory allows."""
+        begun = self._begun
+        everything = {s.index for s in self.streams if s.type != "attachment"}
+        has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
+        size = 0
+        while size < LOOK_AHEAD_BYTES:
+            if not has_late and (len(self._ahead) >= PACKETS_TRIED or begun.keys() >= everything):
+                break
+            packet = next(self._read_packets, None)
+            if packet is None:
+                break
+            begun.setdefault(packet.stream_index, packet)
+            self._ahead.append(packet)
+            size += packet.size
+        if has_late:
+            for number, (index, begin) in enumerate(begun.items()):
+                self._find_predecessor(self.container.streams[index], begin, list(begun)[:number])
+
+    def _find_predecessor(self, stream: Any, begin: Any, earlier: list[int]) -> None:
+        """Finds the stream that goes on in this one: of its kind, and silent since this one began."""
+        packets = list(self._ahead)
+        place = next(i for i, packet in enumerate(packets) if packet is begin)
+        for other in [stream for stream in self.streams if stream.index in earlier]:
+            chain = {other.index, *(i for i, first in self._continued.items() if first is other)}
+            # The last packets of a stream are complete only where its next ones begin, here at the end of the file.
+            late = [packet for packet in packets[place:] if packet.stream_index in chain and packet.size]
+            if not _is_alike(stream, other) or any(_is_after(packet, begin) for packet in late):
+                continue
+            behind = [packet for packet in packets[place:] if not any(packet is one for one in late)]
+            self._ahead = collections.deque([*packets[:place], *late, *behind])
+            self._continued[stream.index] = other
+            self.streams.remove(stream)
+            return
+
+
+def _is_alike(stream: Any, other: Any) -> bool:
+    """Whether one stream's packets may follow the other's in one track."""
+    if stream.type != other.type or stream.type not in ("video", "audio") or stream.time_base != other.time_base:
+        return False
+    one, two = stream.codec_context, other.codec_context
+    if one is None or two is None or one.name != two.name or stream.language != other.language:
+        return False
+    return stream.type == "video" or (one.sample_rate, one.channels) == (two.sample_rate, two.channels)
+
+
+def _is_after(packet: Any, begin: Any) -> bool:
+    """Whether a packet is shown after another one. Recordings that were joined may overlap a little."""
+    return time_of(packet) > time_of(begin) + OVERLAP_SECONDS
