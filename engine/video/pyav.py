@@ -22,6 +22,13 @@ MAX_FAILED_READS = 50
 # Timestamps that fall back this far are a clock that has restarted (joined broadcasts), not frames out of order.
 CLOCK_RESET_SECONDS = 10
 
+# How far into a file FFmpeg looks for sound that begins late, where it has not found any of a track that is announced.
+LATE_TRACK_OPTIONS = {
+    "scan_all_pmts": "1",
+    "analyzeduration": "120000000",
+    "probesize": "200000000",
+}  # microseconds, bytes
+
 # Network sources that stay silent this long have ended.
 NETWORK_TIMEOUT_SECONDS = 15.0
 
@@ -60,7 +67,12 @@ def open_input(spec: str, *, hwaccel: Any = None) -> InputContainer:
         # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
         # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
         name = spec if is_url(spec) else os.path.abspath(spec)
-        return av.open(name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel)
+        settings = {"timeout": timeout, "metadata_errors": "surrogateescape", "hwaccel": hwaccel}
+        container = av.open(name, "r", options=options, **settings)
+        if Path(name).is_file() and any(is_undescribed(stream) for stream in container.streams.audio):
+            container.close()
+            container = av.open(name, "r", options=options | LATE_TRACK_OPTIONS, **settings)
+        return container
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
 
@@ -94,6 +106,11 @@ def _lacks_index(path: Path) -> bool:
                 break
             file.seek(size - 16, os.SEEK_CUR)
     return boxes[:1] == [b"ftyp"] and b"moov" not in boxes
+
+
+def is_undescribed(stream: Any) -> bool:
+    """True for sound of which FFmpeg has seen nothing yet, so that it can't be written."""
+    return stream.codec_context is not None and not stream.codec_context.sample_rate
 
 
 def has_flag(container: InputContainer | OutputContainer, name: str) -> bool:

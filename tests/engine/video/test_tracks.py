@@ -161,11 +161,11 @@ def test_what_mp4_cannot_hold_is_named(tmp_path: Path) -> None:
     assert_copied(read(source).of_type("audio")[:1], result.contents.of_type("audio")[:1])
 
 
-def test_webm_takes_opus_and_leaves_aac(tmp_path: Path) -> None:
+def test_webm_copies_opus_and_converts_aac(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", audio=(Audio(), Audio(codec="libopus")), size=(64, 64))
     result = through(source, tmp_path / "out.webm")
-    assert [track.codec for track in result.contents.of_type("audio")] == ["opus"]
-    assert any("aac" in line for line in result.warnings)
+    assert [track.codec for track in result.contents.of_type("audio")] == ["opus", "opus"]
+    assert any("aac" in line and "converted to Opus" in line for line in result.warnings)
 
 
 def test_subrip_becomes_mp4_text_and_back(tmp_path: Path) -> None:
