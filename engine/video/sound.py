@@ -93,6 +93,8 @@ def sound_codec_for(stream: Stream, container: str) -> str | None:
         stream: a sound track of the source, with its sample rate and format.
         container: FFmpeg's name of the output's container.
     """
+    if stream.codec_context is None:  # no decoder, as for Apple's spatial sound
+        return None
     lossless, lossy = _ENCODERS.get(container, ((), ()))
     names = (*lossless, *lossy) if _is_lossless(stream) else lossy
     encoders = [encoder for name in names if (encoder := _pcm_encoder(stream) if name == "pcm" else name)]

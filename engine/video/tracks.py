@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import SinkError
 from engine.video.base import Media
-from engine.video.containers import CONTAINERS
 from engine.video.pyav import PacketReader, SteadyClock, import_av, is_undescribed, open_input, video_streams
 from engine.video.sound import SoundConverter, codec_label, sound_codec_for
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
@@ -199,11 +198,17 @@ class TrackCopier:
             return add_video(None)
         self._holdable = holdable(self._path, self._format)
         video = None
+        data: list[Stream] = []
         for stream in self._input.streams:
             if stream.index == self._media.stream_index:
                 video = add_video(stream)
+            elif stream.type == "data" and self._format != "mpegts":
+                data += [stream] * (not is_rebuilt(stream))
             elif stream.type != "video" or is_cover(stream):
                 self._add(stream)
+        if data:  # what cameras measure; a copy would be a track that says nothing of what is in it
+            names = ", ".join(describe(stream) for stream in data)
+            self.warnings.append(f"{names} left out: {self._format} can't hold data of other programs")
         self._output.metadata.update(copied_tags(self._input.metadata, self._format))
         self._add_chapters()
         wanted = [stream for stream in self._input.streams if stream.index in self._copies]
@@ -394,15 +399,18 @@ _PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_te
 
 
 def container_for(path: str) -> str:
-    """Suffix of an output that keeps every track: .mp4 if that can, else Matroska's, else the source's own.
+    """Suffix of an output that the owner of the source can play: .mp4, or .mov for a .mov.
 
-    QuickTime sources stay .mov where that can: unlike Matroska, it has a clock as fine as the source's.
+    A Matroska file with tracks that MP4 can't hold stays one.
     """
     own = Path(path).suffix.lower()
+    if own == ".mov":
+        return own
+    if own not in (".mkv", ".webm"):
+        return ".mp4"
     with open_input(path) as source:
         pictures = {stream.index for stream in video_streams(source)}
         others = [s for s in source.streams if s.index not in pictures and not is_rebuilt(s)]
         playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
         indices = {stream.index for stream in others}
-    candidates = [".mp4"] * playable + [".mov"] * (own == ".mov") + [".mkv"] + [own] * (own in CONTAINERS)
-    return next((suffix for suffix in candidates if indices <= holdable(path, CONTAINERS[suffix][0])), ".mkv")
+    return ".mp4" if playable and indices <= holdable(path, "mp4") else ".mkv"
