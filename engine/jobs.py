@@ -167,6 +167,7 @@ class JobRunner:
             source,
             crf=options.crf,
             codec=options.codec,
+            audio=options.audio,
             overwrite=options.overwrite,
             hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),

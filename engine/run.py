@@ -92,6 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--crf", type=_crf, metavar="N", help="quality, 0 (best) to 63; smaller is better and larger files"
     )
     video.add_argument(
+        "--audio",
+        choices=("convert", "copy", "none"),
+        default="convert",
+        help="for sound that the output's container can't hold as it is. convert (default): encode it again; "
+        "copy: an error. none: no sound at all",
+    )
+    video.add_argument(
         "--hwaccel",
         choices=("auto", "none", "cuda"),
         default="auto",

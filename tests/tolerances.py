@@ -69,3 +69,10 @@ TANH_LEVELS = 1
 NORM_FUSED_RTOL = 2e-5
 # The same in bfloat16: signal over noise in dB, with every activation rounded, through up to two dozen layers.
 NORM_FUSED_BF16_DB = 25.0
+
+# A flash and the beep that begins with it, milliseconds apart: a frame at 25 a second, which nobody notices.
+SYNC_MS = 40.0
+
+# What an encoder's default quality keeps of a smooth picture with one bright square. The limit is chroma at half the
+# resolution, and the 256 colours of a GIF.
+ENCODER_DEFAULT_DB = 30.0

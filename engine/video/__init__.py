@@ -120,6 +120,7 @@ def open_sink(
     *,
     crf: int | None = None,
     codec: str | None = None,
+    audio: str = "convert",
     overwrite: bool = False,
     show: bool = False,
     on_next: Callable[[], None] | None = None,
@@ -134,6 +135,8 @@ def open_sink(
         source: what the frames come from: sound, subtitles and metadata of a video file are copied from it.
         crf: quality of the video encoder, smaller is better; None takes the codec's default here (18 for H.264).
         codec: FFmpeg's name of a video encoder; None takes the container's usual one.
+        audio: sound is copied where the container holds it; else "convert" encodes it again and "copy" is an error.
+            "none" leaves all sound out.
         overwrite: replace files that exist.
         show: show the frames in a window as well.
         on_next: what the key n does in that window.
@@ -145,7 +148,7 @@ def open_sink(
     """
     sink = None
     if spec:
-        settings = {"crf": crf, "codec": codec, "threads": threads, "hardware": hardware}
+        settings = {"crf": crf, "codec": codec, "audio": audio, "threads": threads, "hardware": hardware}
         sink = _file_sink(spec, source, overwrite=overwrite, settings=settings)
     if not show:
         return sink or NullSink()
@@ -161,7 +164,7 @@ def hardware_used(source: Source, sink: Sink) -> list[str]:
 
 
 def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str, Any]) -> Sink:
-    """`settings`: those of a video file's encoder, see `FileSink`."""
+    """`settings`: those of a video file, see `FileSink`."""
     path = Path(spec)
     _refuse_input(path, source)
     suffix = path.suffix.lower()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Code points of ITU-T H.273, which FFmpeg's AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic share.
 MATRIX_RGB = 0
 MATRIX_BT709 = 1
+MATRIX_BT470BG = 5
 MATRIX_SMPTE170M = 6
 PRIMARIES_BT709 = 1
 TRANSFER_BT709 = 1

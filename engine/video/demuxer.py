@@ -23,6 +23,9 @@ MAX_FAILED_READS = 50
 PACKETS_TRIED = 300
 LOOK_AHEAD_BYTES = 64 << 20
 
+# With how many packets a container must hold a sound track.
+SOUND_PACKETS_KEPT = 16
+
 # A stream that begins so much later than another may be one that goes on under another identifier.
 LATE_SECONDS = 0.5
 
@@ -48,7 +51,7 @@ class Demuxer:
         offset_seconds: subtracted from every timestamp, all tracks alike.
         is_live: it arrives in real time and has no end of its own.
         damaged, damaged_others: reads that failed and picture packets that are incomplete; packets of other tracks.
-        first_packets: the first packet of each stream that has one so far, by the stream's index.
+        first_packets: the first packets of each stream so far, by the stream's index: up to 16 of sound, else one.
 
     Raises:
         SourceError: it can't be opened.
@@ -56,7 +59,7 @@ class Demuxer:
 
     def __init__(self, spec: str, *, hwaccel: Any = None) -> None:
         self.damaged = self.damaged_others = 0
-        self.first_packets: dict[int, Packet] = {}
+        self.first_packets: dict[int, list[Packet]] = {}
         self._spec = spec
         self._picture: Any = None
         self._timeline: Timeline | None = None
@@ -127,16 +130,16 @@ class Demuxer:
     def _check_late(self) -> None:
         """Raises SourceError where a stream began too late to be followed."""
         for stream in self.streams if self._is_broadcast else ():
-            packet = self.first_packets.get(stream.index)
-            if packet is None or stream.index in self._begun:
+            packets = self.first_packets.get(stream.index)
+            if not packets or stream.index in self._begun:
                 continue
-            begin = time_of(packet) - self.offset_seconds
+            begin = time_of(packets[0]) - self.offset_seconds
             goes_on = stream.type == "video" and begin > self._last_seen.get(self._picture.index, begin)
             if goes_on or (stream.type == "audio" and lacks_parameters(stream) and self._is_kept):
                 what = "the film goes on" if goes_on else "sound begins"
                 raise SourceError(
-                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late in the file to "
-                    "be followed; copy it to another container first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
+                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late in the file "
+                    "to be followed; copy it to another container first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
                 )
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
@@ -277,9 +280,13 @@ class Demuxer:
             is_other = self._picture is not None and packet.stream_index != self._picture.index
             self.damaged_others += is_other
             self.damaged += not is_other
-        if packet.size and packet.stream_index not in self.first_packets:
-            self.first_packets[packet.stream_index] = packet_of(
-                bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
+        kept = self.first_packets.setdefault(packet.stream_index, [])
+        is_next = not kept or (packet.dts is not None and kept[-1].dts is not None and packet.dts > kept[-1].dts)
+        if packet.size and is_next and len(kept) < (SOUND_PACKETS_KEPT if packet.stream.type == "audio" else 1):
+            kept.append(
+                packet_of(
+                    bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
+                )
             )
 
     # --- opening ---

@@ -28,11 +28,23 @@ class VideoParameters:
     time_base: Fraction
 
 
+# FFmpeg counts the quality of encoders without `crf` in this unit.
+_LAMBDA = 118
+
+# Encoders with a scale of 1 to 31 instead: options that make it constant.
+_BY_SCALE = (
+    *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "flv", "h261", "h263", "h263p"),
+    *("mjpeg", "svq1", "snow", "speedhq", "asv1", "asv2", "amv"),
+)
+_GOOD_SCALE = 2
+
 # encoder -> name of its constant-quality option, the usual value (hardly distinguishable from the frames encoded), and
 # options that trade some size for much speed.
 _SETTINGS: dict[str, tuple[str, int, dict[str, str]]] = {
     "libx264": ("crf", 18, {"preset": "veryfast"}),
     "libx265": ("crf", 20, {"preset": "superfast", "x265-params": "log-level=none"}),
+    # A target rate that is never reached leaves the quality to decide.
+    "libvpx": ("crf", 8, {"deadline": "realtime", "cpu-used": "4", "b": "100M", "qmin": "0"}),
     "libvpx-vp9": ("crf", 24, {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
     "libsvtav1": ("crf", 28, {"preset": "9"}),
     # The quality alone decides, without a target rate; B-frames and profile are those of libx264.
@@ -40,6 +52,15 @@ _SETTINGS: dict[str, tuple[str, int, dict[str, str]]] = {
     "hevc_nvenc": ("cq", 21, {"preset": "p4", "rc": "vbr"}),
     "av1_nvenc": ("cq", 26, {"preset": "p4", "rc": "vbr"}),
 }
+
+# Options of encoders that have no constant-quality mode.
+_OPTIONS = {
+    "dnxhd": {"profile": "dnxhr_hq"},  # the older profiles know only some sizes
+    "prores_ks": {"profile": "hq", "vendor": "apl0"},
+}
+
+# These take what is stored in the full range only.
+_FULL_RANGE = ("mjpeg", "amv", "ljpeg")
 
 
 def find_encoder(name: str) -> Any:
@@ -76,7 +97,10 @@ def encoder_options(name: str, crf: int | None) -> tuple[dict[str, str], str | N
     if name == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr past FFmpeg's log
     if name not in _SETTINGS:
-        return {}, f"--crf {crf} has no effect with {name}" if crf is not None else None
+        options = dict(_OPTIONS.get(name, {}))
+        if name in _BY_SCALE:
+            options |= {"flags": "+qscale", "global_quality": str(_GOOD_SCALE * _LAMBDA)}
+        return options, f"--crf {crf} has no effect with {name}" if crf is not None else None
     quality, usual, options = _SETTINGS[name]
     return {**options, quality: str(usual if crf is None else crf)}, None
 
@@ -84,6 +108,10 @@ def encoder_options(name: str, crf: int | None) -> tuple[dict[str, str], str | N
 def pixel_format_of(codec: Any) -> str:
     """The encoder's pixel format that most players show: yuv420p where there is the choice."""
     names = [pixel_format.name for pixel_format in codec.video_formats or []]
+    if codec.name == "gif":
+        return "pal8"
+    if codec.name in _FULL_RANGE and "yuvj420p" in names:
+        return "yuvj420p"
     for wanted in ("yuv420p", "nv12", "yuvj420p", "yuv422p", "yuv422p10le", "yuv444p", "rgb24", "bgr0", "rgb8"):
         if wanted in names:
             return wanted

@@ -40,6 +40,7 @@ class FileSink(Sink):
         info: the source's description.
         media: the source's file; None for sources without one (images, webcams).
         overwrite: replace `path` if it exists.
+        audio: "convert", "copy" or "none": what becomes of sound, see `TrackCopier`.
         encoder: `crf`, `codec`, `threads` and `hardware`, see `VideoEncoder`.
 
     Raises:
@@ -47,7 +48,14 @@ class FileSink(Sink):
     """
 
     def __init__(
-        self, path: Path, *, info: SourceInfo, media: Media | None = None, overwrite: bool = False, **encoder: Any
+        self,
+        path: Path,
+        *,
+        info: SourceInfo,
+        media: Media | None = None,
+        overwrite: bool = False,
+        audio: str = "convert",
+        **encoder: Any,
     ) -> None:
         self._format, _ = container_of(path.suffix)
         self._info = info
@@ -55,6 +63,7 @@ class FileSink(Sink):
         self._file = PartialFile(path, overwrite=overwrite)
         for part in sweep(path.parent):
             logger.warning("%s removed: a process that no longer runs has left it unfinished", part)
+        self._audio = audio
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
@@ -137,7 +146,7 @@ class FileSink(Sink):
             metadata_errors="surrogateescape",
         )
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
-        self._tracks = TrackCopier(self._media, self._output, self._format)
+        self._tracks = TrackCopier(self._media, self._output, self._format, audio=self._audio)
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
 
@@ -183,6 +192,7 @@ class FileSink(Sink):
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
         self._mux(self._encoder.flush(), is_last=True)
         self._tracks.advance(until_seconds, is_last=True)
+        self._tracks.flush()
 
     def _close(self) -> None:
         if self._tracks is not None:

@@ -9,11 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import SinkError
 from engine.video.base import Media
-from engine.video.containers import CONTAINERS
 from engine.video.demuxer import Demuxer
 from engine.video.packet_spool import packet_of
 from engine.video.pyav import has_flag, import_av, lacks_parameters, video_streams
+from engine.video.sound import SoundConverter, codec_label, sound_codec_for
 from engine.video.subtitles import ASS_HEADER, repack, repacked_codec
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def describe(stream: Stream) -> str:
     """A track in a few words for a message: `subtitle track 3 (ass, eng)`."""
     codec = codec_of(stream) or getattr(stream, "name", None)
     details = ", ".join(str(detail) for detail in (codec, stream.language) if detail)
-    return f"{stream.type} track {stream.index}" + (f" ({details})" if details else "")
+    kind = "sound" if stream.type == "audio" else stream.type
+    return f"{kind} track {stream.index}" + (f" ({details})" if details else "")
 
 
 def is_cover(stream: Stream) -> bool:
@@ -65,29 +67,68 @@ def is_cover(stream: Stream) -> bool:
 def holdable(demuxer: Demuxer, container: str) -> set[int]:
     """Indices of the streams of a source that FFmpeg's muxer of that name takes as they are.
 
-    Each is tried in a file of its own in memory, with its first packet: some muxers refuse only at the end.
+    Each is tried in a file of its own in memory, with its first packets: some muxers refuse only at the end, and some
+    write sound that is read as another codec or at another speed.
     """
     av = import_av()
-    return {s.index for s in demuxer.streams if _can_hold(av, container, s, demuxer.first_packets.get(s.index))}
+    return {s.index for s in demuxer.streams if _can_hold(av, container, s, demuxer.first_packets.get(s.index, []))}
 
 
-def _can_hold(av: Any, container: str, stream: Stream, packet: Packet | None) -> bool:
+def _can_hold(av: Any, container: str, stream: Stream, packets: list[Packet]) -> bool:
     if container == "matroska" and is_cover(stream):
         return codec_of(stream) in _PICTURE_TYPES
-    trial = av.open(io.BytesIO(), "w", format=container)
+    seconds = _seconds_of(packets)
+    written = io.BytesIO()
+    trial = av.open(written, "w", format=container)
     try:
-        copy = trial.add_stream_from_template(stream, opaque=True)
+        copy = add_copy(trial, stream)
         copy.disposition = stream.disposition
-        if packet is not None:
+        trial.start_encoding()
+        for packet in packets:
             packet = _with_payload(packet, bytes(packet))
             packet.stream = copy
             trial.mux_one(packet)
-        else:
-            trial.start_encoding()
         trial.close()
+        return stream.type != "audio" or not packets or _is_read_back(av, written, stream, seconds)
     except (av.error.FFmpegError, ValueError):
         return False
-    return True
+
+
+def _is_read_back(av: Any, written: io.BytesIO, stream: Stream, seconds: Fraction) -> bool:
+    """Whether a file with the first packets of a sound track is read as the same codec at the same speed."""
+    written.seek(0)
+    with av.open(written) as trial:
+        if [codec_of(copy) for copy in trial.streams] != [codec_of(stream)]:
+            return False
+        read = _seconds_of([packet for packet in trial.demux() if packet.size])
+    return not read or not seconds or Fraction(4, 5) < read / seconds < Fraction(5, 4)
+
+
+def _seconds_of(packets: list[Packet]) -> Fraction:
+    """How long sound packets last together; 0 where they don't say."""
+    stamps = [packet.pts for packet in packets if packet.pts is not None]
+    if not stamps or not packets[-1].duration:
+        return Fraction(0)
+    return (stamps[-1] - stamps[0] + packets[-1].duration) * packets[0].time_base
+
+
+def add_copy(output: OutputContainer, stream: Stream) -> Stream:
+    """Adds a stream that takes another one's packets as they are.
+
+    Raises:
+        ValueError: the container doesn't hold the codec.
+    """
+    try:
+        return output.add_stream_from_template(stream, opaque=True)
+    except ValueError:
+        # Matroska holds everything that has a tag of AVI or ASF, but FFmpeg's list of its codecs doesn't say so.
+        if output.format.name != "matroska" or stream.type != "audio":
+            raise
+    from av.bitstream import BitStreamFilterContext
+
+    copy = output.add_mux_stream("pcm_s16le", time_base=stream.time_base)
+    BitStreamFilterContext("null", in_stream=stream, out_stream=copy)  # copies the parameters
+    return copy
 
 
 def is_rebuilt(stream: Stream) -> bool:
@@ -101,16 +142,25 @@ def is_rebuilt(stream: Stream) -> bool:
 class TrackCopier:
     """Copies every track but the translated one from the source's demuxer, in step with the video.
 
+    Args:
+        media: the source's file.
+        output: what the tracks are added to.
+        container: FFmpeg's name of its container.
+        audio: sound is copied where the container holds it, else "convert": encoded again, "copy": an error. "none":
+            there is no sound.
+
     Attributes:
         warnings: one line for each track that the output can't hold.
     """
 
-    def __init__(self, media: Media, output: OutputContainer, container: str) -> None:
+    def __init__(self, media: Media, output: OutputContainer, container: str, *, audio: str = "convert") -> None:
         self.warnings: list[str] = []
         self._media = media
         self._output = output
         self._format = container
+        self._audio = audio
         self._refused = 0
+        self._converters: dict[int, SoundConverter] = {}
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
         self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
         self._is_strict = not has_flag(output, "ts_nonstrict")
@@ -125,11 +175,17 @@ class TrackCopier:
             return add_video(None)
         self._holdable = holdable(self._demuxer, self._format)
         video = None
+        data: list[Stream] = []
         for stream in self._demuxer.streams:
             if stream.index == self._media.stream_index:
                 video = add_video(stream)
+            elif stream.type == "data" and self._format != "mpegts":
+                data += [stream] * (not is_rebuilt(stream))
             elif stream.type != "video" or is_cover(stream):
                 self._add(stream)
+        if data:  # what cameras measure; a copy would be a track that says nothing of what is in it
+            names = ", ".join(describe(stream) for stream in data)
+            self.warnings.append(f"{names} left out: {self._format} can't hold data of other programs")
         self._output.metadata.update(copied_tags(self._demuxer.container.metadata, self._format))
         self._add_chapters()
         return video
@@ -144,10 +200,19 @@ class TrackCopier:
             for packet in self._demuxer.others(until_seconds, is_last=is_last):
                 self._copy(packet)
 
+    def flush(self) -> None:
+        """Writes what is still inside the encoders of converted tracks; called once, after the last packet."""
+        for converter in self._converters.values():
+            for packet in converter.flush():
+                self._output.mux_one(packet)
+
     def close(self) -> None:
         """Sums up what went wrong in the other tracks."""
         if self._demuxer is not None and self._demuxer.damaged_others:
             self.warnings.append(f"{self._demuxer.damaged_others} damaged places in its other tracks")
+        for index, converter in self._converters.items():
+            if converter.damaged_packets:
+                self.warnings.append(f"{converter.damaged_packets} damaged packets in sound track {index}")
         if self._refused:
             self.warnings.append(f"{self._refused} packets of other tracks are damaged and left out")
 
@@ -156,13 +221,24 @@ class TrackCopier:
     def _add(self, stream: Stream) -> None:
         if is_rebuilt(stream) or lacks_parameters(stream):  # the demuxer tells of those that begin too late
             return
+        if stream.type == "audio" and self._audio == "none":
+            return
         repacked = repacked_codec(codec_of(stream), self._format)
-        if stream.index in self._holdable:
+        copy: Any
+        if stream.type == "audio" and self._must_convert(stream):
+            codec = sound_codec_for(stream, self._format)
+            if codec is None:
+                self.warnings.append(f"{describe(stream)} is left out: {self._why_not(stream)}{self._hint(stream)}")
+                return
+            self.warnings.append(f"{describe(stream)} is converted to {codec_label(codec)}: {self._why_not(stream)}")
+            self._converters[stream.index] = SoundConverter(stream, self._output, codec)
+            copy = self._converters[stream.index].stream
+        elif stream.index in self._holdable:
             repacked = None
             if self._format == "matroska" and is_cover(stream):
                 self._attach_cover(stream)
                 return
-            copy = self._output.add_stream_from_template(stream, opaque=True)
+            copy = add_copy(self._output, stream)
             if stream.type == "audio":  # FFmpeg estimates it again while it reads, and it is written into files
                 copy.codec_context.bit_rate = stream.codec_context.bit_rate or 0
         elif repacked == "mov_text":
@@ -179,6 +255,25 @@ class TrackCopier:
         if stream.type != "attachment":
             self._copies[stream.index] = (copy, repacked)
 
+    def _must_convert(self, stream: Stream) -> bool:
+        """Whether a sound track can't be copied into the output, or no player would play it there.
+
+        Raises:
+            SinkError: it can't be, and the user wants copies only.
+        """
+        if self._audio == "copy" and stream.index not in self._holdable:
+            raise SinkError(
+                f"--audio copy: {describe(stream)} can't be copied, {self._why_not(stream)}; "
+                f"--audio convert encodes it again{self._hint(stream)}"
+            )
+        is_unusual = self._format == "mp4" and codec_of(stream).startswith("pcm_") and self._audio != "copy"
+        return is_unusual or stream.index not in self._holdable
+
+    def _why_not(self, stream: Stream) -> str:
+        if stream.index in self._holdable:
+            return f"few players know it in {self._format}"
+        return f"{self._format} can't hold it"
+
     def _hint(self, stream: Stream) -> str:
         assert self._demuxer is not None
         if self._format != "matroska" and stream.index in holdable(self._demuxer, "matroska"):
@@ -189,8 +284,7 @@ class TrackCopier:
         """Matroska keeps pictures as attached files; the payload is the stream's only packet."""
         name, mime = _PICTURE_TYPES[codec_of(stream)]
         assert self._demuxer is not None
-        picture = self._demuxer.first_packets.get(stream.index)
-        if picture is not None:
+        for picture in self._demuxer.first_packets.get(stream.index, []):
             self._output.add_attachment(stream.metadata.get("filename", name), mime, bytes(picture))
 
     def _add_chapters(self) -> None:
@@ -216,6 +310,10 @@ class TrackCopier:
             if payload is None:
                 return
             packet = _with_payload(packet, payload)
+        if index in self._converters:
+            for converted in self._converters[index].convert(packet):
+                self._output.mux_one(converted)
+            return
         self._move_behind(packet, copy)
         packet.stream = copy
         try:
@@ -252,14 +350,17 @@ _PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_te
 
 
 def container_for(demuxer: Demuxer, path: str) -> str:
-    """Suffix of an output that keeps every track: .mp4 if that can, else Matroska's, else the source's own.
+    """Suffix of an output that the owner of the source can play: .mp4, or .mov for a .mov.
 
-    QuickTime sources stay .mov where that can: unlike Matroska, it has a clock as fine as the source's.
+    A Matroska file with tracks that MP4 can't hold stays one.
     """
     own = Path(path).suffix.lower()
+    if own == ".mov":
+        return own
+    if own not in (".mkv", ".webm"):
+        return ".mp4"
     pictures = {stream.index for stream in video_streams(demuxer.streams)}
     others = [s for s in demuxer.streams if s.index not in pictures and not is_rebuilt(s)]
     playable = all(is_cover(stream) or codec_of(stream) in _PLAYABLE_IN_MP4 for stream in others)
     indices = {stream.index for stream in others}
-    candidates = [".mp4"] * playable + [".mov"] * (own == ".mov") + [".mkv"] + [own] * (own in CONTAINERS)
-    return next((suffix for suffix in candidates if indices <= holdable(demuxer, CONTAINERS[suffix][0])), ".mkv")
+    return ".mp4" if playable and indices <= holdable(demuxer, "mp4") else ".mkv"

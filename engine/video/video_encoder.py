@@ -12,9 +12,9 @@ import numpy as np
 from engine.device import host_image
 from engine.errors import FrameSizeError, SinkError, first_line
 from engine.video.base import Media
-from engine.video.color import RANGE_FULL, Color, FromBgr
+from engine.video.color import MATRIX_BT470BG, RANGE_FULL, Color, FromBgr
 from engine.video.containers import WITHOUT_B_FRAMES, can_hold, container_of, encoder_time_base
-from engine.video.encoders import VideoParameters, encoder_context, encoder_options, find_encoder, pixel_format_of
+from engine.video.encoders import VideoParameters, encoder_options, find_encoder, pixel_format_of
 from engine.video.nvidia.codecs import why_not_encoded, why_not_shared
 from engine.video.nvidia.frames import FromDeviceBgr, padded
 from engine.video.nvidia.trials import (
@@ -25,7 +25,9 @@ from engine.video.nvidia.trials import (
     nvenc_options,
     shared_accelerator,
 )
+from engine.video.palette import PaletteFromBgr
 from engine.video.pyav import import_av
+from engine.video.readback import accepted_by, check_encoder
 from engine.video.tracks import copied_tags
 
 if TYPE_CHECKING:
@@ -85,19 +87,7 @@ class VideoEncoder:
             raise SinkError(
                 f"{path}: {self._container} can't hold {self._name} video; leave --codec out, or name the output .mkv"
             )
-        self._check_opens()
-
-    def _check_opens(self) -> None:
-        """Opens the encoder for a usual size before any frame is translated: listed hardware is often not there."""
-        av = import_av()
-        usual = VideoParameters(640, 360, self._media.frame_rate, 1 / self._media.frame_rate)
-        try:
-            encoder_context(self._name, self._options, usual, self._pixel_format).open()
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise SinkError(
-                f"--codec {self._name}: the encoder can't be opened ({first_line(error)}); "
-                "its hardware or driver may be missing, or --crf be out of its range; libx264 works everywhere"
-            ) from error
+        check_encoder(self._name, self._container, self._options)
 
     # --- opening, at the first frame ---
 
@@ -126,12 +116,15 @@ class VideoEncoder:
                 f"{width}x{height} is padded to {self._video.width}x{self._video.height}, the codec needs even sides"
             )
         color = self._media.color
-        if self._pixel_format.startswith("yuvj"):
-            color = Color(color.matrix, RANGE_FULL, color.primaries, color.transfer)
+        if self._pixel_format.startswith("yuvj") or self._name == "libvpx":
+            # JPEG and VP8 have one matrix, and decoders ask for no other.
+            full = RANGE_FULL if self._pixel_format.startswith("yuvj") else color.range
+            color = Color(MATRIX_BT470BG, full, color.primaries, color.transfer)
         if self._offered is not None:
             self._choose_hardware(self._offered, image, color)
         self._color = color
-        self._from_bgr = FromBgr(color, self._pixel_format)
+        from_bgr = FromBgr(color, self._pixel_format) if self._pixel_format != "pal8" else PaletteFromBgr()
+        self._from_bgr: FromBgr | PaletteFromBgr = from_bgr
         return self._video.time_base
 
     def _choose_hardware(self, hardware: VideoHardware, image: np.ndarray | Tensor, color: Color) -> None:
@@ -182,6 +175,8 @@ class VideoEncoder:
         if not import_av().VideoFormat(self._pixel_format).is_rgb:
             context.colorspace, context.color_range = self._color.matrix, self._color.range
             context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
+        if self._container in ("mp4", "mov") and context.codec.canonical_name == "hevc":
+            context.codec_tag = "hvc1"  # Apple's players show nothing of hev1
         if template is not None:
             self._stream.metadata.update(copied_tags(template.metadata, self._container))
             self._stream.disposition = template.disposition
@@ -190,7 +185,7 @@ class VideoEncoder:
         except (import_av().error.FFmpegError, OSError, ValueError) as error:
             raise FrameSizeError(
                 f"{self._path}: {self._name} can't encode {self._video.width}x{self._video.height} "
-                f"({first_line(error)}); scale the source, or try another --codec"
+                f"({first_line(error)}); {accepted_by(self._name) or 'scale the source'}; or try another --codec"
             ) from error
         return self._stream
 

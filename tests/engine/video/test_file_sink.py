@@ -6,14 +6,17 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from engine.errors import FrameSizeError, SinkError
+from engine.parity import psnr_db
 from engine.video import Frame, Source, SourceInfo, open_sink, open_source
 from engine.video.file_sink import FileSink
 from tests.engine.video.through import through
 from tests.media import Audio, make_video, moving_picture, read
+from tests.tolerances import ENCODER_DEFAULT_DB
 
 
 @pytest.fixture
@@ -126,6 +129,44 @@ def test_no_frame(tmp_path: Path) -> None:
         sink.finish()
     assert sink.abort() is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_is_tagged_as_apple_wants_it(tmp_path: Path, suffix: str) -> None:
+    path, _ = encode(tmp_path / f"out{suffix}", 128, 96, codec="libx265")
+    with av.open(str(path)) as video:
+        assert video.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        *(("mpeg4", ".mp4"), ("mpeg2video", ".mkv"), ("mjpeg", ".mov"), ("mjpeg", ".avi"), ("wmv2", ".wmv")),
+        *(("dnxhd", ".mov"), ("prores_ks", ".mov"), ("ffv1", ".mkv"), ("rawvideo", ".mkv"), ("libx265", ".mp4")),
+        *(("libvpx", ".webm"), ("libvpx-vp9", ".webm"), ("libsvtav1", ".mp4"), ("gif", ".gif")),
+    ],
+)
+def test_every_encoder_has_a_good_default(tmp_path: Path, codec: str, suffix: str) -> None:
+    path, _ = encode(tmp_path / f"out{suffix}", 320, 240, codec=codec)
+    images = read(path).frames
+    worst = min(
+        psnr_db(frame.to_ndarray(format="bgr24"), moving_picture(index, 320, 240)) for index, frame in enumerate(images)
+    )
+    assert len(images) == 5
+    assert worst > ENCODER_DEFAULT_DB
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("rawvideo", ".mov"), ("libvpx-vp9", ".mov")])
+def test_what_cannot_be_read_back_is_refused_up_front(tmp_path: Path, source: Source, codec: str, suffix: str) -> None:
+    assert "can't be read back" in refusal(source, tmp_path / f"out{suffix}", codec=codec)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_sizes_that_a_codec_takes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FrameSizeError, match="720x480, 720x576"):
+        encode(tmp_path / "out.avi", 320, 240, codec="dvvideo")
+    path, _ = encode(tmp_path / "fits.avi", 720, 576, codec="dvvideo")
+    assert len(read(path).frames) == 5
 
 
 # --- sizes ---

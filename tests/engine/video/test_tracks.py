@@ -162,11 +162,11 @@ def test_what_mp4_cannot_hold_is_named(tmp_path: Path) -> None:
     assert_copied(read(source).of_type("audio")[:1], result.contents.of_type("audio")[:1])
 
 
-def test_webm_takes_opus_and_leaves_aac(tmp_path: Path) -> None:
+def test_webm_copies_opus_and_converts_aac(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", audio=(Audio(), Audio(codec="libopus")), size=(64, 64))
     result = through(source, tmp_path / "out.webm")
-    assert [track.codec for track in result.contents.of_type("audio")] == ["opus"]
-    assert any("aac" in line for line in result.warnings)
+    assert [track.codec for track in result.contents.of_type("audio")] == ["opus", "opus"]
+    assert any("aac" in line and "converted to Opus" in line for line in result.warnings)
 
 
 def test_subrip_becomes_mp4_text_and_back(tmp_path: Path) -> None:
@@ -197,7 +197,6 @@ def test_subrip_becomes_mp4_text_and_back(tmp_path: Path) -> None:
         (".mkv", {"texts": (Text(codec="ass"),)}, "in_mosaic.mkv"),
         (".mkv", {"attachment": b"font"}, "in_mosaic.mkv"),
         (".mkv", {"cover": True}, "in_mosaic.mp4"),
-        (".avi", {"audio": (Audio(codec="pcm_s16le"),), "options": {"bf": "0"}}, "in_mosaic.mkv"),
         (".mov", {"audio": (Audio(codec="pcm_s16le"),)}, "in_mosaic.mov"),
         (".mp4", {"chapters": CHAPTERS}, "in_mosaic.mp4"),
     ],
@@ -211,6 +210,35 @@ def test_default_output_keeps_every_track(tmp_path: Path, suffix: str, options: 
     assert not [line for line in result.warnings if "left out" in line]
     milliseconds = Fraction(1, 1000) if output.suffix == ".mkv" else Fraction(0)
     assert_copied(read(source).of_type("audio"), result.contents.of_type("audio"), rounded_to=milliseconds)
+
+
+def test_default_output_of_an_avi_is_one_that_plays_everywhere(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.avi", audio=(Audio(codec="pcm_s16le"),), options={"bf": "0"})
+    output = default_output(str(source), "mosaic")
+    assert output == tmp_path / "in_mosaic.mp4"
+    assert [track.codec for track in through(source, output).contents.of_type("audio")] == ["flac"]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4"])
+def test_what_phones_write(tmp_path: Path, suffix: str) -> None:
+    """Beside the main sound: spatial sound that has no decoder, and tracks of measurements (mebx)."""
+    plain = make_video(
+        tmp_path / f"plain{suffix}", audio=(Audio(), Audio(codec="ac3")), texts=(Text(codec="mov_text"),)
+    )
+    data = plain.read_bytes()
+    changes = {b"ac-3": b"apac", b"sbtl": b"meta", b"mhlrtext": b"mhlrmeta", b"@text": b"@mebx", b"tx3g": b"mebx"}
+    assert sum(before in data for before in changes) == 3
+    for before, after in changes.items():
+        data = data.replace(before, after)
+    source = tmp_path / f"in{suffix}"
+    source.write_bytes(data)
+    output = default_output(str(source), "mosaic")
+    assert output.suffix == suffix
+    result = through(source, output)
+    assert [track.type for track in result.contents.tracks] == ["video", "audio"]
+    assert_copied(read(source).of_type("audio")[:1], result.contents.of_type("audio"))
+    assert len([line for line in result.warnings if "left out" in line and "data track" in line]) == 1
+    assert len([line for line in result.warnings if "left out" in line and "sound track 2" in line]) == 1
 
 
 def test_partial_output_ends_its_sound_with_the_picture(tmp_path: Path) -> None:
