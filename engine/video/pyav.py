@@ -21,7 +21,21 @@ NETWORK_TIMEOUT_SECONDS = 15.0
 
 
 # Protocols by which pictures arrive in real time.
-_LIVE_PROTOCOLS = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpe", "rtp", "srtp", "udp", "srt", "mms", "mmsh", "rist"}
+_LIVE_PROTOCOLS = {
+    "rtsp",
+    "rtsps",
+    "rtmp",
+    "rtmps",
+    "rtmpt",
+    "rtmpe",
+    "rtp",
+    "srtp",
+    "udp",
+    "srt",
+    "mms",
+    "mmsh",
+    "rist",
+}
 
 # Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds, fewer through a pipe
 # because they may be long in coming.
@@ -114,7 +128,7 @@ def open_pipe(spec: str) -> Pipe | None:
     """
     path = _path_of(spec)
     try:
-        if is_url(spec) or not stat.S_ISFIFO(mode := os.stat(path).st_mode) and not _is_stream(mode):
+        if is_url(spec) or (not stat.S_ISFIFO(mode := os.stat(path).st_mode) and not _is_stream(mode)):
             return None
         pipe = Pipe(path)
     except FileNotFoundError:
@@ -149,7 +163,12 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
     name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
         opened = _open(name, options, timeout, hwaccel)
-        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(_lacks_parameters, opened.streams)):
+        if (
+            pipe is None
+            and has_flag(opened, "ts_discont")
+            and not is_url(spec)
+            and any(map(_lacks_parameters, opened.streams))
+        ):
             opened.close()
             opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
         return opened
