@@ -160,7 +160,7 @@ def ycgco_to_bgr(frame: VideoFrame, color: Color) -> np.ndarray:
 
 
 def full_range(frame: VideoFrame) -> VideoFrame:
-    """A frame of limited range in a format for full range (yuvj420p), which swscale takes at its word, in full range."""
+    """In full range, a frame of limited range whose format means full range (yuvj420p): swscale believes the format."""
     levels = np.arange(256, dtype=np.float32)
     luma, chroma = (levels - 16) * (255 / 219), (levels - 128) * (255 / 224) + 128
     samples = frame.to_ndarray()
