@@ -103,7 +103,13 @@ class JobRunner:
 
         options = self._options
         with contextlib.closing(
-            video.open_source(job, live_size=options.camera_size, hardware=self._hardware)
+            video.open_source(
+                job,
+                live_size=options.camera_size,
+                hardware=self._hardware,
+                deinterlaces=options.deinterlace != "no",
+                background=options.background,
+            )
         ) as source:
             translator = self._translator_for(source.info)
             sink = self._open_sink(job, source, on_next=translator.next)

@@ -166,8 +166,9 @@ def yuv_to_bgr(
 def bgr_to_yuv(frame: Tensor, *, weights: tuple[float, float], full_range: bool) -> tuple[Tensor, Tensor]:
     """Turns a video frame into a picture in 4:2:0, as encoders take it (NV12): the inverse of `yuv_to_bgr` in 8 bits.
 
-    A chroma sample is the mean of 4x4 pixels, weighted 1 3 3 1 both ways, as swscale does it; the frame goes on beyond
-    its edges with the outermost pixel.
+    A chroma sample is the mean of 3x3 pixels, weighted 1 2 1 both ways, around the left one of two columns and the
+    lower one of two rows, where `yuv_to_bgr` has placed it. The frame goes on beyond its edges with the outermost
+    pixel.
 
     Args:
         frame: uint8 [H, W, 3] in BGR order, H and W even. Rows may lie apart.

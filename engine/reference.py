@@ -108,11 +108,12 @@ def bgr_to_yuv(frame: Tensor, *, weights: tuple[float, float], full_range: bool)
 
     picture = frame.float()
     luma = weighted(picture, kb * luma_scale, kg * luma_scale, kr * luma_scale, 0.0 if full_range else 16.0)
-    for axis, size in enumerate(frame.shape[:2]):
-        first = torch.arange(-1, size - 1, 2, device=frame.device)
-        taps = [picture.index_select(axis, (first + tap).clamp(0, size - 1)) for tap in range(4)]
-        picture = taps[0] + 3 * (taps[1] + taps[2]) + taps[3]  # sums of weight 8, then 64: whole numbers
-    cb_scale, cr_scale = chroma_scale / (128.0 * (1.0 - kb)), chroma_scale / (128.0 * (1.0 - kr))
+    # Where swscale's quick conversion places chroma: in the lower of two rows, and the left of two columns.
+    for axis, (size, place) in enumerate(zip(frame.shape[:2], (1, 0), strict=True)):
+        middle = torch.arange(place, size, 2, device=frame.device)
+        taps = [picture.index_select(axis, (middle + tap).clamp(0, size - 1)) for tap in (-1, 0, 1)]
+        picture = taps[0] + 2 * taps[1] + taps[2]  # sums of weight 4, then 16: whole numbers
+    cb_scale, cr_scale = chroma_scale / (32.0 * (1.0 - kb)), chroma_scale / (32.0 * (1.0 - kr))
     cb = weighted(picture, (1.0 - kb) * cb_scale, -kg * cb_scale, -kr * cb_scale, 128.0)
     cr = weighted(picture, -kb * cr_scale, -kg * cr_scale, (1.0 - kr) * cr_scale, 128.0)
     return luma, torch.stack([cb, cr], dim=-1)

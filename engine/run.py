@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import traceback
 
@@ -103,6 +104,16 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("auto", "none", "cuda"),
         default="auto",
         help="NVIDIA's video decoder and encoder. auto: where they work and frames are translated on a CUDA device",
+    )
+    video.add_argument(
+        "--deinterlace", choices=("auto", "no"), default="auto", help="auto: where the video says that it is interlaced"
+    )
+    video.add_argument(
+        "--background",
+        type=_color,
+        default=(0, 0, 0),
+        metavar="COLOR",
+        help="behind what is transparent in a video: black, white, green or #RRGGBB (default: black)",
     )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
@@ -220,6 +231,15 @@ def _positive(text: str) -> int:
 
 def _crf(text: str) -> int:
     return _whole_number(text, least=0, most=63)
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    """Bytes of blue, green and red."""
+    named = {"black": "#000000", "white": "#ffffff", "green": "#00ff00"}.get(text.lower(), text)
+    if not re.fullmatch("#[0-9a-fA-F]{6}", named):
+        raise argparse.ArgumentTypeError(f"{text!r} is not black, white, green or #RRGGBB")
+    red, green, blue = bytes.fromhex(named[1:])
+    return blue, green, red
 
 
 def _whole_number(text: str, *, least: int, most: int | None) -> int:

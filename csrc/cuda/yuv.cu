@@ -20,7 +20,7 @@ struct ToBgr {
 
 struct ToYuv {
   BgrToYuvParameters at;
-  float black, luma[3], cb[3], cr[3];  // of blue, green, red; of chroma for sums of weight 64
+  float black, luma[3], cb[3], cr[3];  // of blue, green, red; of chroma for sums of weight 16
 };
 
 __device__ inline bool is_aligned(const void* pointer, int bytes) {
@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(kThreads) bgr_to_yuv(const ToYuv p) {
   const int pair = static_cast<int>(run / runs);
   const int x = static_cast<int>(run - static_cast<int64_t>(pair) * runs) * kPixels;
 
-  int sums[kPixels + 2][3] = {};  // of each column from x - 1 on, over four rows
+  int sums[kPixels + 2][3] = {};  // of each column from x - 1 on, over three rows
 #pragma unroll
-  for (int row = -1; row <= 2; ++row) {
-    const int y = min(max(2 * pair + row, 0), height - 1);
+  for (int row = 0; row <= 2; ++row) {
+    const int y = min(2 * pair + row, height - 1);
     const uint8_t* from = p.at.bgr + y * p.at.bgr_row_stride;
     uint32_t words[kWords] = {};
     if (x + kPixels <= width && is_aligned(from + 3 * x, sizeof(EightBytes))) {
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) bgr_to_yuv(const ToYuv p) {
         words[i / 4] |= static_cast<uint32_t>(from[3 * min(x + i / 3, width - 1) + i % 3]) << (8 * (i % 4));
       }
     }
-    const int weight = row == 0 || row == 1 ? 3 : 1;
+    const int weight = row == 1 ? 2 : 1;
     uint32_t luma[kPixels / 4] = {};
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) bgr_to_yuv(const ToYuv p) {
       sums[0][k] += weight * from[3 * max(x - 1, 0) + k];
       sums[kPixels + 1][k] += weight * from[3 * min(x + kPixels, width - 1) + k];
     }
-    if (row == 0 || row == 1) {
+    if (row < 2) {
       store_bytes(p.at.yuv + (2 * pair + row) * p.at.yuv_row_stride + x, luma, kPixels / 4, width - x);
     }
   }
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads) bgr_to_yuv(const ToYuv p) {
     float sum[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
-      sum[k] = static_cast<float>(sums[i][k] + 3 * (sums[i + 1][k] + sums[i + 2][k]) + sums[i + 3][k]);
+      sum[k] = static_cast<float>(sums[i][k] + 2 * sums[i + 1][k] + sums[i + 2][k]);
     }
     const uint32_t cb = as_byte(__fadd_rn(weighted(p.cb, sum[0], sum[1], sum[2]), 128.0f));
     const uint32_t cr = as_byte(__fadd_rn(weighted(p.cr, sum[0], sum[1], sum[2]), 128.0f));
@@ -201,8 +201,8 @@ ToBgr to_bgr(const YuvToBgrParameters& at) {
 ToYuv to_yuv(const BgrToYuvParameters& at) {
   const double kr = at.color.kr, kb = at.color.kb, kg = 1.0 - kr - kb;
   const double luma = at.color.full_range ? 1.0 : 219.0 / 255.0;
-  const double cb = (at.color.full_range ? 1.0 : 224.0 / 255.0) / (128.0 * (1.0 - kb));
-  const double cr = (at.color.full_range ? 1.0 : 224.0 / 255.0) / (128.0 * (1.0 - kr));
+  const double cb = (at.color.full_range ? 1.0 : 224.0 / 255.0) / (32.0 * (1.0 - kb));
+  const double cr = (at.color.full_range ? 1.0 : 224.0 / 255.0) / (32.0 * (1.0 - kr));
   const auto single = [](double value) { return static_cast<float>(value); };
   return {at,
           at.color.full_range ? 0.0f : 16.0f,

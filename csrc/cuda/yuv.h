@@ -11,8 +11,9 @@
 //
 // Chroma is as FFmpeg's swscale has it with the flags of engine/video/color.py. On the way to BGR both pixels 2i, 2i +
 // 1 of a row take sample i, or 3/4 of i and 1/4 of i + 1 where samples are sited at the left (H.273, figure 1: type 0);
-// odd rows 2i + 1 take row i, even rows 2i the mean of i - 1 and i. On the way to YUV a sample is the mean of 4x4
-// pixels, weighted 1 3 3 1 both ways. Pictures go on beyond their edges with the outermost sample.
+// odd rows 2i + 1 take row i, even rows 2i the mean of i - 1 and i. On the way to YUV a sample is the mean of 3x3
+// pixels around column 2i and row 2i + 1, weighted 1 2 1 both ways. Pictures go on beyond their edges with the
+// outermost sample.
 #pragma once
 
 #include <stdint.h>

@@ -6,6 +6,7 @@ a video file does.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,8 @@ def open_source(
     live_size: tuple[int, int] | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
+    deinterlaces: bool = True,
+    background: tuple[int, int, int] = (0, 0, 0),
 ) -> Source:
     """Opens whatever the user named.
 
@@ -65,14 +68,19 @@ def open_source(
         live_size: width and height to ask a webcam for.
         threads: decoder threads; 0 lets FFmpeg choose.
         hardware: to decode video files on; None is software.
+        deinterlaces: makes whole pictures of video frames that are interlaced.
+        background: what is behind transparent pixels of a video, as bytes of blue, green and red.
 
     Raises:
         SourceError: there is nothing, or nothing with a picture.
     """
+    open_file = functools.partial(
+        FileSource, threads=threads, hardware=hardware, deinterlaces=deinterlaces, background=background
+    )
     if is_camera(spec):
         return open_camera(spec, size=live_size)
     if is_url(spec):
-        source = FileSource(spec, threads=threads, hardware=hardware)
+        source = open_file(spec)
         return live_stream(source) if source.info.live else source
     files = media_files(spec)
     if files is not None:
@@ -85,7 +93,7 @@ def open_source(
     path = Path(spec)
     if is_image(path) and path.is_file():
         return ImageSource(spec, [path])
-    return FileSource(spec, threads=threads, hardware=hardware)
+    return open_file(spec)
 
 
 def default_output(spec: str, style: str, source: Source | None = None) -> Path:

@@ -70,6 +70,7 @@ class Media:
         demuxer: what the other tracks' packets are taken from; None if there are none.
         stream_index: which of its streams the frames come from.
         color: how the output stores its colours.
+        has_low_chroma: the pictures' colours lie half a row too low, see `engine.video.color.is_placed_low`.
         sample_aspect_ratio: width of a pixel over its height; None if unknown or square.
         offset_seconds: subtracted from every timestamp of the source, all tracks alike.
         frame_rate: average, for encoders that want to know.
@@ -79,6 +80,7 @@ class Media:
     demuxer: Demuxer | None = dataclasses.field(default=None, compare=False)
     stream_index: int = 0
     color: Color = Color()  # noqa: RUF009 - frozen
+    has_low_chroma: bool = False
     sample_aspect_ratio: Fraction | None = None
     offset_seconds: Fraction = Fraction(0)
     frame_rate: Fraction = DEFAULT_FRAME_RATE

@@ -8,16 +8,15 @@ import re
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import SourceError
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceInfo
-from engine.video.color import ToBgr, color_of, output_color
+from engine.video.color import color_of, is_placed_low, output_color
 from engine.video.demuxer import Demuxer
 from engine.video.nvidia.trials import VideoHardware
-from engine.video.orientation import Orientation, orientation_of
+from engine.video.picture import BLACK, Picture, deinterlaced
 from engine.video.pyav import indexed_frames, is_url, video_streams
-from engine.video.tonemap import ToneMapper
 from engine.video.video_decoder import Decoded, VideoDecoder
 
 if TYPE_CHECKING:
@@ -36,17 +35,27 @@ class FileSource(Source):
         spec: path or URL.
         threads: decoder threads; 0 lets FFmpeg choose.
         hardware: to decode on, if it takes the stream, and where its frames stay, if they can; None is software.
+        deinterlaces: makes whole pictures of frames that the stream calls interlaced.
+        background: what transparent pixels show, as bytes of blue, green and red.
 
     Raises:
         SourceError: no such file, no video in it, or nothing in it can be decoded.
     """
 
-    def __init__(self, spec: str, *, threads: int = 0, hardware: VideoHardware | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        *,
+        threads: int = 0,
+        hardware: VideoHardware | None = None,
+        deinterlaces: bool = True,
+        background: tuple[int, int, int] = BLACK,
+    ) -> None:
         self._spec = spec
+        self._background = background
         self._notes: list[str] = []
         self._damaged_frames = 0
         self._frames = 0
-        self._scaled_frames = 0
         self._ended = False
         self._stream_end: int | None = None
         self._closed = threading.Event()
@@ -60,6 +69,8 @@ class FileSource(Source):
             self._demuxer.choose(self._stream)
             self._decoder = VideoDecoder(spec, self._demuxer, self._stream, hardware=hardware, closed=self._closed)
             self._decoded = self._decoder.decode()
+            if deinterlaces:
+                self._decoded = deinterlaced(self._decoded, lambda line: self._notes.append(f"{spec}: {line}"))
             self._first = self._first_frame()
             self._describe(self._first[0])
         except BaseException:
@@ -101,9 +112,7 @@ class FileSource(Source):
             lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
         if self._ended and (damaged or self._damaged_frames) and self._frames_lost() > 0:
             lines.append(f"{self._spec}: about {self._frames_lost()} frames are lost in the source")
-        if self._scaled_frames:
-            size = f"{self._decoded_size[0]}x{self._decoded_size[1]}"
-            lines.append(f"{self._spec}: {self._scaled_frames} frames of another size were scaled to {size}")
+        lines += self._picture.notes
         if self._demuxer.joins:
             lines.append(f"{self._spec}: its clock restarts {self._demuxer.joins} times; the output's clock runs on")
         if self._ended and self._seconds_missing() > MISSING_SECONDS:
@@ -152,23 +161,13 @@ class FileSource(Source):
 
     def _describe(self, first: VideoFrame) -> None:
         stream = self._stream
-        matrix: Any = first.side_data.get("DISPLAYMATRIX")
-        self._orientation = orientation_of(bytes(matrix)) if matrix is not None else Orientation()
-        if not self._orientation.is_exact:
-            self._notes.append(f"{self._spec}: its rotation is not a multiple of 90 degrees and is left out")
-        self._decoded_size = (first.width, first.height)
-        width, height = self._orientation.size(first.width, first.height)
+        self._picture = Picture(self._spec, first, background=self._background)
+        width, height = self._picture.size
         self._time_base = stream.time_base or Fraction(1, 90000)
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
         offset = self._demuxer.offset_seconds
         self._next_pts = 0
         self._default_duration = max(1, round(1 / (rate * self._time_base)))
-        color = color_of(first)
-        if color.is_hdr:
-            self._to_bgr: ToBgr | ToneMapper = ToneMapper(color, *self._decoded_size)
-            self._notes.append(f"{self._spec}: HDR is tone-mapped to standard dynamic range (BT.709)")
-        else:
-            self._to_bgr = ToBgr(color, *self._decoded_size)
         self.info = SourceInfo(
             name=self._spec,
             width=width,
@@ -183,11 +182,12 @@ class FileSource(Source):
         elif "DURATION" in stream.metadata:
             self._stream_end = _ticks(stream.metadata["DURATION"], self._time_base)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        aspect = 1 / aspect if self._orientation.transpose else aspect
+        aspect = 1 / aspect if self._picture.orientation.transpose else aspect
         self.media = Media(
             demuxer=self._demuxer,
             stream_index=stream.index,
             color=output_color(first),
+            has_low_chroma=is_placed_low(first.format) and not color_of(first).is_hdr,
             sample_aspect_ratio=aspect if aspect != 1 else None,
             offset_seconds=offset,
             frame_rate=rate,
@@ -208,14 +208,13 @@ class FileSource(Source):
     def _frame(self, decoded: VideoFrame, image: Tensor | None) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
-        self._scaled_frames += (decoded.width, decoded.height) != self._decoded_size
         duration = decoded.duration or self._default_duration
         pts = decoded.pts if decoded.pts is not None else decoded.dts
         pts = self._next_pts if pts is None else pts
         self._next_pts = pts + duration
         if image is not None:
             return Frame(image=image, pts=pts, duration=duration)
-        return Frame(image=self._orientation.apply(self._to_bgr(decoded)), pts=pts, duration=duration)
+        return Frame(image=self._picture.image(decoded), pts=pts, duration=duration)
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""

@@ -23,6 +23,9 @@ Decoded: TypeAlias = "tuple[VideoFrame, Tensor | None]"
 """A decoded frame, and its picture where that was converted on a device. Then the frame may have no picture."""
 
 
+_TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
 class VideoDecoder:
     """Decodes one stream.
 
@@ -119,13 +122,14 @@ class VideoDecoder:
         av = import_av()
         # AVI has no presentation times. Frames come in their order, so each takes the earliest decoding time left.
         times: list[int] = []
+        context = self._context()
         for packet in self._demuxer.pictures():
             if self._closed.is_set():
                 return
             if packet.pts is None and packet.dts is not None and packet.size:
                 heapq.heappush(times, packet.dts)
             try:
-                frames = self._stream.decode(packet)
+                frames = context.decode(packet)
             except av.error.EOFError:
                 continue
             except (av.error.FFmpegError, ValueError) as error:
@@ -140,6 +144,16 @@ class VideoDecoder:
                 if frame.pts is None and times:
                     frame.pts = heapq.heappop(times)
                 yield frame
+
+    def _context(self) -> Any:
+        """The stream's decoder; for transparent WebM one that knows transparency, which FFmpeg's own don't."""
+        context = self._stream.codec_context
+        name = _TRANSPARENT.get(context.name)
+        if name is None or self._stream.metadata.get("alpha_mode") != "1":
+            return context
+        transparent = import_av().CodecContext.create(name, "r")
+        transparent.thread_count = context.thread_count
+        return transparent
 
     def _note_if_wanted(self, hardware: VideoHardware, line: str) -> None:
         if hardware.is_wanted:

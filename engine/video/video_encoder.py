@@ -123,8 +123,11 @@ class VideoEncoder:
         if self._offered is not None:
             self._choose_hardware(self._offered, image, color)
         self._color = color
-        from_bgr = FromBgr(color, self._pixel_format) if self._pixel_format != "pal8" else PaletteFromBgr()
-        self._from_bgr: FromBgr | PaletteFromBgr = from_bgr
+        is_centred = self._pixel_format.startswith("yuvj") or self._name in ("mjpeg", "mpeg1video")
+        places = ("bottom", "bottomleft") if self._media.has_low_chroma else ("center", "left")
+        self._from_bgr: FromBgr | PaletteFromBgr = PaletteFromBgr()
+        if self._pixel_format != "pal8":
+            self._from_bgr = FromBgr(color, self._pixel_format, chroma=places[0 if is_centred else 1])
         return self._video.time_base
 
     def _choose_hardware(self, hardware: VideoHardware, image: np.ndarray | Tensor, color: Color) -> None:

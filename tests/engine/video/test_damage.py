@@ -127,7 +127,7 @@ def test_resolution_change_is_scaled_to_the_first(tmp_path: Path) -> None:
     joined = write(tmp_path / "in.ts", small.read_bytes() + large.read_bytes())
     result = through(joined, tmp_path / "out.mp4")
     assert result.contents.size == (64, 48)
-    assert any("scaled to 64x48" in line for line in result.source.warnings)
+    assert any("fitted into 64x48" in line for line in result.source.warnings)
     assert result.frames >= 9
 
 

@@ -63,16 +63,16 @@ def test_decoded_frames_are_those_of_swscale(decoded: list[av.VideoFrame], numbe
 def test_bgr_is_that_of_swscale(
     pictures: dict[str, np.ndarray], name: str, matrix: int, full: bool, layout: str
 ) -> None:
-    """Frames that say nothing of where chroma is."""
+    """Frames whose chroma is in the middle."""
     color = Color(matrix, 2 if full else 1)
-    assert_like_swscale(FromBgr(color, layout)(pictures[name]), color, left_sited=False)
+    assert_like_swscale(FromBgr(color, layout, chroma="center")(pictures[name]), color, left_sited=False)
 
 
 @pytest.mark.parametrize("name", ["first", "last", "noise"])
 @pytest.mark.parametrize("matrix", [1, 4, 6, 7, 9])
 @pytest.mark.parametrize("full", [False, True])
 def test_yuv_is_that_of_swscale(pictures: dict[str, np.ndarray], name: str, matrix: int, full: bool) -> None:
-    frame = FromBgr(Color(matrix, 2 if full else 1), "nv12")(pictures[name])
+    frame = FromBgr(Color(matrix, 2 if full else 1), "nv12", chroma="bottomleft")(pictures[name])
     actual = ops.bgr_to_yuv(torch.from_numpy(pictures[name]), weights=LUMA_WEIGHTS[matrix], full_range=full)
     for plane, expected in zip(actual, planes_of(frame), strict=True):
         assert int((plane.int() - expected.int()).abs().max()) <= SWSCALE_YUV_LEVELS
