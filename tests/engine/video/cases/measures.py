@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 SYNC_SECONDS = 0.04  # one frame: the most that a beep may be off its flash
@@ -118,6 +119,11 @@ def images(path: Path) -> list[np.ndarray]:
     """All pictures as BGR."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def lumas(path: Path) -> list[np.ndarray]:
+    """All pictures in grey: chroma of half the size looks different after each way of enlarging it."""
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images(path)]
 
 
 def combing(image: np.ndarray) -> float:

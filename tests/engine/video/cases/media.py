@@ -80,17 +80,22 @@ def joined(path: Path, *, parts: int, seconds: float, more_sound_seconds: float 
     return join(path, [part] * parts)
 
 
+def starting_at(seconds: float) -> tuple[str, str]:
+    """Options for the part of a film that begins then: none begins at 0, where the muxer would move it."""
+    return "-output_ts_offset", str(1 + seconds)
+
+
 def pids_change(path: Path) -> Path:
     """The second half is in other streams."""
-    first = clip(beside(path, "a"), 5, *H264, *AAC, "-mpegts_start_pid", "0x100")
-    offset = ("-output_ts_offset", "5")
-    return join(path, [first, clip(beside(path, "b"), 5, *H264, *AAC, *offset, "-mpegts_start_pid", "0x200")])
+    first = clip(beside(path, "a"), 5, *H264, *AAC, *starting_at(0), "-mpegts_start_pid", "0x100")
+    second = clip(beside(path, "b"), 5, *H264, *AAC, *starting_at(5), "-mpegts_start_pid", "0x200")
+    return join(path, [first, second])
 
 
 def late_sound(path: Path, *, seconds: int) -> Path:
     """The sound begins in the middle of the stream, and lasts for four seconds."""
-    first = silent(beside(path, "a"), seconds, *H264)
-    return join(path, [first, clip(beside(path, "b"), 4, *H264, *AAC, "-output_ts_offset", str(seconds))])
+    first = silent(beside(path, "a"), seconds, *H264, *starting_at(0))
+    return join(path, [first, clip(beside(path, "b"), 4, *H264, *AAC, *starting_at(seconds))])
 
 
 def live_recording(path: Path) -> Path:
@@ -107,7 +112,7 @@ def sdr_or_hdr(path: Path, *, hdr: bool, start: float = 0) -> Path:
     primaries, transfer, matrix = ("bt2020", "smpte2084", "bt2020nc") if hdr else ("bt709", "bt709", "bt709")
     x265 = f"log-level=none:keyint=25:colorprim={primaries}:transfer={transfer}:colormatrix={matrix}"
     source = ["-f", "lavfi", "-i", "testsrc2=s=160x90:r=25:d=1", "-pix_fmt", "yuv420p10le" if hdr else "yuv420p"]
-    ffmpeg(*source, "-c:v", "libx265", "-x265-params", x265, "-output_ts_offset", str(start), path)
+    ffmpeg(*source, "-c:v", "libx265", "-x265-params", x265, *starting_at(start), path)
     return path
 
 
@@ -169,8 +174,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "interlaced.ts": interlaced,
     "sdr.ts": lambda path: sdr_or_hdr(path, hdr=False),
     "hdr.ts": lambda path: sdr_or_hdr(path, hdr=True, start=1),
-    "landscape.ts": lambda path: silent(path, 1, *H264),
-    "portrait.ts": lambda path: silent(path, 1, *H264, "-output_ts_offset", "1", size="90x160"),
+    "landscape.ts": lambda path: silent(path, 1, *H264, *starting_at(0)),
+    "portrait.ts": lambda path: silent(path, 1, *H264, *starting_at(1), size="90x160"),
     "alpha.webm": lambda path: box(path, "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"),
     "alpha.mov": lambda path: box(path, "-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"),
     "alpha.gif": lambda path: box(path, "-vf", "split[a][b];[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse"),
