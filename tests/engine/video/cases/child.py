@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument(
         "--no-trailer", action="store_true", help="not one byte more may be written after the last frame"
     )
+    parser.add_argument("--ready", type=Path, help="a file that is made when signals are handled")
     options = parser.parse_args()
 
     class Slow(Identity):
@@ -95,6 +96,8 @@ def main() -> int:
         limit_files(options.most_bytes)
     stop = StopRequest()
     with stop.handled():
+        if options.ready is not None:
+            options.ready.touch()
         try:
             source = open_source(options.source)
             sink = open_sink(str(options.output), source, overwrite=options.overwrite)
