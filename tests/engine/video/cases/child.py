@@ -46,7 +46,7 @@ def start(source: Path | str, output: Path, *options: str, **popen: Any) -> subp
     return subprocess.Popen(command(source, output, *options), text=True, cwd=ROOT, preexec_fn=listen, **pipes)
 
 
-def end(process: subprocess.Popen[str], *, seconds: float = 30) -> Ended:
+def end(process: subprocess.Popen[str], *, seconds: float = 60) -> Ended:
     """Waits for a child. One that doesn't end in time is killed, and the test fails."""
     try:
         printed, errors = process.communicate(timeout=seconds)
@@ -59,7 +59,7 @@ def end(process: subprocess.Popen[str], *, seconds: float = 30) -> Ended:
     return Ended(process.returncode, json.loads(lines[-1]) if lines else {}, errors)
 
 
-def run(source: Path | str, output: Path, *options: str, seconds: float = 30, **popen: Any) -> Ended:
+def run(source: Path | str, output: Path, *options: str, seconds: float = 60, **popen: Any) -> Ended:
     """Runs a child to its end."""
     return end(start(source, output, *options, **popen), seconds=seconds)
 

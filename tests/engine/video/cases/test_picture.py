@@ -16,7 +16,7 @@ from engine.run import main
 from tests.engine.video.cases.measures import combing, images, lumas, measure, psnr
 from tests.engine.video.cases.media import H264, ffmpeg, join, needs_ffmpeg, sdr_or_hdr
 from tests.engine.video.through import through
-from tests.media import LUMA_WEIGHTS, bars, frame_of_yuv, make_video, read, yuv_of
+from tests.media import LUMA_WEIGHTS, bars, frame_of_yuv, make_video, planes_of, read, yuv_of
 
 Made = Callable[[str], Path]
 
@@ -160,6 +160,27 @@ def test_rgb_stays_rgb(tmp_path: Path) -> None:
         frames=[frame.reformat(format="bgr24")], options={"crf": "4"},
     )  # fmt: skip
     assert_bars(through(source, tmp_path / "out.mp4").path, (3,))
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["down", "right"])
+def test_chroma_stays_in_its_place(axis: int, tmp_path: Path) -> None:
+    """Chroma samples lie at the left of two pixels, in the middle of two rows: BGR and back must not move them."""
+    period = 16  # chroma samples
+    y, x = np.mgrid[0:128, 0:128].astype(np.float64)
+    wave = 40 * np.sin(2 * np.pi * (x if axis else y) / 2 / period)
+    samples = np.round(np.stack([np.full_like(wave, 128), 128 + wave, 128 - wave], -1))
+    frames = [frame_of_yuv(samples)]
+    source = make_video(
+        tmp_path / "in.mp4", size=(128, 128), frames=frames, color=(1, 1, 1, 1), options={"crf": "2", "bf": "0"}
+    )
+    result = through(source, tmp_path / "out.mp4", crf=2)
+    for plane in (1, 2):
+        before, after = (
+            np.angle(np.fft.fft(planes_of(read(path).frames[3])[plane].mean(axis=1 - axis))[64 // period])
+            for path in (source, result.path)
+        )
+        moved = abs(np.angle(np.exp(1j * (after - before)))) * period / (2 * np.pi)
+        assert moved < 0.05, f"{moved:.2f} chroma samples"
 
 
 # --- transparency ---
