@@ -105,7 +105,7 @@ def run_video(source: Path, output: Path) -> str:
     result = translate(source, output)
     kept = sorted(output.parent.iterdir())
     assert kept == [output], f"output isn't alone: {[path.name for path in kept]}"
-    with av.open(str(output)) as written:
+    with av.open(str(output), metadata_errors="surrogateescape") as written:
         pictures = sum(bool(packet.size) for packet in written.demux(video=0))
     assert pictures == result.frames, f"pictures missing in the output\n{pictures} of {result.frames}"
     return "noted" if result.warnings else "fine"
