@@ -23,13 +23,14 @@ GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/fused/test_nor
   tests/engine/backends/test_onnxruntime.py tests/engine/backends/test_onnxruntime_tensorrt.py \
   $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/nvidia/test_frames.py tests/engine/video/nvidia/test_codecs.py)
 
-.PHONY: help setup run wheel test test-all lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
+.PHONY: help setup run wheel test test-all fuzz lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 
 help:
 	@echo 'make run [VIDEO=clip.mp4] [STYLE=name|file] [ARGS="..."]   translate a video (default: the sample clip)'
 	@echo 'make wheel       build a wheel for this Python into dist/; it installs without a compiler'
 	@echo 'make test        all tests but the slow ones'
 	@echo 'make test-all    the slow ones too: some minutes more'
+	@echo 'make fuzz [MINUTES=10]   mutated videos and checkpoints; prints the seeds of what fails'
 	@echo 'make lint        ruff, mypy, clang-format, and whether the documents say what bench/results says'
 	@echo 'make format      rewrite the sources in the format that lint asks for'
 	@echo 'make bench       this project beside its peers on this machine: some minutes; figures go to build/bench'
@@ -65,6 +66,9 @@ test: setup
 
 test-all: setup
 	$(PYTHON) -m pytest -m 'slow or not slow'
+
+fuzz: setup
+	$(PYTHON) -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lint: setup
 	$(VENV)/bin/ruff check .

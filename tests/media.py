@@ -14,7 +14,14 @@ from av.audio.resampler import AudioResampler
 from av.stream import Disposition
 
 # Kr and Kb of the matrices of ITU-T H.273, by their number there.
-LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 
 BARS_BGR = np.array(
     [

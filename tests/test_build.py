@@ -14,6 +14,8 @@ import pytest
 
 from engine import _native, ops
 
+pytestmark = pytest.mark.time_limit(900)
+
 ROOT = Path(__file__).parents[1]
 
 

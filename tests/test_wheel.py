@@ -21,6 +21,8 @@ from engine import _native
 from engine.samples import SAMPLE
 from tests.media import read
 
+pytestmark = pytest.mark.time_limit(900)
+
 ROOT = Path(__file__).parents[1]
 COMPILERS = ("c++", "g++", "gcc", "cc", "clang++", "clang", "nvcc")
 

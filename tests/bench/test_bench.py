@@ -17,6 +17,8 @@ from engine.fused.lowering import fuse
 from engine.fused.program import steps_of
 from training.presets import PRESETS
 
+pytestmark = pytest.mark.time_limit(900)
+
 
 def test_ops_puts_every_operator_beside_what_it_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ops.json"

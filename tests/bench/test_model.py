@@ -22,6 +22,8 @@ from engine.backends import BACKENDS
 from engine.generators import ResNetConfig, build
 from engine.sizes import parse_size
 
+pytestmark = pytest.mark.time_limit(900)
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:

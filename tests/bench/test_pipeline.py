@@ -26,6 +26,8 @@ from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from tests.media import Audio, make_sound, make_video
 
+pytestmark = pytest.mark.time_limit(900)
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

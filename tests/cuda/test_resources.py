@@ -30,7 +30,10 @@ MOST_BLOCKS = 3
 # Without asking for more.
 STATIC_SHARED_BYTES = 48 * 1024
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc (CUDA's compiler) is not in PATH")
+pytestmark = [
+    pytest.mark.time_limit(900),
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc (CUDA's compiler) is not in PATH"),
+]
 
 
 @dataclasses.dataclass(frozen=True)

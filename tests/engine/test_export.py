@@ -26,6 +26,8 @@ from engine.parity import PARITY_DB
 from engine.precision import fastest_precision
 from tests.engine.small_generators import unfused_generator
 
+pytestmark = pytest.mark.time_limit(900)
+
 HALF = fastest_precision(torch.device("cpu"))
 
 

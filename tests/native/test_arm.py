@@ -40,7 +40,10 @@ from tests.tolerances import (
     PARITY_PSNR_DB,
 )
 
-pytestmark = pytest.mark.skipif(arm.why_not() is not None, reason=str(arm.why_not()))
+pytestmark = [
+    pytest.mark.time_limit(900),
+    pytest.mark.skipif(arm.why_not() is not None, reason=str(arm.why_not())),
+]
 
 
 @pytest.fixture(autouse=True)

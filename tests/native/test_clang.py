@@ -44,7 +44,10 @@ def find_clang(*, least_version: int = 16) -> str | None:
 
 CMAKE, COMPILER = program("cmake") or "cmake", find_clang()
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="clang 16 or newer not found: install clang-16")
+pytestmark = [
+    pytest.mark.time_limit(900),
+    pytest.mark.skipif(COMPILER is None, reason="clang 16 or newer not found: install clang-16"),
+]
 
 
 def run(command: list[str], folder: Path = ROOT, **environment: str) -> str:

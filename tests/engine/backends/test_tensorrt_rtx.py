@@ -22,6 +22,8 @@ from engine.backends import tensorrt_rtx as module  # noqa: E402
 from engine.backends.onnx_model import count_nodes, onnx_model  # noqa: E402
 from engine.backends.tensorrt_layers import check_layers, layers_in_text  # noqa: E402
 
+pytestmark = pytest.mark.time_limit(900)
+
 backend = BACKENDS["tensorrt-rtx"]
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 HALF = torch.zeros(1, 3, *SIZES[0], dtype=torch.float16)
