@@ -105,7 +105,7 @@ def default_output(spec: str, style: str, source: Source | None = None) -> Path:
     Args:
         spec: what the user named.
         style: the style's name.
-        source: what `open_source` made of it; without it a video becomes MP4.
+        source: what `open_source` made of it; without it nothing is known of its tracks.
     """
     stem = output_stem(spec)
     name = stem.with_name(f"{stem.name}_{style}")
@@ -118,8 +118,7 @@ def default_output(spec: str, style: str, source: Source | None = None) -> Path:
         suffix = Path(spec).suffix
         return name.with_name(name.name + (suffix if suffix.lower() in WRITTEN_SUFFIXES else ".png"))
     demuxer = source.media.demuxer if isinstance(source, FileSource) else None
-    suffix = container_for(demuxer, spec if files is None else str(files[0])) if demuxer is not None else ".mp4"
-    return name.with_name(name.name + suffix)
+    return name.with_name(name.name + container_for(demuxer, spec if files is None else str(files[0])))
 
 
 def open_sink(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import logging
@@ -67,7 +68,7 @@ class FileSink(Sink):
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
         self._tracks: Any = None
-        self._frames = self._muxed = 0
+        self._frames = self._muxed = self._last_muxed = 0
         self._last_pts: int | None = None
         self._end_seconds = Fraction(0)
         self._moved_timestamps = 0
@@ -111,19 +112,22 @@ class FileSink(Sink):
 
     def abort(self) -> Path | None:
         """Closes what is done into `NAME.partial.SUFFIX`, the sound cut where the picture ends, if that plays."""
+        partial = None
         if self._output is not None:
-            failures = (import_av().error.FFmpegError, OSError, SinkError, ValueError)
-            if not self._file.full:
-                with contextlib.suppress(*failures):
+            with contextlib.suppress(Exception):  # the encoder may not even be open
+                if self._file.full:
+                    self._fill_gaps()
+                else:
                     self._drain(self._end_seconds)
-            with contextlib.suppress(*failures):
+            with contextlib.suppress(Exception):
                 self._close()
             if plays(self._file.reader()):
                 with contextlib.suppress(SinkError):
-                    return self._file.keep_partial()
-        self._close_source()
-        self._file.remove()
-        return None
+                    partial = self._file.keep_partial()
+        if partial is None:
+            self._close_source()
+            self._file.remove()
+        return partial
 
     @property
     def warnings(self) -> list[str]:
@@ -179,6 +183,7 @@ class FileSink(Sink):
             packet.stream = self._stream
             self._output.mux_one(packet)
             self._muxed += 1
+            self._last_muxed = max(self._last_muxed, packet.pts or 0)
         if self._file.full and not is_last:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -193,6 +198,12 @@ class FileSink(Sink):
         self._mux(self._encoder.flush(), is_last=True)
         self._tracks.advance(until_seconds, is_last=True)
         self._tracks.flush()
+
+    def _fill_gaps(self) -> None:
+        """Writes the frames that are shown before one that is written, and nothing more: there is little room."""
+        packets = collections.deque(self._encoder.flush())
+        while packets and self._durations and min(self._durations) < self._last_muxed:
+            self._mux([packets.popleft()], is_last=True)
 
     def _close(self) -> None:
         if self._tracks is not None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from torch import Tensor
 
+# Frames per second beyond which a file's rate is taken for a clock.
+MOST_FRAME_RATE = 1000
+
 # A file whose last frame ends this much earlier than its index says is cut off. Less is rounding of durations.
 MISSING_SECONDS = 0.5
 
@@ -164,7 +167,9 @@ class FileSource(Source):
         self._picture = Picture(self._spec, first, background=self._background)
         width, height = self._picture.size
         self._time_base = stream.time_base or Fraction(1, 90000)
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
+        by_duration = 1 / (first.duration * self._time_base) if first.duration else None
+        said = (stream.average_rate, stream.guessed_rate, by_duration)  # raw DV says 60,000
+        rate = next((rate for rate in said if rate and rate <= MOST_FRAME_RATE), DEFAULT_FRAME_RATE)
         offset = self._demuxer.offset_seconds
         self._next_pts = 0
         self._default_duration = max(1, round(1 / (rate * self._time_base)))

@@ -239,7 +239,8 @@ class TrackCopier:
                 self._attach_cover(stream)
                 return
             copy = add_copy(self._output, stream)
-            if stream.type == "audio":  # FFmpeg estimates it again while it reads, and it is written into files
+            if stream.type == "audio" and copy.codec_context is not None:
+                # FFmpeg estimates it again while it reads, and it is written into files.
                 copy.codec_context.bit_rate = stream.codec_context.bit_rate or 0
         elif repacked == "mov_text":
             copy = self._output.add_stream("mov_text")
@@ -349,7 +350,7 @@ def _with_payload(packet: Packet, payload: bytes) -> Packet:
 _PLAYABLE_IN_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mov_text"}
 
 
-def container_for(demuxer: Demuxer, path: str) -> str:
+def container_for(demuxer: Demuxer | None, path: str) -> str:
     """Suffix of an output that the owner of the source can play: .mp4, or .mov for a .mov.
 
     A Matroska file with tracks that MP4 can't hold stays one.
@@ -357,7 +358,7 @@ def container_for(demuxer: Demuxer, path: str) -> str:
     own = Path(path).suffix.lower()
     if own == ".mov":
         return own
-    if own not in (".mkv", ".webm"):
+    if own not in (".mkv", ".webm") or demuxer is None:
         return ".mp4"
     pictures = {stream.index for stream in video_streams(demuxer.streams)}
     others = [s for s in demuxer.streams if s.index not in pictures and not is_rebuilt(s)]

@@ -122,8 +122,9 @@ def images(path: Path) -> list[np.ndarray]:
 
 
 def lumas(path: Path) -> list[np.ndarray]:
-    """All pictures in grey: chroma of half the size looks different after each way of enlarging it."""
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images(path)]
+    """Luma of all pictures: chroma of half the size looks different after each way of enlarging it."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
 
 
 def combing(image: np.ndarray) -> float:

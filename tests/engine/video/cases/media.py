@@ -135,16 +135,16 @@ def phone(path: Path) -> Path:
     """A phone's film: besides picture and sound a second sound, metadata and a timecode that nothing else reads."""
     words = path.with_suffix(".srt")
     words.write_text("1\n00:00:00,000 --> 00:00:01,000\nwords\n")
-    tracks = ["-map", "0", "-map", "1", "-map", "1", "-map", "2", *H264, *AAC, "-c:s", "mov_text"]
+    tracks = ["-map", "0", "-map", "1", "-map", "1", "-map", "2", *H264, *AAC, "-c:a:1", "ac3", "-c:s", "mov_text"]
     ffmpeg(*picture(2), *sound(2), "-i", words, "-pix_fmt", "yuv420p", *tracks, "-timecode", "10:00:00:00", path)
     words.unlink()
     data = bytearray(path.read_bytes())
     entries = [match.start() + 16 for match in re.finditer(b"stsd", data)]  # where each track says its format
     formats = [bytes(data[place : place + 4]) for place in entries]
-    sounds = [place for place, name in zip(entries, formats, strict=True) if name == b"mp4a"]
+    sounds = [place for place, name in zip(entries, formats, strict=True) if name == b"ac-3"]
     words_at = next(place for place, name in zip(entries, formats, strict=True) if name in (b"tx3g", b"text"))
     handler = data.rindex(b"hdlr", 0, data.rindex(b"minf", 0, words_at)) + 12
-    for place, name in ((sounds[1], b"apac"), (words_at, b"mebx"), (handler, b"meta")):
+    for place, name in ((sounds[0], b"apac"), (words_at, b"mebx"), (handler, b"meta")):
         data[place : place + 4] = name
     path.write_bytes(data)
     return path

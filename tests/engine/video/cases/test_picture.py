@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.errors import SinkError
+from engine.errors import EngineError
 from engine.run import main
 from tests.engine.video.cases.measures import combing, images, lumas, measure, psnr
 from tests.engine.video.cases.media import H264, ffmpeg, join, needs_ffmpeg, sdr_or_hdr
@@ -236,7 +236,7 @@ def test_every_encoder_is_good_by_default_or_says_what_it_takes(
     output = tmp_path / f"out{suffix}"
     try:
         through(source, output, codec=codec)
-    except SinkError as error:
+    except EngineError as error:
         message = str(error)
         assert codec in message
         assert "hardware" not in message
@@ -260,4 +260,4 @@ def test_a_gif_has_a_palette_of_its_own(tmp_path: Path) -> None:
         np.mean([psnr(image, other) for image, other in zip(images(path), before, strict=True)])
         for path in (ours, theirs)
     )
-    assert quality > reference - 1.5
+    assert quality > min(reference - 1.5, 50)
