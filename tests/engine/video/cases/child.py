@@ -72,6 +72,8 @@ def listen() -> None:
 
 
 def main() -> None:
+    # Libraries are loaded before signals are handled: an interruption in the middle of one would end in a traceback.
+    import tests.engine.video.identity  # noqa: F401
     from engine.jobs import StopRequest
 
     parser = argparse.ArgumentParser()
