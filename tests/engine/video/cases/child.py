@@ -17,7 +17,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.jobs import StopRequest
 
 ROOT = Path(__file__).parents[4]
 
@@ -68,12 +71,10 @@ def listen() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def main() -> int:
-    from engine.errors import EngineError
+def main() -> None:
+    # Libraries are loaded before signals are handled: an interruption in the middle of one would end in a traceback.
+    import tests.engine.video.identity  # noqa: F401
     from engine.jobs import StopRequest
-    from engine.pipeline import Pipeline
-    from engine.video import open_sink, open_source
-    from tests.engine.video.identity import Identity
 
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
@@ -81,53 +82,63 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--frame-seconds", type=float, default=0.0, help="time that the translation of a frame takes")
     parser.add_argument("--most-bytes", type=int, help="limit of a file's size (ulimit -f)")
-    parser.add_argument(
-        "--no-trailer", action="store_true", help="not one byte more may be written after the last frame"
-    )
+    parser.add_argument("--no-trailer", action="store_true", help="nothing more can be written after the last frame")
     parser.add_argument("--ready", type=Path, help="a file that is made when signals are handled")
     options = parser.parse_args()
-
-    class Slow(Identity):
-        def submit(self, frames: Any) -> Callable[[], Any]:
-            time.sleep(options.frame_seconds)
-            return super().submit(frames)
-
     if options.most_bytes is not None:
         limit_files(options.most_bytes)
     stop = StopRequest()
     with stop.handled():
         if options.ready is not None:
             options.ready.touch()
-        try:
-            source = open_source(options.source)
-            sink = open_sink(str(options.output), source, overwrite=options.overwrite)
-            if options.no_trailer:
-                finish = sink.finish
-                sink.finish = lambda **given: (limit_to_written(options.output.parent), finish(**given))[1]  # type: ignore[method-assign]
-            stop.pipeline = Pipeline(source, Slow(), sink)
-            result = stop.pipeline.run()
-        except EngineError as error:
-            print(json.dumps({"error": str(error), "partial": str(error.partial) if error.partial else None}))
-            return 1
-        except KeyboardInterrupt:
-            print(json.dumps({"error": "stopped", "partial": None}))
-            return stop.exit_status
+        status, said = do_job(options, stop)
+        print(json.dumps(said), flush=True)
+        os._exit(status)  # signals are handled to the end, and a thread that hangs in a read does not keep the process
+
+
+def do_job(options: argparse.Namespace, stop: StopRequest) -> tuple[int, dict[str, Any]]:
+    """Runs the job; gives its exit status and what there is to say."""
+    from engine.errors import EngineError
+    from engine.pipeline import Pipeline
+    from engine.video import open_sink, open_source
+    from tests.engine.video.identity import Identity
+
+    class Slow(Identity):
+        def submit(self, frames: Any) -> Callable[[], Any]:
+            time.sleep(options.frame_seconds)
+            return super().submit(frames)
+
+    try:
+        source = open_source(options.source)
+        sink = open_sink(str(options.output), source, overwrite=options.overwrite)
+        if options.no_trailer:
+            fill_up_before(sink, options.output.parent)
+        stop.pipeline = Pipeline(source, Slow(), sink)
+        result = stop.pipeline.run()
+    except EngineError as error:
+        return 1, {"error": str(error), "partial": str(error.partial) if error.partial else None}
+    except KeyboardInterrupt:
+        return stop.exit_status, {"error": "stopped", "partial": None}
     output = str(result.output) if result.output else None
-    said = {"frames": result.frames, "warnings": result.warnings, "output": output}
-    print(json.dumps(said if result.completed else {"partial": output, "error": "stopped"}))
-    return stop.exit_status if stop.signal_number is not None else 0
+    if not result.completed:
+        return stop.exit_status, {"error": "stopped", "partial": output}
+    return 0, {"frames": result.frames, "warnings": result.warnings, "output": output}
+
+
+def fill_up_before(sink: Any, folder: Path) -> None:
+    """Lets no file grow beyond the largest one in the folder once the sink is to finish."""
+    finish = sink.finish
+
+    def finish_without_room(**given: Any) -> Any:
+        limit_files(max(path.stat().st_size for path in folder.iterdir()))
+        return finish(**given)
+
+    sink.finish = finish_without_room
 
 
 def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def limit_to_written(folder: Path) -> None:
-    """No file may grow beyond the largest one in the folder."""
-    limit_files(max(path.stat().st_size for path in folder.iterdir()))
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)  # a thread that hangs in a read must not keep the process
+    main()
