@@ -107,7 +107,7 @@ class JobRunner:
                 job,
                 live_size=options.camera_size,
                 hardware=self._hardware,
-                deinterlaces=options.deinterlace != "no",
+                deinterlace=options.deinterlace != "no",
                 background=options.background,
             )
         ) as source:

@@ -76,3 +76,7 @@ SYNC_MS = 40.0
 # What an encoder's default quality keeps of a smooth picture with one bright square. The limit is chroma at half the
 # resolution, and the 256 colours of a GIF.
 ENCODER_DEFAULT_DB = 30.0
+
+# Colour bars through a matrix that is converted in floating point, in levels of 255: 10-bit samples and formulas with
+# four digits leave 2, and constant luminance magnifies that in dark blue.
+MATRIX_LEVELS = 4

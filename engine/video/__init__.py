@@ -57,7 +57,7 @@ def open_source(
     live_size: tuple[int, int] | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
-    deinterlaces: bool = True,
+    deinterlace: bool = True,
     background: tuple[int, int, int] = (0, 0, 0),
 ) -> Source:
     """Opens whatever the user named.
@@ -68,14 +68,14 @@ def open_source(
         live_size: width and height to ask a webcam for.
         threads: decoder threads; 0 lets FFmpeg choose.
         hardware: to decode video files on; None is software.
-        deinterlaces: makes whole pictures of video frames that are interlaced.
+        deinterlace: makes whole pictures of video frames that are interlaced.
         background: what is behind transparent pixels of a video, as bytes of blue, green and red.
 
     Raises:
         SourceError: there is nothing, or nothing with a picture.
     """
     open_file = functools.partial(
-        FileSource, threads=threads, hardware=hardware, deinterlaces=deinterlaces, background=background
+        FileSource, threads=threads, hardware=hardware, deinterlace=deinterlace, background=background
     )
     if is_camera(spec):
         return open_camera(spec, size=live_size)

@@ -18,9 +18,6 @@ MATRIX_RGB = 0
 MATRIX_BT709 = 1
 MATRIX_BT470BG = 5
 MATRIX_SMPTE170M = 6
-MATRIX_YCGCO = 8
-MATRIX_BT2020 = 9
-MATRIX_CHROMA_DERIVED = 12
 PRIMARIES_BT709 = 1
 TRANSFER_BT709 = 1
 TRANSFER_PQ = 16
@@ -36,21 +33,6 @@ _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 
 # The same as names for FFmpeg's filter.
 _FILTER_MATRIX = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-
-# H.273 primaries -> the matrix that chroma-derived non-constant luminance makes of them (equations 38 to 43).
-_DERIVED_MATRIX = {1: 1, 5: 5, 6: 6, 7: 7, 9: 9}
-
-# H.273 matrices that nothing here converts.
-_UNCONVERTED = {
-    0: "GBR in YUV planes",
-    11: "YDzDx (SMPTE ST 2085)",
-    12: "chroma-derived YCbCr of unusual primaries",
-    13: "chroma-derived constant luminance",
-    14: "ICtCp",
-    15: "IPT-PQ-C2",
-    16: "YCgCo-Re",
-    17: "YCgCo-Ro",
-}
 
 # H.273 matrix -> shares of red and blue in luma (table 4), of the same matrices.
 LUMA_WEIGHTS = {
@@ -83,9 +65,7 @@ def color_of(frame: VideoFrame) -> Color:
     if _is_rgb(frame.format):
         return Color(transfer=frame.color_trc if frame.color_trc in (TRANSFER_PQ, TRANSFER_HLG) else TRANSFER_BT709)
     matrix = frame.colorspace
-    if matrix == MATRIX_CHROMA_DERIVED:
-        matrix = _DERIVED_MATRIX.get(frame.color_primaries, UNSPECIFIED)
-    if matrix not in _SWSCALE_MATRIX and matrix != MATRIX_YCGCO:
+    if matrix not in _SWSCALE_MATRIX:
         high_definition = frame.width >= 1280 or frame.height > 576
         matrix = MATRIX_BT709 if high_definition else MATRIX_SMPTE170M
     says_limited = frame.color_range == RANGE_LIMITED
@@ -96,18 +76,13 @@ def color_of(frame: VideoFrame) -> Color:
 def output_color(frame: VideoFrame) -> Color:
     """Colour properties for an output in YUV: the source's own, BT.709 where that is HDR, RGB or grey."""
     color = color_of(frame)
-    if color.matrix == MATRIX_YCGCO:
-        color = dataclasses.replace(color, matrix=MATRIX_BT709)
     grey = len(frame.format.components) < 3
     return Color() if color.is_hdr or grey or _is_rgb(frame.format) else color
 
 
-def unconverted_matrix(frame: VideoFrame) -> str:
-    """What a frame's colours are coded as, if nothing here converts it, else ""."""
-    if _is_rgb(frame.format) or len(frame.format.components) < 3:
-        return ""
-    is_derived = frame.colorspace == MATRIX_CHROMA_DERIVED and frame.color_primaries in _DERIVED_MATRIX
-    return "" if is_derived else _UNCONVERTED.get(frame.colorspace, "")
+def has_alpha(pixel_format: Any) -> bool:
+    """True for pixel formats in which places can be transparent."""
+    return len(pixel_format.components) in (2, 4) or pixel_format.has_palette
 
 
 def _is_rgb(pixel_format: Any) -> bool:
@@ -121,14 +96,17 @@ def is_placed_low(pixel_format: Any) -> bool:
 
 
 class ToBgr:
-    """Converts decoded frames of any pixel format to BGR arrays of one size, with the matrix and range of `color`."""
+    """Converts decoded frames of any pixel format to BGR arrays of one size, with the matrix and range of `color`.
 
-    def __init__(self, color: Color, width: int, height: int, *, with_alpha: bool = False) -> None:
+    `layout` is "bgr24", or "bgra" to keep transparency.
+    """
+
+    def __init__(self, color: Color, width: int, height: int, *, layout: str = "bgr24") -> None:
         reformatter = import_av().video.reformatter
         self._color = color
         self._width = width
         self._height = height
-        self._format = "bgra" if with_alpha else "bgr24"
+        self._layout = layout
         self._reformatter = reformatter.VideoReformatter()
         # Accurate rounding costs 0.8 ms for a 720p frame and takes the round trip's error from 5 levels to 3.
         self._flags = reformatter.Interpolation.BILINEAR | reformatter.Interpolation.ACCURATE_RND
@@ -138,26 +116,13 @@ class ToBgr:
             frame,
             width=self._width,
             height=self._height,
-            format=self._format,
+            format=self._layout,
             interpolation=self._flags,
             threads=1,
             dst_color_range=RANGE_FULL,
             **yuv_side("src", frame.format, self._color),
         )
         return converted.to_ndarray()
-
-
-def ycgco_to_bgr(frame: VideoFrame, color: Color) -> np.ndarray:
-    """BGR of a frame in YCgCo (H.273, MatrixCoefficients 8), which swscale does not know."""
-    kept = {"src_colorspace": 1, "dst_colorspace": 1, "src_color_range": color.range, "dst_color_range": color.range}
-    planes = frame.reformat(format="yuv444p", **kept).to_ndarray().astype(np.float32)
-    luma, green, orange = planes
-    if color.range != RANGE_FULL:
-        luma, green, orange = (luma - 16) * (255 / 219), (green - 128) * (255 / 224), (orange - 128) * (255 / 224)
-    else:
-        green, orange = green - 128, orange - 128
-    rest = luma - green
-    return np.clip(np.rint(np.stack([rest - orange, luma + green, rest + orange], -1)), 0, 255).astype(np.uint8)
 
 
 def full_range(frame: VideoFrame) -> VideoFrame:

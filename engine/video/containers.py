@@ -33,8 +33,11 @@ WITHOUT_B_FRAMES = ("asf", "avi")
 """These have no place for the delay of B-frames, which would shift the picture."""
 
 # MPEG-4 part 2 and its relatives count time in 16 bits.
-_SMALL_CLOCKS = {"mpeg4", "msmpeg4", "msmpeg4v2", "mpeg1video", "mpeg2video"}
+_SMALL_CLOCKS = {"mpeg4", "msmpeg4", "msmpeg4v2"}
 _SMALL_CLOCK_LIMIT = 65535
+
+# These know nothing but a constant frame rate.
+_CONSTANT_RATE = {"mpeg1video", "mpeg2video"}
 
 
 def container_of(suffix: str) -> tuple[str, str]:
@@ -72,4 +75,5 @@ def container_options(container: str, start_unit: int) -> dict[str, str]:
 def encoder_time_base(output: OutputContainer, encoder: str, wanted: Fraction | None, rate: Fraction) -> Fraction:
     """The clock `wanted`, the source's, so that timestamps stay exact; 1 / `rate` where the format has none as fine."""
     is_too_fine = wanted is not None and encoder in _SMALL_CLOCKS and wanted.denominator > _SMALL_CLOCK_LIMIT
+    is_too_fine = is_too_fine or encoder in _CONSTANT_RATE
     return 1 / rate if wanted is None or is_too_fine or not has_flag(output, "variable_fps") else wanted

@@ -67,6 +67,7 @@ class FileSink(Sink):
         self._audio = audio
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
+        self._has_begun = False  # its header is written; without it FFmpeg crashes when more is
         self._tracks: Any = None
         self._frames = self._muxed = self._last_muxed = 0
         self._last_pts: int | None = None
@@ -113,13 +114,13 @@ class FileSink(Sink):
     def abort(self) -> Path | None:
         """Closes what is done into `NAME.partial.SUFFIX`, the sound cut where the picture ends, if that plays."""
         partial = None
-        if self._output is not None:
-            with contextlib.suppress(Exception):  # the encoder may not even be open
+        if self._has_begun:
+            with contextlib.suppress(*failures()):
                 if self._file.full:
                     self._fill_gaps()
                 else:
                     self._drain(self._end_seconds)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*failures()):
                 self._close()
             if plays(self._file.reader()):
                 with contextlib.suppress(SinkError):
@@ -153,6 +154,7 @@ class FileSink(Sink):
         self._tracks = TrackCopier(self._media, self._output, self._format, audio=self._audio)
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
+        self._has_begun = True
 
     def _pts(self, frame: Frame) -> int:
         """The frame's timestamp in the encoder's unit, pushed forward where it doesn't increase."""
@@ -214,6 +216,11 @@ class FileSink(Sink):
     def _close_source(self) -> None:
         if self._media.demuxer is not None:
             self._media.demuxer.close()
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What writing to a file may raise."""
+    return (import_av().error.FFmpegError, OSError, SinkError, ValueError)
 
 
 def plays(file: IO[bytes]) -> bool:

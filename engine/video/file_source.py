@@ -8,18 +8,19 @@ import re
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import SourceError
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceInfo
 from engine.video.color import color_of, is_placed_low, output_color
 from engine.video.demuxer import Demuxer
 from engine.video.nvidia.trials import VideoHardware
-from engine.video.picture import BLACK, Picture, deinterlaced
+from engine.video.picture import Pictures
 from engine.video.pyav import indexed_frames, is_url, video_streams
 from engine.video.video_decoder import Decoded, VideoDecoder
 
 if TYPE_CHECKING:
+    import numpy as np
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from torch import Tensor
@@ -38,24 +39,15 @@ class FileSource(Source):
         spec: path or URL.
         threads: decoder threads; 0 lets FFmpeg choose.
         hardware: to decode on, if it takes the stream, and where its frames stay, if they can; None is software.
-        deinterlaces: makes whole pictures of frames that the stream calls interlaced.
-        background: what transparent pixels show, as bytes of blue, green and red.
+        picture: `deinterlace` and `background`, see `Pictures`.
 
     Raises:
         SourceError: no such file, no video in it, or nothing in it can be decoded.
     """
 
-    def __init__(
-        self,
-        spec: str,
-        *,
-        threads: int = 0,
-        hardware: VideoHardware | None = None,
-        deinterlaces: bool = True,
-        background: tuple[int, int, int] = BLACK,
-    ) -> None:
+    def __init__(self, spec: str, *, threads: int = 0, hardware: VideoHardware | None = None, **picture: Any) -> None:
         self._spec = spec
-        self._background = background
+        self._picture_settings = picture
         self._notes: list[str] = []
         self._damaged_frames = 0
         self._frames = 0
@@ -72,8 +64,6 @@ class FileSource(Source):
             self._demuxer.choose(self._stream)
             self._decoder = VideoDecoder(spec, self._demuxer, self._stream, hardware=hardware, closed=self._closed)
             self._decoded = self._decoder.decode()
-            if deinterlaces:
-                self._decoded = deinterlaced(self._decoded, lambda line: self._notes.append(f"{spec}: {line}"))
             self._first = self._first_frame()
             self._describe(self._first[0])
         except BaseException:
@@ -84,7 +74,7 @@ class FileSource(Source):
         self._iterating = True
         self._demuxer.drop_others()
         try:
-            for decoded, image in itertools.chain([self._first], self._decoded):
+            for decoded, image in self._pictures.of(itertools.chain([self._first], self._decoded)):
                 if self._closed.is_set():
                     return
                 yield self._frame(decoded, image)
@@ -115,7 +105,7 @@ class FileSource(Source):
             lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
         if self._ended and (damaged or self._damaged_frames) and self._frames_lost() > 0:
             lines.append(f"{self._spec}: about {self._frames_lost()} frames are lost in the source")
-        lines += self._picture.notes
+        lines += self._pictures.notes
         if self._demuxer.joins:
             lines.append(f"{self._spec}: its clock restarts {self._demuxer.joins} times; the output's clock runs on")
         if self._ended and self._seconds_missing() > MISSING_SECONDS:
@@ -164,8 +154,7 @@ class FileSource(Source):
 
     def _describe(self, first: VideoFrame) -> None:
         stream = self._stream
-        self._picture = Picture(self._spec, first, background=self._background)
-        width, height = self._picture.size
+        self._pictures = Pictures(self._spec, first, **self._picture_settings)
         self._time_base = stream.time_base or Fraction(1, 90000)
         by_duration = 1 / (first.duration * self._time_base) if first.duration else None
         said = (stream.average_rate, stream.guessed_rate, by_duration)  # raw DV says 60,000
@@ -175,8 +164,8 @@ class FileSource(Source):
         self._default_duration = max(1, round(1 / (rate * self._time_base)))
         self.info = SourceInfo(
             name=self._spec,
-            width=width,
-            height=height,
+            width=self._pictures.width,
+            height=self._pictures.height,
             frame_count=self._count_frames(rate),
             frame_rate=rate,
             time_base=self._time_base,
@@ -187,7 +176,7 @@ class FileSource(Source):
         elif "DURATION" in stream.metadata:
             self._stream_end = _ticks(stream.metadata["DURATION"], self._time_base)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        aspect = 1 / aspect if self._picture.orientation.transpose else aspect
+        aspect = 1 / aspect if self._pictures.orientation.transpose else aspect
         self.media = Media(
             demuxer=self._demuxer,
             stream_index=stream.index,
@@ -210,16 +199,14 @@ class FileSource(Source):
 
     # --- frames ---
 
-    def _frame(self, decoded: VideoFrame, image: Tensor | None) -> Frame:
+    def _frame(self, decoded: VideoFrame, image: np.ndarray | Tensor) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
         duration = decoded.duration or self._default_duration
         pts = decoded.pts if decoded.pts is not None else decoded.dts
         pts = self._next_pts if pts is None else pts
         self._next_pts = pts + duration
-        if image is not None:
-            return Frame(image=image, pts=pts, duration=duration)
-        return Frame(image=self._picture.image(decoded), pts=pts, duration=duration)
+        return Frame(image=image, pts=pts, duration=duration)
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""

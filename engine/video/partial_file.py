@@ -86,7 +86,7 @@ class PartialFile(io.RawIOBase):
         return len(data)
 
     def reserve(self, size: int) -> None:
-        """Keeps room to close the file with: `size` bytes, or a quarter of the largest file that there may be.
+        """Keeps room to close the file with: `size` bytes, or half of the largest file that there may be.
 
         It is a file of its own, for disks and quotas, and a lower limit, where files have a largest size.
 
@@ -95,7 +95,7 @@ class PartialFile(io.RawIOBase):
         """
         if self._file < 0:
             self._open()
-        size = min(size, self._largest // 4)
+        size = min(size, self._largest // 2)
         self._limit = self._largest - size
         if self._reserve is None:
             self._reserve = tempfile.TemporaryFile(dir=f"/proc/self/fd/{self._folder}", buffering=0)  # noqa: SIM115

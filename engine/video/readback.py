@@ -101,10 +101,12 @@ def _why_not_read(output: Any, stream: Any, written: io.BytesIO, picture: np.nda
     return "the picture is another one" if error > 255**2 / 10 ** (_LEAST_DB / 10) else ""
 
 
-def accepted_by(name: str) -> str:
-    """The sizes or pixel formats that an encoder takes, in words for a message; "" where neither is limited."""
-    if name in _SIZES:
-        return "it takes only " + ", ".join(f"{width}x{height}" for width, height in _SIZES[name])
+def accepted_sizes(name: str) -> str:
+    """The sizes that an encoder takes, in words for a message; "" where they are not a few."""
+    return "it takes only " + ", ".join(f"{w}x{h}" for w, h in _SIZES[name]) if name in _SIZES else ""
+
+
+def _accepted_formats(name: str) -> str:
     formats = [pixel_format.name for pixel_format in import_av().Codec(name, "w").video_formats or []]
     return "it takes the pixel formats " + " ".join(formats[:8]) if formats else ""
 
@@ -113,7 +115,7 @@ def _not_opened(name: str, error: BaseException) -> SinkError:
     if name.rpartition("_")[2] in _HARDWARE:
         cause = "its hardware or driver may be missing, or --crf be out of its range"
     else:
-        cause = accepted_by(name) or "--crf may be out of its range"
+        cause = accepted_sizes(name) or _accepted_formats(name) or "--crf may be out of its range"
     return SinkError(
         f"--codec {name}: the encoder can't be opened ({first_line(error)}); {cause}; libx264 works everywhere"
     )

@@ -160,6 +160,7 @@ class TrackCopier:
         self._format = container
         self._audio = audio
         self._refused = 0
+        self._left_out: list[Stream] = []
         self._converters: dict[int, SoundConverter] = {}
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
         self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
@@ -175,17 +176,17 @@ class TrackCopier:
             return add_video(None)
         self._holdable = holdable(self._demuxer, self._format)
         video = None
-        data: list[Stream] = []
         for stream in self._demuxer.streams:
             if stream.index == self._media.stream_index:
                 video = add_video(stream)
             elif stream.type == "data" and self._format != "mpegts":
-                data += [stream] * (not is_rebuilt(stream))
+                # What cameras measure: a copy would be a track that says nothing of what is in it.
+                self._left_out += [stream] * (not is_rebuilt(stream))
             elif stream.type != "video" or is_cover(stream):
                 self._add(stream)
-        if data:  # what cameras measure; a copy would be a track that says nothing of what is in it
-            names = ", ".join(describe(stream) for stream in data)
-            self.warnings.append(f"{names} left out: {self._format} can't hold data of other programs")
+        if self._left_out:
+            names, them = ", ".join(map(describe, self._left_out)), "it" if len(self._left_out) == 1 else "them"
+            self.warnings.append(f"{names} left out: {self._format} can't hold {them}{self._hint(*self._left_out)}")
         self._output.metadata.update(copied_tags(self._demuxer.container.metadata, self._format))
         self._add_chapters()
         return video
@@ -228,7 +229,7 @@ class TrackCopier:
         if stream.type == "audio" and self._must_convert(stream):
             codec = sound_codec_for(stream, self._format)
             if codec is None:
-                self.warnings.append(f"{describe(stream)} is left out: {self._why_not(stream)}{self._hint(stream)}")
+                self._left_out.append(stream)
                 return
             self.warnings.append(f"{describe(stream)} is converted to {codec_label(codec)}: {self._why_not(stream)}")
             self._converters[stream.index] = SoundConverter(stream, self._output, codec)
@@ -249,7 +250,7 @@ class TrackCopier:
         elif repacked is not None:
             copy = self._output.add_mux_stream(repacked)
         else:
-            self.warnings.append(f"{describe(stream)} is left out: {self._format} can't hold it{self._hint(stream)}")
+            self._left_out.append(stream)
             return
         copy.disposition = stream.disposition
         copy.metadata.update(copied_tags(stream.metadata, self._format))
@@ -275,11 +276,13 @@ class TrackCopier:
             return f"few players know it in {self._format}"
         return f"{self._format} can't hold it"
 
-    def _hint(self, stream: Stream) -> str:
+    def _hint(self, *streams: Stream) -> str:
         assert self._demuxer is not None
-        if self._format != "matroska" and stream.index in holdable(self._demuxer, "matroska"):
-            return "; -o out.mkv keeps it"
-        return ""
+        holds = holdable(self._demuxer, "matroska") if self._format != "matroska" else set()
+        kept = [stream for stream in streams if stream.index in holds and stream.type != "data"]
+        if not kept:
+            return ""
+        return "; -o out.mkv keeps " + ("it" if len(streams) == 1 else ", ".join(map(describe, kept)))
 
     def _attach_cover(self, stream: Stream) -> None:
         """Matroska keeps pictures as attached files; the payload is the stream's only packet."""

@@ -58,7 +58,9 @@ class VideoDecoder:
         self._failed_packets = 0
         self._offered = hardware
         self._closed = closed
-        if hardware is not None:
+        if self._context() is not stream.codec_context:
+            self._offered = None
+        elif hardware is not None:
             reason = why_not_decoded(stream) if demuxer.can_be_opened_twice else "a stream can't be opened twice"
             reason = reason or decoder_missing(hardware.device_index)
             if reason is not None:

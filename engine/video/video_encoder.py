@@ -27,7 +27,7 @@ from engine.video.nvidia.trials import (
 )
 from engine.video.palette import PaletteFromBgr
 from engine.video.pyav import import_av
-from engine.video.readback import accepted_by, check_encoder
+from engine.video.readback import accepted_sizes, check_encoder
 from engine.video.tracks import copied_tags
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from torch import Tensor
+
+
+# Decoders of these take chroma at the left of each pair of pixels, unless the video says otherwise. The other ones take
+# it in the middle.
+_LEFT_SITED = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 
 class VideoEncoder:
@@ -123,7 +128,7 @@ class VideoEncoder:
         if self._offered is not None:
             self._choose_hardware(self._offered, image, color)
         self._color = color
-        is_centred = self._pixel_format.startswith("yuvj") or self._name in ("mjpeg", "mpeg1video")
+        is_centred = find_encoder(self._name).canonical_name not in _LEFT_SITED
         places = ("bottom", "bottomleft") if self._media.has_low_chroma else ("center", "left")
         self._from_bgr: FromBgr | PaletteFromBgr = PaletteFromBgr()
         if self._pixel_format != "pal8":
@@ -188,7 +193,7 @@ class VideoEncoder:
         except (import_av().error.FFmpegError, OSError, ValueError) as error:
             raise FrameSizeError(
                 f"{self._path}: {self._name} can't encode {self._video.width}x{self._video.height} "
-                f"({first_line(error)}); {accepted_by(self._name) or 'scale the source'}; or try another --codec"
+                f"({first_line(error)}); {accepted_sizes(self._name) or 'scale the source'}; or try another --codec"
             ) from error
         return self._stream
 

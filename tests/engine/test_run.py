@@ -260,7 +260,16 @@ def test_closed_standard_streams_do_not_spoil_the_job(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--frames", "0"], ["-o", ""], ["--crf", "x"], ["--camera-size", "12"], ["--batch", "-1"]]
+    "arguments",
+    [
+        ["--frames", "0"],
+        ["-o", ""],
+        ["--crf", "x"],
+        ["--camera-size", "12"],
+        ["--background", "red"],
+        ["--audio", "mp3"],
+        ["--batch", "-1"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -394,7 +403,7 @@ def test_frames_stay_on_the_device_for_our_own_engine_alone(
     offered: list[video.VideoHardware] = []
     open_source = video.open_source
 
-    def opened(spec: str, *, live_size: object, hardware: video.VideoHardware) -> object:
+    def opened(spec: str, *, hardware: video.VideoHardware, **settings: object) -> object:
         offered.append(hardware)
         return open_source(spec)
 

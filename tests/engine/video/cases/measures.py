@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 
 SYNC_SECONDS = 0.04  # one frame: the most that a beep may be off its flash
@@ -122,9 +121,15 @@ def images(path: Path) -> list[np.ndarray]:
 
 
 def lumas(path: Path) -> list[np.ndarray]:
-    """Luma of all pictures: chroma of half the size looks different after each way of enlarging it."""
+    """Luma of all pictures, in limited range: chroma depends on the way in which it is enlarged."""
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        return [luma_of(frame) for frame in container.decode(video=0)]
+
+
+def luma_of(frame: av.VideoFrame) -> np.ndarray:
+    is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj")
+    frame = frame.reformat(format="yuv444p", src_color_range=2 if is_full else 1, dst_color_range=1)
+    return np.asarray(frame.to_ndarray()[0])
 
 
 def combing(image: np.ndarray) -> float:
