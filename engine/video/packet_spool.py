@@ -91,7 +91,7 @@ class PacketSpool:
         while self._stored and self._bytes < self._memory_bytes // 4 + 1:
             place, stream, side_data = self._stored.popleft()
             self._file.seek(place)
-            pts, dts, duration, time_base, is_keyframe, payload = pickle.load(self._file)  # noqa: S301 - our own file
+            pts, dts, duration, time_base, is_keyframe, payload = pickle.load(self._file)
             packet = packet_of(payload, pts=pts, dts=dts, duration=duration, time_base=time_base)
             packet.stream, packet.is_keyframe = stream, is_keyframe
             packet.time_base = time_base

@@ -21,7 +21,21 @@ NETWORK_TIMEOUT_SECONDS = 15.0
 
 
 # Protocols by which pictures arrive in real time.
-_LIVE_PROTOCOLS = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpe", "rtp", "srtp", "udp", "srt", "mms", "mmsh", "rist"}
+_LIVE_PROTOCOLS = {
+    "rtsp",
+    "rtsps",
+    "rtmp",
+    "rtmps",
+    "rtmpt",
+    "rtmpe",
+    "rtp",
+    "srtp",
+    "udp",
+    "srt",
+    "mms",
+    "mmsh",
+    "rist",
+}
 
 # Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds, fewer through a pipe
 # because they may be long in coming.
@@ -115,7 +129,7 @@ def open_pipe(spec: str) -> Pipe | None:
     """
     path = _path_of(spec)
     try:
-        if is_url(spec) or not stat.S_ISFIFO(mode := os.stat(path).st_mode) and not _is_stream(mode):
+        if is_url(spec) or not _is_stream(os.stat(path).st_mode):
             return None
         pipe = Pipe(path)
     except FileNotFoundError:
@@ -150,7 +164,12 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
     name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
         opened = _open(name, options, timeout, hwaccel)
-        if pipe is None and has_flag(opened, "ts_discont") and not is_url(spec) and any(map(lacks_parameters, opened.streams)):
+        if (
+            pipe is None
+            and has_flag(opened, "ts_discont")
+            and not is_url(spec)
+            and any(map(lacks_parameters, opened.streams))
+        ):
             opened.close()
             opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
         return opened
@@ -181,7 +200,7 @@ def _path_of(spec: str) -> str:
 
 
 def _is_stream(mode: int) -> bool:
-    return stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
 def _is_broadcast(head: bytes) -> bool:
