@@ -138,8 +138,8 @@ class Demuxer:
             if goes_on or (stream.type == "audio" and lacks_parameters(stream) and self._is_kept):
                 what = "the film goes on" if goes_on else "sound begins"
                 raise SourceError(
-                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late in the file "
-                    "to be followed; copy it to another container first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
+                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late to be "
+                    "followed; copy it first: ffmpeg -probesize 9G -analyzeduration 9G -i IN -map 0 -c copy OUT.mkv"
                 )
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:

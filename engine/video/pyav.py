@@ -129,7 +129,7 @@ def open_pipe(spec: str) -> Pipe | None:
     """
     path = _path_of(spec)
     try:
-        if is_url(spec) or (not stat.S_ISFIFO(mode := os.stat(path).st_mode) and not _is_stream(mode)):
+        if is_url(spec) or not _is_stream(os.stat(path).st_mode):
             return None
         pipe = Pipe(path)
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def _path_of(spec: str) -> str:
 
 
 def _is_stream(mode: int) -> bool:
-    return stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
 def _is_broadcast(head: bytes) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 # A decoding time that falls back this far is a clock that restarts. Less is disorder in one track.
 FALL_SECONDS = 0.3
 
-# Broadcast clocks that leap ahead this far in all tracks have restarted, too. A lone track needs more: a picture may
-# stay.
+# Broadcast clocks that leap ahead this far in all tracks have restarted, too. A lone track needs more, since a picture
+# may stay.
 LEAP_SECONDS = 10.0
 LONE_LEAP_SECONDS = 600.0
 
