@@ -51,6 +51,7 @@ class Demuxer:
         offset_seconds: subtracted from every timestamp, all tracks alike.
         is_live: it arrives in real time and has no end of its own.
         damaged, damaged_others: reads that failed and picture packets that are incomplete; packets of other tracks.
+        lacks_presentation_times: packets have decoding times only, as in AVI.
         first_packets: the first packets of each stream so far, by the stream's index: up to 16 of sound, else one.
 
     Raises:
@@ -68,8 +69,8 @@ class Demuxer:
         self.is_live = is_live_protocol(self.container, spec)
         self._is_broadcast = has_flag(self.container, "ts_discont")
         self.streams: list[Any] = list(self.container.streams)
-        if self.container.format.name == "avi":
-            # AVI has no presentation times, and those that FFmpeg makes up for B-frames are wrong.
+        self.lacks_presentation_times = self.container.format.name == "avi"
+        if self.lacks_presentation_times:  # and those that FFmpeg makes up for B-frames are wrong
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
         self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it

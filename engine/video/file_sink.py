@@ -32,6 +32,9 @@ RESERVE_BYTES = 8 << 20
 INDEX_BYTES_PER_FRAME = 256
 FRAMES_BETWEEN_RESERVES = 4096
 
+# How long MP4 can show a frame, in units of its clock.
+MOST_TICKS = (1 << 31) - 1
+
 
 class FileSink(Sink):
     """Encodes frames into a video file that appears under its name when it is complete.
@@ -166,6 +169,12 @@ class FileSink(Sink):
         if self._last_pts is not None and pts <= self._last_pts:
             pts = self._last_pts + 1
             self._moved_timestamps += 1
+        if self._last_pts is not None and pts - self._last_pts > MOST_TICKS and self._format in SUMS_DURATIONS:
+            days = float((pts - self._last_pts) * self._time_base / 86400)
+            raise SinkError(
+                f"{self._file.path}: frame {self._frames} is {days:.1f} days later than the one before, which "
+                f"{self._format} can't hold; its time is damaged, or name the output .mkv"
+            )
         self._last_pts = pts
         self._durations[pts] = duration
         self._end_seconds = (pts + duration) * self._time_base

@@ -227,15 +227,17 @@ def _why_not_opened(spec: str, error: BaseException) -> str:
 
 def _lacks_index(path: Path) -> bool:
     """True for an MP4 or QuickTime file that has begun well but ends before its `moov` box."""
-    boxes = []
+    boxes, begin, end = [], 0, path.stat().st_size
     with path.open("rb") as file:
-        while len(head := file.read(16)) == 16:
+        while begin < end:
+            file.seek(begin)
+            head = file.read(16).ljust(16, b"\0")
             size, kind = struct.unpack(">I4s", head[:8])
             size = struct.unpack(">Q", head[8:])[0] if size == 1 else size
             boxes.append(kind)
             if size < 8:
                 break
-            file.seek(size - 16, os.SEEK_CUR)
+            begin += size
     return boxes[:1] == [b"ftyp"] and b"moov" not in boxes
 
 

@@ -122,12 +122,15 @@ class VideoDecoder:
     def _decode_in_software(self) -> Generator[VideoFrame, None, None]:
         """Decodes to the end of the file; a packet that fails is counted and left out."""
         av = import_av()
-        # AVI has no presentation times. Frames come in their order, so each takes the earliest decoding time left.
+        # Frames come in the order of presentation. Without its times, each takes the earliest decoding time left.
         times: list[int] = []
+        lacks_times = self._demuxer.lacks_presentation_times
         context = self._context()
         for packet in self._demuxer.pictures():
             if self._closed.is_set():
                 return
+            if lacks_times:
+                packet.pts = None
             if packet.pts is None and packet.dts is not None and packet.size:
                 heapq.heappush(times, packet.dts)
             try:

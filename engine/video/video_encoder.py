@@ -193,7 +193,7 @@ class VideoEncoder:
         except (import_av().error.FFmpegError, OSError, ValueError) as error:
             raise FrameSizeError(
                 f"{self._path}: {self._name} can't encode {self._video.width}x{self._video.height} "
-                f"({first_line(error)}); {accepted_sizes(self._name) or 'scale the source'}; or try another --codec"
+                f"({first_line(error)}); {accepted_sizes(self._name) or 'take another size'}; or try another --codec"
             ) from error
         return self._stream
 

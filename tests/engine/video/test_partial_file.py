@@ -53,12 +53,12 @@ from engine.video.file_sink import FileSink
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-info = SourceInfo("noise", 320, 240, frame_rate=Fraction(25), time_base=Fraction(1, 25))
+info = SourceInfo("noise", 96, 64, frame_rate=Fraction(25), time_base=Fraction(1, 25))
 sink = FileSink(Path(sys.argv[1]), info=info, crf=5)
 noise = np.random.default_rng(0)
 try:
     for index in range(400):
-        sink.write(Frame(noise.integers(0, 255, (240, 320, 3), np.uint8), pts=index, duration=1))
+        sink.write(Frame(noise.integers(0, 255, (64, 96, 3), np.uint8), pts=index, duration=1))
     sink.finish()
 except SinkError as error:
     print("refused:", error)
