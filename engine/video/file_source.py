@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # A file whose last frame ends this much earlier than its index says is cut off. Less is rounding of durations.
 MISSING_SECONDS = 0.5
 
+# Larger averages are a container's clock, such as 60000 for raw DV, not a rate.
+MOST_FRAMES_PER_SECOND = 1000
+
 
 class FileSource(Source):
     """Frames of a video file or URL.
@@ -161,7 +164,8 @@ class FileSource(Source):
         self._decoded_size = (first.width, first.height)
         width, height = self._orientation.size(first.width, first.height)
         self._time_base = stream.time_base or Fraction(1, 90000)
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
+        rates = (stream.average_rate, stream.guessed_rate)
+        rate = next((rate for rate in rates if rate and rate <= MOST_FRAMES_PER_SECOND), DEFAULT_FRAME_RATE)
         offset = self._demuxer.offset_seconds
         self._next_pts = 0
         self._default_duration = max(1, round(1 / (rate * self._time_base)))

@@ -139,6 +139,17 @@ def test_pictures_that_stay(tmp_path: Path) -> None:
     assert result.warnings == []
 
 
+@needs_ffmpeg
+def test_raw_dv(tmp_path: Path) -> None:
+    """Its time code needs a frame rate, which FFmpeg takes for 60000."""
+    path = tmp_path / "in.dv"
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=720x576:r=25:d=0.4"]
+    subprocess.run([*command, "-c:v", "dvvideo", "-pix_fmt", "yuv420p", str(path)], check=True, timeout=60)
+    result = through(path, tmp_path / "out.mp4")
+    assert_even(result, 10)
+    assert result.source.info.frame_rate == 25
+
+
 def test_sound_whose_times_do_not_increase_is_moved(tmp_path: Path) -> None:
     import av
 
