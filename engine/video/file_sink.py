@@ -200,8 +200,9 @@ class FileSink(Sink):
 
     def _failure(self, error: Exception) -> SinkError:
         path, why = self._file.path, self._file.full or FULL_ERRORS.get(getattr(error, "errno", None) or 0)
-        if why:  # what is still inside the encoder has no room
-            return SinkError(f"{path}: {why}, after {self._muxed} frames; free some space or use another disk")
+        if why:  # what is still inside the encoder has no room, but for frames that are shown before others
+            frames = self._muxed + sum(pts < self._last_muxed for pts in self._durations)
+            return SinkError(f"{path}: {why}, after {frames} frames; free some space or use another disk")
         return SinkError(f"{path}: can't be written after {self._frames} frames ({first_line(error)})")
 
     def _drain(self, until_seconds: Fraction | None) -> None:

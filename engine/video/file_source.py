@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from torch import Tensor
 
-# Frames per second beyond which a file's rate is taken for a clock.
-MOST_FRAME_RATE = 1000
-
 # A file whose last frame ends this much earlier than its index says is cut off. Less is rounding of durations.
 MISSING_SECONDS = 0.5
+
+# Larger averages are a container's clock, such as 60000 for raw DV, not a rate.
+MOST_FRAMES_PER_SECOND = 1000
 
 
 class FileSource(Source):
@@ -158,7 +158,7 @@ class FileSource(Source):
         self._time_base = stream.time_base or Fraction(1, 90000)
         by_duration = 1 / (first.duration * self._time_base) if first.duration else None
         said = (stream.average_rate, stream.guessed_rate, by_duration)  # raw DV says 60,000
-        rate = next((rate for rate in said if rate and rate <= MOST_FRAME_RATE), DEFAULT_FRAME_RATE)
+        rate = next((rate for rate in said if rate and rate <= MOST_FRAMES_PER_SECOND), DEFAULT_FRAME_RATE)
         offset = self._demuxer.offset_seconds
         self._next_pts = 0
         self._default_duration = max(1, round(1 / (rate * self._time_base)))

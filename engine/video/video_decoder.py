@@ -124,7 +124,7 @@ class VideoDecoder:
         av = import_av()
         # Frames come in the order of presentation. Without its times, each takes the earliest decoding time left.
         times: list[int] = []
-        lacks_times = self._demuxer.lacks_presentation_times
+        lacks_times, is_first = self._demuxer.lacks_presentation_times, True
         context = self._context()
         for packet in self._demuxer.pictures():
             if self._closed.is_set():
@@ -147,7 +147,11 @@ class VideoDecoder:
                 continue
             for frame in frames:
                 if frame.pts is None and times:
+                    if is_first and len(times) > 1 and packet.duration:
+                        # With B-frames, AVI's first frame is followed by an empty place for the encoder's delay.
+                        times[0] = max(times[0], min(times[1:3]) - packet.duration)
                     frame.pts = heapq.heappop(times)
+                is_first = False
                 yield frame
 
     def _context(self) -> Any:

@@ -8,6 +8,7 @@ import http.server
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -139,6 +140,17 @@ def test_pictures_that_stay(tmp_path: Path) -> None:
     assert result.warnings == []
 
 
+@needs_ffmpeg
+def test_raw_dv(tmp_path: Path) -> None:
+    """Its time code needs a frame rate, which FFmpeg takes for 60000."""
+    path = tmp_path / "in.dv"
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=720x576:r=25:d=0.4"]
+    subprocess.run([*command, "-c:v", "dvvideo", "-pix_fmt", "yuv420p", str(path)], check=True, timeout=60)
+    result = through(path, tmp_path / "out.mp4")
+    assert_even(result, 10)
+    assert result.source.info.frame_rate == 25
+
+
 def test_sound_whose_times_do_not_increase_is_moved(tmp_path: Path) -> None:
     import av
 
@@ -235,14 +247,16 @@ def test_http_without_duration_is_a_file(tmp_path: Path) -> None:
 
 @needs_ffmpeg
 def test_a_live_stream_keeps_its_sound(tmp_path: Path) -> None:
-    path = clip(tmp_path / "in.ts", 4, 4)
-    url = "udp://127.0.0.1:47123"
+    path = clip(tmp_path / "in.ts", 8, 8)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"udp://127.0.0.1:{free.getsockname()[1]}"
     command = ["ffmpeg", "-nostdin", "-v", "error", "-re", "-i", str(path), "-c", "copy", "-f", "mpegts", url]
     sender = threading.Timer(0.5, lambda: subprocess.run(command, check=False, timeout=30))
     sender.start()
     source = open_source(url)
     assert isinstance(source, LiveSource)
-    source._silence_seconds = 1.0
+    source._silence_seconds = 3.0
     sink = open_sink(str(tmp_path / "out.mp4"), source)
     for frame in source:
         sink.write(frame)
@@ -252,7 +266,7 @@ def test_a_live_stream_keeps_its_sound(tmp_path: Path) -> None:
     contents = read(output)
     (track,) = contents.of_type("audio")
     assert len(contents.frames) > 10
-    assert len(track.packets) > 100
+    assert len(track.packets) > 30
     assert abs(track.packets[-1][0] - contents.times[-1]) < 1.5
 
 
