@@ -147,7 +147,7 @@ class VideoDecoder:
                 continue
             for frame in frames:
                 if frame.pts is None and times:
-                    if is_first and len(times) > 1 and packet.duration:
+                    if is_first and context.has_b_frames and len(times) > 1 and packet.duration:
                         # With B-frames, AVI's first frame is followed by an empty place for the encoder's delay.
                         times[0] = max(times[0], min(times[1:3]) - packet.duration)
                     frame.pts = heapq.heappop(times)
