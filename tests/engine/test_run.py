@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -25,6 +26,7 @@ from engine.run import main
 from engine.samples import SAMPLE
 from engine.styles import DEFAULT_STYLE, list_styles
 from engine.video import video_decoder, video_encoder
+from engine.video.demuxer import Demuxer
 
 
 @pytest.fixture(scope="session")
@@ -390,9 +392,11 @@ def test_the_summary_names_the_hardware(
     assert frame_times(output) == frame_times(clip)[:3]
 
 
-def decode_in_software(spec: str, stream: object, hardware: video.VideoHardware) -> Iterator[av.VideoFrame]:
-    with av.open(spec) as container:
-        yield from container.decode(video=0)
+def decode_in_software(
+    spec: str, demuxer: Demuxer, stream: Any, hardware: video.VideoHardware
+) -> Iterator[av.VideoFrame]:
+    for packet in demuxer.pictures():
+        yield from stream.decode(packet)
 
 
 @pytest.mark.parametrize(("backend", "frames_device"), [("auto", "cuda:0"), ("fused", "cuda:0"), ("eager", "")])
