@@ -35,6 +35,9 @@ OVERLAP_SECONDS = 0.3
 INTERLEAVED_SECONDS = 10
 
 
+_COPY_COMMAND = "ffmpeg -probesize 9G -analyzeduration 9G -i IN -map 0 -c copy OUT.mkv"
+
+
 class Demuxer:
     """Opens a source once and reads it once.
 
@@ -73,6 +76,7 @@ class Demuxer:
         if self.lacks_presentation_times:  # and those that FFmpeg makes up for B-frames are wrong
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
+        self._has_unknown = False  # streams that PyAV has not seen at the opening, and hides
         self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
         self._begun: dict[int, Any] = {}  # index -> the first packet, of streams that have begun soon enough
         self._now: dict[int, int] = {}  # index of a stream -> of the one in which it goes on at present
@@ -130,6 +134,11 @@ class Demuxer:
 
     def _check_late(self) -> None:
         """Raises SourceError where a stream began too late to be followed."""
+        if self._is_broadcast and self._has_unknown and not self.is_live:
+            raise SourceError(
+                f"{self._spec}: streams begin in the middle of the file and are left out; copy it first: "
+                f"{_COPY_COMMAND}"
+            )
         for stream in self.streams if self._is_broadcast else ():
             packets = self.first_packets.get(stream.index)
             if not packets or stream.index in self._begun:
@@ -140,7 +149,7 @@ class Demuxer:
                 what = "the film goes on" if goes_on else "sound begins"
                 raise SourceError(
                     f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late to be "
-                    "followed; copy it first: ffmpeg -probesize 9G -analyzeduration 9G -i IN -map 0 -c copy OUT.mkv"
+                    f"followed; copy it first: {_COPY_COMMAND}"
                 )
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
@@ -262,18 +271,19 @@ class Demuxer:
             try:
                 for packet in self.container.demux():
                     if packet.size == 0 and packet.dts is None and packet.pts is None:
-                        return  # the first of those that flush decoders
+                        continue  # one of those that flush decoders, at the end
                     failed_in_a_row = 0
                     self._note(packet)
                     yield packet
                 return
-            except (av.error.FFmpegError, OSError):  # noqa: PERF203 - reading goes on behind the damage
+            except (av.error.FFmpegError, OSError):  # reading goes on behind the damage
                 self.damaged += 1
                 failed_in_a_row += 1
                 if failed_in_a_row >= MAX_FAILED_READS:
                     return
-            except IndexError:  # PyAV at the end of a file in which damage has made streams appear
-                self.damaged += 1
+            except IndexError:  # PyAV at the end of a file in which streams have appeared
+                self._has_unknown = True
+                self.damaged += not self._is_broadcast
                 return
 
     def _note(self, packet: Any) -> None:
@@ -297,13 +307,14 @@ class Demuxer:
         return min(self.starts(), default=Fraction(0)) if self._is_broadcast else Fraction(0)
 
     def _look_ahead(self) -> None:
-        """Reads until every stream has begun; in broadcasts with streams that begin late, as far as memory allows."""
+        """Reads until every stream has begun and sound is known; where streams begin late, as far as memory allows."""
         begun = self._begun
         everything = {s.index for s in self.streams if s.type != "attachment"}
         has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
         size = 0
         while size < LOOK_AHEAD_BYTES:
-            if not has_late and (len(self._ahead) >= PACKETS_TRIED or begun.keys() >= everything):
+            is_enough = begun.keys() >= everything and self._knows_sound()
+            if not has_late and (len(self._ahead) >= PACKETS_TRIED or is_enough):
                 break
             packet = next(self._read_packets, None)
             if packet is None:
@@ -314,6 +325,10 @@ class Demuxer:
         if has_late:
             for number, (index, begin) in enumerate(begun.items()):
                 self._find_predecessor(self.container.streams[index], begin, list(begun)[:number])
+
+    def _knows_sound(self) -> bool:
+        sounds = [stream.index for stream in self.streams if stream.type == "audio"]
+        return all(len(self.first_packets.get(index, [])) >= SOUND_PACKETS_KEPT for index in sounds)
 
     def _find_predecessor(self, stream: Any, begin: Any, earlier: list[int]) -> None:
         """Finds the stream that goes on in this one: of its kind, and silent since this one began."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # overlap is cut. Less is rounding: Matroska, ASF and AVI have timestamps of a millisecond or of a packet's length.
 MOST_OFF_SECONDS = Fraction(1, 50)
 
+# A longer gap stays one: it is in no film, but damaged.
+MOST_SILENCE_SECONDS = 600
+
 # Silence is made in pieces of at most this length, so that a gap of hours needs no memory.
 _SILENCE_SECONDS = 1
 
@@ -119,7 +122,8 @@ class SoundConverter:
     """Encodes one sound track of the source into a new track of the output, at the same times.
 
     The first sample keeps its time. The samples that follow are one unbroken run: a gap in the source is filled with
-    silence and an overlap is cut, so that sound never is further than `MOST_OFF_SECONDS` from its place.
+    silence, if it is shorter than ten minutes, and an overlap is cut, so that sound never is further than
+    `MOST_OFF_SECONDS` from its place.
 
     Args:
         stream: the source's track, whose decoder is used.
@@ -199,7 +203,10 @@ class SoundConverter:
             self._position = round(self._end_seconds * rate)
         off = start - self._end_seconds if start is not None else Fraction(0)
         samples = frame.to_ndarray()
-        if off > MOST_OFF_SECONDS:
+        if off > MOST_SILENCE_SECONDS:
+            self._end_seconds += off
+            self._position = round(self._end_seconds * rate)
+        elif off > MOST_OFF_SECONDS:
             missing = round(off * rate)
             while missing:
                 count = min(missing, _SILENCE_SECONDS * rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.packet import Packet
     from av.stream import Stream
+
+LEAST_PACKETS_TIMED = 8
 
 # Tags that describe the file they are in, not the work: the output gets its own.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "rotate", "duration", "vendor_id"}
@@ -77,7 +80,8 @@ def holdable(demuxer: Demuxer, container: str) -> set[int]:
 def _can_hold(av: Any, container: str, stream: Stream, packets: list[Packet]) -> bool:
     if container == "matroska" and is_cover(stream):
         return codec_of(stream) in _PICTURE_TYPES
-    seconds = _seconds_of(packets)
+    # How long fewer packets last depends on what containers round, and on what encoders put before the sound.
+    seconds = _seconds_of(packets) if len(packets) >= LEAST_PACKETS_TIMED else Fraction(0)
     written = io.BytesIO()
     trial = av.open(written, "w", format=container)
     try:
@@ -86,6 +90,10 @@ def _can_hold(av: Any, container: str, stream: Stream, packets: list[Packet]) ->
         trial.start_encoding()
         for packet in packets:
             packet = _with_payload(packet, bytes(packet))
+            if packet.dts is not None and packets[0].dts is not None:  # MP4 hides what is before zero
+                lead = (packet.pts or packet.dts) - packet.dts
+                packet.dts -= packets[0].dts
+                packet.pts = packet.dts + lead
             packet.stream = copy
             trial.mux_one(packet)
         trial.close()
@@ -105,9 +113,12 @@ def _is_read_back(av: Any, written: io.BytesIO, stream: Stream, seconds: Fractio
 
 
 def _seconds_of(packets: list[Packet]) -> Fraction:
-    """How long sound packets last together; 0 where they don't say."""
+    """How long sound packets last together; 0 where they don't say, or where their clock jumps."""
     stamps = [packet.pts for packet in packets if packet.pts is not None]
     if not stamps or not packets[-1].duration:
+        return Fraction(0)
+    unit = packets[0].time_base
+    if any(not 0 <= (later - earlier) * unit < 1 for earlier, later in itertools.pairwise(stamps)):
         return Fraction(0)
     return (stamps[-1] - stamps[0] + packets[-1].duration) * packets[0].time_base
 
