@@ -199,3 +199,21 @@ def test_encoder_by_container(tmp_path: Path) -> None:
         "flv": "aac",
         "gif": None,
     }
+
+
+def test_a_jump_of_days_is_not_filled_with_silence(tmp_path: Path) -> None:
+    """A damaged time of a packet; hours of silence would take hours to encode."""
+    with av.open(str(clip(tmp_path, AAC, seconds=2))) as source, av.open(str(tmp_path / "jump.mkv"), "w") as output:
+        copies = {stream.index: output.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == "audio" and packet.pts * packet.time_base > 1:
+                packet.pts += int(2 * 86400 / packet.time_base)
+                packet.dts = packet.pts
+            packet.stream = copies[packet.stream.index]
+            output.mux(packet)
+    result = through(tmp_path / "jump.mkv", tmp_path / "out.webm")
+    (track,) = result.contents.of_type("audio")
+    assert track.codec == "opus"
+    assert 90 < len(track.packets) < 130
