@@ -91,7 +91,7 @@ def _can_hold(av: Any, container: str, stream: Stream, packets: list[Packet]) ->
         for packet in packets:
             packet = _with_payload(packet, bytes(packet))
             if packet.dts is not None and packets[0].dts is not None:  # MP4 hides what is before zero
-                lead = (packet.pts or packet.dts) - packet.dts
+                lead = 0 if packet.pts is None else packet.pts - packet.dts
                 packet.dts -= packets[0].dts
                 packet.pts = packet.dts + lead
             packet.stream = copy
