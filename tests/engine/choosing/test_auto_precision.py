@@ -15,7 +15,7 @@ import torch
 from engine import Translator, device, save_generator
 from engine.backends import BACKENDS
 from engine.cache import EngineCache
-from engine.choosing import candidates, chooser, remembered
+from engine.choosing import candidates, chooser, measuring, remembered
 from engine.choosing.measuring import (
     COMPARED,
     ONLY_ONE,
@@ -45,7 +45,7 @@ class Times:
         self.calls: list[str] = []
 
     def timed(self, engine: Engine, batch: np.ndarray) -> tuple[np.ndarray, float]:
-        """As `chooser.timed`."""
+        """As `measuring.timed`."""
         self.calls.append(str(engine))
         return engine.runner.submit(batch)(), self.ms.get(str(engine), 1000.0)
 
@@ -55,7 +55,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Times:
     """Half precision takes 20 ms and float32 30 where the test says nothing else; both are in every device."""
     fake = Times()
     fake.ms = {"fused bf16": 20.0, "fused fp32": 30.0, "eager bf16": 200.0, "eager fp32": 300.0}
-    monkeypatch.setattr(chooser, "timed", fake.timed)
+    monkeypatch.setattr(measuring, "timed", fake.timed)
     monkeypatch.setattr(candidates, "auto_precisions", lambda device: ("bf16", "fp32"))
     for module in (candidates, chooser):
         monkeypatch.setattr(module, "fastest_precision", lambda device: "bf16")

@@ -96,7 +96,7 @@ def quick_aoti(monkeypatch: pytest.MonkeyPatch, may_build: threading.Event) -> l
     monkeypatch.setattr(AOTI, "build", build_traced)
     monkeypatch.setattr(AOTI, "load", TORCHSCRIPT.load)
     monkeypatch.setattr(AOTI, "unbuildable", lambda device: None)
-    # `_try` builds what is not in the cache.
+    # An attempt builds what is not in the cache.
     monkeypatch.setattr(background, "build", lambda *arguments: may_build.wait(120))
     return builds
 

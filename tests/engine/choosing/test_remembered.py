@@ -18,7 +18,7 @@ import torch
 
 from engine import Translator, save_generator
 from engine.cache import EngineCache
-from engine.choosing import chooser, remembered
+from engine.choosing import measuring, remembered
 from engine.choosing.request import Request
 from engine.errors import CheckpointError, EngineError, FrameSizeError
 from engine.files import sha256
@@ -364,7 +364,9 @@ def test_another_engine_that_was_measured_to_be_faster_replaces_it(
 ) -> None:
     Run(style)(frame())
     long = Translator(style, device="cpu", precision="fp32", expected_frames=10**9)
-    monkeypatch.setattr(chooser, "timed", lambda engine, batch: (engine.runner.submit(batch)(), speeds[engine.backend]))
+    monkeypatch.setattr(
+        measuring, "timed", lambda engine, batch: (engine.runner.submit(batch)(), speeds[engine.backend])
+    )
     speeds = {"fused": 20.0, "torchscript": 5.0, "openvino": 50.0, "onnxruntime": 50.0, "aoti": 50.0}
     long(frame())
     assert str(long.engine) == "torchscript fp32"

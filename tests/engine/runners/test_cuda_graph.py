@@ -290,7 +290,7 @@ def test_float16_that_overflows_ends_a_trial(overflows_when_white: Generator) ->
     translator = Translator(overflows_when_white, backend="fused", precision="fp32", device="cpu")
     translator(grey)
     current = translator.engine
-    rival = translator._chooser()._try(Candidate("eager", "fp16"), grey[None], translator(grey)[None])
+    rival = translator._chooser()._attempts.engine(Candidate("eager", "fp16"), grey[None], translator(grey)[None])
     assert current is not None
     assert rival is not None
     translator._trials[32, 48] = Trial(current, rival)
