@@ -18,7 +18,7 @@ MACHINE ?= $(shell $(BENCH_VENV)/bin/python -m bench.machine)
 GPU_RESULTS ?= bench/results
 # For the device that is there, in seconds instead of for all in a minute.
 BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/fused/test_norms.py tests/engine/test_translator.py \
+GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/test_translator.py \
   tests/engine/backends/test_tensorrt_rtx.py tests/engine/backends/test_tensorrt.py tests/engine/backends/test_tensorrt_plugin.py \
   tests/engine/backends/test_onnxruntime.py tests/engine/backends/test_onnxruntime_tensorrt.py \
   $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/nvidia/test_frames.py tests/engine/video/nvidia/test_codecs.py)
@@ -117,8 +117,8 @@ sanitize: $(VENV)/.installed
 	STREAMGAN_SANITIZE=ON $(PYTHON) setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:allocator_may_return_null=1:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \
-	  UBSAN_OPTIONS=halt_on_error=1 $(PYTHON) -m pytest tests/ops tests/engine/fused/test_lowering.py tests/engine/fused/test_super_resolution.py tests/engine/fused/test_finished.py \
-	  tests/engine/fused/test_matrix.py tests/engine/runners/test_packed.py -k 'not operator_like and not elsewhere and not noticed and not refuses'; status=$$?; \
+	  UBSAN_OPTIONS=halt_on_error=1 $(PYTHON) -m pytest tests/ops $(filter-out %_norms.py %_norm_rules.py,$(wildcard tests/engine/fused/test_*.py)) \
+	  tests/engine/runners/test_packed.py -k 'not operator_like and not elsewhere and not noticed and not refuses'; status=$$?; \
 	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
 test-gpu:

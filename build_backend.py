@@ -1,4 +1,4 @@
-"""The build backend: that of setuptools. It asks for a compiler before pip downloads torch, which is built against."""
+"""The build backend: that of setuptools. Before pip downloads torch, it looks for a compiler and an installed torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 - the other hooks of PEP 517 and PEP 660
 
-from setup import BuildToolError, find_compiler
+from setup import BuildToolError, find_compiler, installed_torch
 
-_REQUIRED = ["wheel", "pybind11>=2.13", "cmake>=3.24", "ninja", "torch>=2.11"]
+_REQUIRED = ["wheel", "pybind11>=2.13", "cmake>=3.24", "ninja"]
 
 
 def get_requires_for_build_wheel(config_settings: Mapping[str, str] | None = None) -> list[str]:
@@ -18,7 +18,8 @@ def get_requires_for_build_wheel(config_settings: Mapping[str, str] | None = Non
         find_compiler()
     except BuildToolError as error:
         raise SystemExit(f"error: {error}") from None
-    return [*build_meta.get_requires_for_build_wheel(config_settings), *_REQUIRED]
+    torch = [] if installed_torch() else ["torch>=2.11"]
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *_REQUIRED, *torch]
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel

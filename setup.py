@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -18,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 MINIMUM_CMAKE = (3, 24)
+MINIMUM_TORCH = (2, 11)
 INSTALL_HINT = (
     "Install one and try again: Debian/Ubuntu `sudo apt install build-essential cmake`, "
     "Fedora `sudo dnf install gcc-c++ cmake`, macOS `xcode-select --install && brew install cmake`. "
@@ -55,6 +57,14 @@ def find_cmake(environment: Mapping[str, str] = os.environ) -> str:
     return path
 
 
+def installed_torch() -> Path | None:
+    """Folder of the torch in this Python's site-packages, also where pip's isolated build hides it."""
+    for found in importlib.metadata.distributions(name="torch", path=[sysconfig.get_path("platlib")]):
+        if tuple(map(int, found.version.split(".")[:2])) >= MINIMUM_TORCH:
+            return Path(str(found.locate_file("torch")))
+    return None
+
+
 def find_package(name: str) -> Path:
     """Folder of an importable package, found without importing it."""
     spec = importlib.util.find_spec(name)
@@ -70,7 +80,7 @@ def cmake_arguments(environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to configure with; CMake reads CXX and CXXFLAGS itself."""
     arguments = [
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DSTREAMGAN_TORCH_DIR={find_package('torch')}",
+        f"-DSTREAMGAN_TORCH_DIR={installed_torch() or find_package('torch')}",
         f"-Dpybind11_DIR={find_package('pybind11') / 'share' / 'cmake' / 'pybind11'}",
         f"-DSTREAMGAN_SANITIZE={environment.get('STREAMGAN_SANITIZE', 'OFF')}",
         f"-DSTREAMGAN_CUDA={environment.get('STREAMGAN_CUDA', 'AUTO')}",

@@ -7,8 +7,7 @@ import importlib
 import sys
 
 from engine.allocator import keep_freed_memory
-from engine.command_line import command_name
-from engine.errors import EngineError
+from engine.command_line import command_name, errors_in_one_line
 
 # Command, which is also the module's name -> what --help says of it.
 COMMANDS = {
@@ -27,6 +26,7 @@ COMMANDS = {
 }
 
 
+@errors_in_one_line
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     keep_freed_memory()
@@ -38,11 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments.run(arguments)
     return 0
 
 

@@ -19,7 +19,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, SinkError, SourceError
+from engine.command_line import errors_in_one_line
+from engine.errors import SinkError, SourceError
 
 # Big Buck Bunny, (c) copyright 2008, Blender Foundation, CC-BY 3.0: ten minutes of 1280x720 with sound. It lies in a
 # zip file inside the source distribution of moviepy, whose tutorial uses it.
@@ -281,6 +282,7 @@ def _extract_film(archive: Path, folder: Path) -> Path:
     return film
 
 
+@errors_in_one_line
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.clips", description="Fetches clips to measure on.")
@@ -293,11 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         required=True,
         help="Big Buck Bunny, ten minutes of 1280x720 with sound (50 MB), into FOLDER (default: ~/.cache/streamgan)",
     )
-    try:
-        print(fetch_film(parser.parse_args(argv).film))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(fetch_film(parser.parse_args(argv).film))
     return 0
 
 

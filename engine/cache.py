@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.command_line import command_name
+from engine.command_line import command_name, errors_in_one_line
 from engine.errors import BackendError, EngineError
 from engine.files import PART, sha256, written_beside
 
@@ -292,6 +292,7 @@ def _limit_bytes() -> int:
     return int(limit * 2**30)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -299,16 +300,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=("list", "clear"))
     options = parser.parse_args(arguments)
-    try:
-        cache = EngineCache()
-        if options.command == "list":
-            _list(cache)
-        else:
-            count, size = cache.clear()
-            print(f"{count} engine(s) removed, {size / 2**20:.1f} MiB, from {cache.folder}")
-    except (EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    cache = EngineCache()
+    if options.command == "list":
+        _list(cache)
+    else:
+        count, size = cache.clear()
+        print(f"{count} engine(s) removed, {size / 2**20:.1f} MiB, from {cache.folder}")
     return 0
 
 

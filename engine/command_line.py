@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec
+
+from engine.errors import EngineError
 
 PROGRAM = "streamgan"
+_Arguments = ParamSpec("_Arguments")
 
 
 def command_name(module: str) -> str:
     """The `prog` of a module's parser: `streamgan run` if `engine.cli` runs it, else `python -m engine.run`."""
     return sys.argv[0] if sys.argv[0].startswith(f"{PROGRAM} ") else f"python -m {module}"
+
+
+def errors_in_one_line(main: Callable[_Arguments, int]) -> Callable[_Arguments, int]:
+    """`main`, which prints an EngineError or OSError as `error: ...` on stderr and then returns 1."""
+
+    @functools.wraps(main)
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> int:
+        try:
+            return main(*arguments, **options)
+        except (EngineError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return run
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

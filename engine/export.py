@@ -29,7 +29,7 @@ from engine import engine_files
 from engine.backends import BACKENDS, CompiledGenerator, FileBackend
 from engine.backends.base import BuildOptions
 from engine.checkpoint import load_generator, save_generator
-from engine.command_line import command_name, exit_with
+from engine.command_line import command_name, errors_in_one_line, exit_with
 from engine.device import choose_device
 from engine.errors import BackendError, EngineError, ParityError, SinkError, first_line
 from engine.files import sha256
@@ -243,6 +243,7 @@ def _as_uint8(output: Tensor, value_range: tuple[float, float]) -> np.ndarray:
     return pixels
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -278,9 +279,6 @@ def main(arguments: list[str] | None = None) -> int:
             targets=tuple(name for name in options.target.lower().split(",") if name),
             overwrite=options.overwrite,
         )
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130

@@ -94,16 +94,18 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
 
 def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], names_output: bool) -> None:
     """Prints the output's name to standard output if `names_output`, and the rest to stderr."""
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
     if not result.completed:
         kept = f"what was done is in {result.output}" if result.output else "nothing was written"
-        print(f"stopped after {result.frames} frames; {kept}", file=sys.stderr)
+        print(f"stopped after {frames}; {kept}", file=sys.stderr)
     elif result.output and names_output:
         _print(str(result.output))
     if not result.frames:
         return
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
     lines = [
-        f"{result.frames} frames of {info.width}x{info.height} in {result.seconds:.1f} s, {result.steady_fps:.1f} fps"
+        f"{frames} of {info.width}x{info.height} in {result.seconds:.1f} s"
+        + (f", {result.steady_fps:.1f} fps" if result.frames > 1 else "")
         + (f", {_describe_engine(result.engine)}" if result.engine else "")
         + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "

@@ -159,7 +159,23 @@ def test_source_install_without_a_compiler_is_one_line() -> None:
     assert int(lines) <= 5  # "running bdist_wheel", "running build", the error
 
 
-def test_build_requires_what_it_uses() -> None:
-    code = "import build_backend; print(*build_backend.get_requires_for_build_wheel())"
+@pytest.mark.parametrize("installed", [True, False])
+def test_build_requires_what_it_uses(installed: bool) -> None:
+    """An installed torch is built against: the index may serve another one, of several GB."""
+    hidden = "" if installed else "import setup; setup.installed_torch = lambda: None; "
+    code = f"{hidden}import build_backend; print(*build_backend.get_requires_for_build_wheel())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert {text.partition(">")[0] for text in done.stdout.split()} >= {"torch", "pybind11", "cmake", "ninja"}
+    required = {text.partition(">")[0] for text in done.stdout.split()}
+    assert required >= {"pybind11", "cmake", "ninja"}
+    assert ("torch" in required) != installed
+
+
+@pytest.mark.parametrize(("version", "is_built_against"), [("2.11.0", True), ("3.0.0+cpu", True), ("2.9.1", False)])
+def test_installed_torch_is_new_enough(version: str, is_built_against: bool, tmp_path: Path) -> None:
+    metadata = tmp_path / f"torch-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    hidden = f"import sysconfig; sysconfig.get_path = lambda name: {str(tmp_path)!r}"
+    code = f"{hidden}; import setup; print(setup.installed_torch())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == (str(tmp_path / "torch") if is_built_against else "None"), done.stderr

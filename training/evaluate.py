@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine import load_generator
-from engine.command_line import command_name
+from engine.command_line import command_name, errors_in_one_line
 from engine.device import choose_device
 from engine.errors import EngineError
 from engine.generators import Generator
@@ -114,14 +114,11 @@ def _bicubic(sample: Sample) -> Tensor:
     return enlarged.clamp(0, 1).mul(255).round().div(255) * 2 - 1
 
 
+@errors_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     options = _make_parser().parse_args(arguments)
-    try:
-        evaluate(options)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    evaluate(options)
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engine.command_line import errors_in_one_line
 from engine.errors import EngineError
 from training.data.images import Image, read_image, write_image
 from training.data.transforms import resize
@@ -83,6 +84,7 @@ def write_tiles(maps: Path, output: Path, *, size: int, target: str = "etopo1") 
     return counts
 
 
+@errors_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -93,11 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--map", choices=MAPS, default="etopo1", help="map to pair with (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        counts = write_tiles(options.maps, options.output, size=options.size, target=options.map)
-    except (EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    counts = write_tiles(options.maps, options.output, size=options.size, target=options.map)
     print(f"{counts['train']} pairs to train on, {counts['test']} held out, in {options.output}")
     return 0
 

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.errors import EngineError, SourceError
+from engine.command_line import errors_in_one_line
+from engine.errors import SourceError
 from training.data.images import Image, list_images, read_image, write_image
 from training.data.transforms import resize
 
@@ -48,6 +49,7 @@ def write_photos(photos: Path, output: Path, *, width: int) -> dict[str, int]:
     return counts
 
 
+@errors_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -57,11 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--width", type=int, default=1024, help="in pixels, after reducing (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        counts = write_photos(options.photos, options.output, width=options.width)
-    except (EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    counts = write_photos(options.photos, options.output, width=options.width)
     print(f"{counts['train']} pictures to train on, {counts['test']} tiles held out, in {options.output}")
     return 0
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from engine.allocator import keep_freed_memory
+from engine.command_line import errors_in_one_line
 from engine.device import choose_device
 from engine.errors import EngineError
 from training import distributed
@@ -326,6 +327,7 @@ def open_training_batches(options: argparse.Namespace, model: TrainingModel) -> 
     )
 
 
+@errors_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 130 or 143 where a signal ended the run."""
     keep_freed_memory()
@@ -333,9 +335,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = Run(options)
         run.train()
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; the last checkpoint is kept", file=sys.stderr)
         return 130

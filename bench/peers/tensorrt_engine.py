@@ -6,17 +6,36 @@ another precision in silence.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.peers import Session, Spec
+from bench.peers import Session, Spec, missing
 
 _FILE = "generator.engine"
 
 
-def build(trt: Any, generator: Any, example: np.ndarray, folder: Path, spec: Spec) -> None:
+def peer(package: str) -> tuple[Callable[[str, Spec], str | None], Callable[..., None], Callable[..., Session]]:
+    """`unavailable`, `convert` and `load` of a peer (`bench.peers`) for the package tensorrt or tensorrt_rtx."""
+
+    def unavailable(device: str, spec: Spec) -> str | None:
+        if device != "cuda":
+            return "needs a CUDA device"
+        return missing(package, package) or missing("onnxscript", "onnxscript")
+
+    def convert(generator: Any, example: np.ndarray, folder: Path, spec: Spec) -> None:
+        _build(importlib.import_module(package), generator, example, folder, spec)
+
+    def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
+        return _load(importlib.import_module(package), folder, example, spec)
+
+    return unavailable, convert, load
+
+
+def _build(trt: Any, generator: Any, example: np.ndarray, folder: Path, spec: Spec) -> None:
     """Exports to ONNX, parses, builds for the GPU of this machine, and writes the engine.
 
     Args:
@@ -40,7 +59,7 @@ def build(trt: Any, generator: Any, example: np.ndarray, folder: Path, spec: Spe
     (folder / _FILE).write_bytes(bytes(engine))
 
 
-def load_engine(trt: Any, folder: Path, example: np.ndarray, spec: Spec) -> Session:
+def _load(trt: Any, folder: Path, example: np.ndarray, spec: Spec) -> Session:
     """Deserialises the engine and binds its input and output to torch tensors."""
     import torch
 

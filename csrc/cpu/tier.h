@@ -16,11 +16,11 @@ struct TensorToFramesKernels;
 
 // The kernels of one tier. Null where the tier adds nothing to the next lower one; the scalar tier has all.
 struct TierKernels {
-  const FramesToTensorKernels* frames_to_tensor;
-  const FusedConvolutionKernels* fused_generator;
-  const InstanceNormActKernels* instance_norm_act;
-  const TensorToFramesKernels* tensor_to_frames;
-  const PeakLoops* peak;
+  const FramesToTensorKernels* frames_to_tensor = nullptr;
+  const FusedConvolutionKernels* fused_generator = nullptr;
+  const InstanceNormActKernels* instance_norm_act = nullptr;
+  const TensorToFramesKernels* tensor_to_frames = nullptr;
+  const PeakLoops* peak = nullptr;
 };
 
 // One for each csrc/cpu/tiers/NAME.cpp.

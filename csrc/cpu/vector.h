@@ -224,3 +224,20 @@ struct BFloat16 {
   }
 #endif
 };
+
+// The first `count` lanes; the others are 0 when loaded, and left alone when stored.
+template <typename E>
+inline V load_some(const typename E::Storage* from, int64_t count) {
+  if (count >= kLanes) return E::load(from);
+  typename E::Storage padded[kLanes] = {};
+  __builtin_memcpy(padded, from, static_cast<size_t>(count) * sizeof(typename E::Storage));
+  return E::load(padded);
+}
+
+template <typename E>
+inline void store_some(typename E::Storage* to, V value, int64_t count) {
+  if (count >= kLanes) return E::store(to, value);
+  typename E::Storage padded[kLanes];
+  E::store(padded, value);
+  __builtin_memcpy(to, padded, static_cast<size_t>(count) * sizeof(typename E::Storage));
+}

@@ -24,7 +24,8 @@ from engine import engine_files
 from engine.backends import FileBackend, get_backend
 from engine.cache import EngineCache
 from engine.checkpoint import load_generator, save_generator
-from engine.errors import BackendError, EngineError
+from engine.command_line import errors_in_one_line
+from engine.errors import BackendError
 from engine.generators import Generator
 
 _NICE = 10
@@ -70,6 +71,7 @@ def build(cache: EngineCache, generator: Generator, backend: str, precision: str
         raise BackendError(reason)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """What the process of `build` does."""
     parser = argparse.ArgumentParser(prog="python -m engine.choosing.background")
@@ -80,18 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--device", required=True)
     options = parser.parse_args(arguments)
-    try:
-        generator = load_generator(options.weights).to(options.device)
-        shutil.rmtree(options.weights.parent, ignore_errors=True)
-        example = torch.zeros(options.shape, dtype=getattr(torch, options.dtype), device=options.device)
-        example = example.to(memory_format=torch.channels_last)
-        sha = engine_files.generator_hash(generator)
-        backend = get_backend(options.backend)
-        assert isinstance(backend, FileBackend)
-        engine_files.build_into(EngineCache(), generator, sha, backend, options.precision, example)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    generator = load_generator(options.weights).to(options.device)
+    shutil.rmtree(options.weights.parent, ignore_errors=True)
+    example = torch.zeros(options.shape, dtype=getattr(torch, options.dtype), device=options.device)
+    example = example.to(memory_format=torch.channels_last)
+    sha = engine_files.generator_hash(generator)
+    backend = get_backend(options.backend)
+    assert isinstance(backend, FileBackend)
+    engine_files.build_into(EngineCache(), generator, sha, backend, options.precision, example)
     return 0
 
 

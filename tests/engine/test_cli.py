@@ -10,7 +10,8 @@ import pytest
 
 import engine
 from engine import cli
-from engine.command_line import command_name
+from engine.command_line import command_name, errors_in_one_line
+from engine.errors import CheckpointError
 
 CODE = "from engine.cli import console_script; console_script()"
 
@@ -85,6 +86,19 @@ def test_status_is_that_of_the_command(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: missing.mp4")
     assert len(done.stderr.splitlines()) == 1
     assert streamgan("cache", "burn", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("error", [CheckpointError("no such file: x"), OSError("no such file: x")])
+def test_errors_are_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @errors_in_one_line
+    def main(fails: bool) -> int:
+        if fails:
+            raise error
+        return 7
+
+    assert main(fails=False) == 7
+    assert main(fails=True) == 1
+    assert capsys.readouterr().err == "error: no such file: x\n"
 
 
 def test_nobody_reads_what_is_printed() -> None:

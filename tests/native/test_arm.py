@@ -22,7 +22,7 @@ from engine.fused.program import TILES, FusedGenerator, Packing, steps_of
 from engine.generators import Generator, GeneratorConfig, ResNetConfig, TransformerNetConfig, UNetConfig
 from engine.parity import psnr_db
 from engine.sizes import padded_size
-from tests.engine.fused.test_lowering import error_db, expected_of, made, picture_for, writing_bfloat16
+from tests.engine.fused.cases import error_db, expected_of, made, picture_for, writing_bfloat16
 from tests.engine.runners.test_packed import frame_of
 from tests.engine.small_generators import CONFIGS, small_generator
 from tests.native import arm

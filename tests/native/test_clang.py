@@ -23,6 +23,8 @@ BUILD = ROOT / "build" / "clang"
 TESTS = [
     "tests/ops",
     "tests/engine/fused/test_lowering.py",
+    "tests/engine/fused/test_algorithms.py",
+    "tests/engine/fused/test_programs.py",
     "tests/engine/fused/test_matrix.py::test_every_family",
     "-k",
     "not operator_like and not elsewhere",

@@ -12,21 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine import Translator, device, save_generator
+from engine import Translator, device
 from engine.backends import BACKENDS
 from engine.cache import EngineCache
 from engine.choosing import candidates, chooser, measuring, remembered
-from engine.choosing.measuring import (
-    COMPARED,
-    ONLY_ONE,
-    SKIPPED,
-    Measured,
-    comparing_pays,
-    fastest_of,
-)
+from engine.choosing.measuring import COMPARED, ONLY_ONE, SKIPPED, Measured, comparing_pays, fastest_of
 from engine.choosing.remembered import Remembered
 from engine.errors import BackendError
-from engine.generators import Generator, ResNetConfig, build
+from engine.generators import Generator
 from engine.parity import PARITY_DB
 from engine.runners.base import Engine, RunnerInfo, describe_measurements
 from tests.engine.choosing.rivals import only_rivals
@@ -61,12 +54,6 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Times:
         monkeypatch.setattr(module, "fastest_precision", lambda device: "bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return fake
-
-
-@pytest.fixture(scope="module")
-def resnet() -> Generator:
-    torch.manual_seed(0)
-    return build(ResNetConfig(width=8, blocks=1)).eval()
 
 
 @pytest.fixture
@@ -321,13 +308,6 @@ class Run:
         self.translator(FRAME)
         self.engine = str(self.translator.engine)
         self.loads = int(self.translator._loaded is not None)
-
-
-@pytest.fixture
-def style(resnet: Generator, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    save_generator(resnet, path, metadata={})
-    return path
 
 
 @pytest.mark.parametrize("backend", ["auto", "fused"])

@@ -3,75 +3,21 @@
 from __future__ import annotations
 
 import functools
-import json
-import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
-from engine import Translator, save_generator
+from engine import Translator
 from engine.cache import EngineCache
 from engine.choosing import measuring, remembered
 from engine.choosing.request import Request
-from engine.errors import CheckpointError, EngineError, FrameSizeError
-from engine.files import sha256
-from engine.generators import GeneratorConfig, SRVGGConfig, build
-from engine.generators.resnet import ResNetConfig
+from engine.generators import SRVGGConfig
 from engine.parity import PARITY_DB, psnr_db
-from engine.run import main
-from engine.samples import SAMPLE
+from tests.engine.choosing.runs import SIZE, Run, frame, loads, saved
 from tests.ops.cases import threads
-
-SIZE = (90, 160)
-
-
-@pytest.fixture
-def style(tmp_path: Path) -> Path:
-    return saved(tmp_path / "tiny.safetensors", seed=0)
-
-
-def saved(path: Path, *, seed: int, config: GeneratorConfig | None = None) -> Path:
-    torch.manual_seed(seed)
-    save_generator(build(config or ResNetConfig(width=8, blocks=1)), path, metadata={})
-    return path
-
-
-def frame(number: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
-    capture = cv2.VideoCapture(str(SAMPLE))
-    capture.set(cv2.CAP_PROP_POS_FRAMES, number)
-    read, image = capture.read()
-    assert read
-    return cv2.resize(image, (size[1], size[0]))
-
-
-class Run:
-    """A translator as a run of the command line makes it; `loads` says whether it needed torch."""
-
-    def __init__(self, style: Path, **asked: Any) -> None:
-        options = {"precision": "fp32", "frames_at_once": 2, **asked}
-        self.translator = Translator(style, device="cpu", **options)
-
-    @property
-    def loads(self) -> int:
-        return int(self.translator._loaded is not None)
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.translator.engine_for(image)
-        return self.translator(image)
-
-
-def loads(style: Path, **asked: Any) -> int:
-    """Whether a run that begins with that frame needs torch."""
-    run = Run(style, **asked)
-    run(frame())
-    return run.loads
 
 
 def test_the_second_run_needs_no_translator(style: Path) -> None:
@@ -180,30 +126,9 @@ def test_whatever_else_is_asked_for_is_proven_by_itself(style: Path, asked: dict
     assert loads(style, **asked) == 1
 
 
-def test_another_checkpoint_under_the_same_name(style: Path) -> None:
-    expected = Run(style)(frame())
-    saved(style, seed=1)
-    second = Run(style)
-    assert second.loads == 1
-    assert not np.array_equal(second(frame()), expected)
-
-
-def test_a_checkpoint_that_changes_while_it_is_loaded_is_not_kept(style: Path) -> None:
-    first = Run(style)
-    saved(style, seed=1)
-    first(frame())
-    assert EngineCache().entries() == []
-
-
 def test_float32_with_little_to_spare_is_not_kept(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(remembered._MARGIN_DB, "fp32", 1000.0)
     Run(style)(frame())
-    assert loads(style) == 1
-
-
-def test_other_kernels_prove_anew(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Run(style)(frame())
-    monkeypatch.setattr(remembered, "kernel_facts", lambda: {"kernels": "others", "isa": "scalar"})
     assert loads(style) == 1
 
 
@@ -222,87 +147,6 @@ def test_a_long_job_measures_first(style: Path, asked: dict[str, object]) -> Non
     Run(style)(frame())
     assert remembered.start(EngineCache(), Request(style, precision="fp32", **asked), SIZE) is None  # type: ignore[arg-type]
     assert loads(style) == 0
-
-
-def test_damaged_weights_are_made_anew(style: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = Run(style)(frame())
-    (entry,) = EngineCache().entries()
-    content = bytearray((entry.folder / entry.main).read_bytes())
-    content[-1] ^= 1
-    (entry.folder / entry.main).write_bytes(content)
-    second = Run(style)
-    np.testing.assert_array_equal(second(frame()), expected)
-    assert second.loads == 1
-    assert "the cached fused engine is built again" in caplog.text
-    assert loads(style) == 0
-
-
-def engine_note() -> Path:
-    """The one note of an engine; beside it lies one of the generator's scale."""
-    (note,) = (path for path in EngineCache().folder.glob("*.json") if isinstance(json.loads(path.read_text()), dict))
-    return note
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"runner": {}},
-        {"runner": {"weights": "x"}},
-        {"runner": 1},
-        {"reference": 1},
-        {"precision": None},
-        {"threads": "x"},
-        {"frame_ms": "x"},
-        {"versions": None},
-    ],
-)
-def test_a_damaged_note(style: Path, damage: dict[str, object]) -> None:
-    Run(style)(frame())
-    note = engine_note()
-    note.write_text(json.dumps({**json.loads(note.read_text()), **damage}))
-    assert loads(style) == 1
-
-
-def test_a_cache_that_cant_be_written_to(style: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("STREAMGAN_CACHE", str(tmp_path / "file" / "cache"))
-    Run(style)(frame())
-    assert Run(style)(frame()).shape == (*SIZE, 3)
-
-
-@pytest.mark.parametrize("error", [ImportError("not built"), ValueError("STREAMGAN_ISA is 'mmx'")])
-def test_kernels_that_cant_be_used_are_no_error_here(
-    style: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """As where nothing has been built, and eager runs."""
-
-    def build() -> dict[str, str]:
-        raise error
-
-    monkeypatch.setattr(remembered, "kernel_facts", build)
-    for backend in ("fused", "eager"):
-        first = Run(style, backend=backend)
-        assert first(frame()).shape == (*SIZE, 3)
-        assert first.loads == 1
-    assert EngineCache().entries() == []
-
-
-def test_no_memory_is_told(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Run(style)(frame())
-    monkeypatch.setattr(remembered.memory, "available_bytes", lambda device: 1000)
-    with pytest.raises(FrameSizeError, match="use smaller frames"):
-        Run(style)(frame())
-
-
-def test_no_such_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError):
-        Run(tmp_path / "none.pth")
-
-
-def test_what_is_no_frame(style: Path) -> None:
-    Run(style)(frame())
-    with pytest.raises(EngineError, match="uint8"):
-        Run(style).translator(np.zeros((4, 4, 3)))
 
 
 def test_threads_are_those_of_the_proof(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,36 +218,6 @@ def test_another_engine_that_was_measured_to_be_faster_replaces_it(
     assert str(Translator(style, device="cpu", precision="fp32").engine_for(frame())) == "torchscript fp32"
 
 
-def test_weights_that_were_packed_otherwise_are_kept_apart(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by another version of the packing: no program runs on weights that it was not written for."""
-    Run(style)(frame())
-    note = engine_note()
-    values = json.loads(note.read_text())
-    values["runner"]["weights"] = "0" * 64
-    note.write_text(json.dumps(values))
-    second = Run(style)
-    second(frame())
-    assert second.loads == 1
-    assert loads(style) == 0
-
-
-def test_other_weights_in_the_place_of_those_that_were_proven(style: Path) -> None:
-    """Their own sums are right: another form of the file, say."""
-    Run(style)(frame())
-    cache, request = EngineCache(), Request(style, precision="fp32")
-    found = remembered.start(cache, request, SIZE)
-    assert found is not None
-    (entry,) = cache.entries()
-    path = entry.folder / entry.main
-    sums = entry.folder / "entry.json"
-    before = sha256(path)
-    path.write_bytes(b"header" + path.read_bytes())
-    assert before in sums.read_text()
-    sums.write_text(sums.read_text().replace(before, sha256(path)))
-    assert cache.entries()[0].files[entry.main] == sha256(path)
-    assert remembered.start(cache, request, SIZE) is None
-
-
 def test_few_sizes_keep_their_memory(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [(32, 32), (32, 48), (48, 32), (48, 48), (64, 32)]
     first = Run(style)
@@ -441,66 +255,3 @@ def test_a_live_stream_has_the_translator_ready_for_a_nearly_uniform_frame(style
     assert second.loads == 1
     second(np.zeros((*SIZE, 3), dtype=np.uint8))
     assert second.loads == 1
-
-
-PROGRAM = """
-import sys
-from engine.run import main
-status = main(sys.argv[1:])
-print("torch" in sys.modules)
-sys.exit(status)
-"""
-
-
-def command_line(*arguments: str) -> tuple[list[str], str]:
-    """What it prints to both."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr
-
-
-def test_the_command_line_starts_without_torch(style: Path, tmp_path: Path) -> None:
-    """The first run imports it, the second doesn't; both write the same file."""
-    outputs = [tmp_path / "first.mp4", tmp_path / "second.mp4"]
-    arguments = (str(SAMPLE), "--style", str(style), "--frames", "12")
-    said = [command_line(*arguments, "-o", str(output)) for output in outputs]
-    assert [lines[-1] for lines, _ in said] == ["True", "False"]
-    assert all("dB of float32" in text for _, text in said)
-    frames = [list(decoded(output)) for output in outputs]
-    assert len(frames[0]) == len(frames[1]) == 12
-    np.testing.assert_array_equal(frames[0], frames[1])
-
-
-FROM_PYTHON = """
-import sys, numpy as np
-from engine import Translator
-np.save(sys.argv[3], Translator(sys.argv[1])(np.load(sys.argv[2])))
-print("torch" in sys.modules)
-"""
-
-
-def test_python_starts_without_torch(style: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "frame.npy", frame())
-    outputs = [tmp_path / "first.npy", tmp_path / "second.npy"]
-    for output, needs_torch in zip(outputs, ["True", "False"], strict=True):
-        arguments = [str(path) for path in (style, tmp_path / "frame.npy", output)]
-        done = subprocess.run([sys.executable, "-c", FROM_PYTHON, *arguments], capture_output=True, text=True)
-        assert (done.returncode, done.stdout.strip()) == (0, needs_torch), done.stderr
-    np.testing.assert_array_equal(np.load(outputs[0]), np.load(outputs[1]))
-
-
-def decoded(path: Path) -> list[np.ndarray]:
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while (result := capture.read())[0]:
-        frames.append(result[1])
-    return frames
-
-
-def test_explain_measures_again(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(SAMPLE), "--style", str(style), "--frames", "2", "--precision", "fp32", "--benchmark"]
-    assert main(arguments) == 0
-    assert main(arguments) == 0
-    assert "in an earlier run" in capsys.readouterr().err
-    assert main([*arguments, "--explain"]) == 0
-    assert "in an earlier run" not in capsys.readouterr().err
-    logging.getLogger("streamgan").handlers = []

@@ -14,8 +14,8 @@ import torch
 from engine.fused.lowering import fuse, has_matrix_unit
 from engine.fused.program import NONE, Activation, Packing, Step, float_bits, steps_of
 from engine.generators import GeneratorConfig, RRDBNetConfig, SRResNetConfig, SRVGGConfig
-from tests.engine.fused.test_lowering import error_db, expected_of, made, picture_for, with_steps
-from tests.engine.fused.test_matrix import HAS_UNIT, bfloat16_least, same_on_every_tier
+from tests.engine.fused.cases import error_db, expected_of, made, picture_for, with_steps
+from tests.engine.fused.matrix_cases import HAS_UNIT, bfloat16_least, same_on_every_tier
 from tests.ops.cases import CACHES, forced_caches, threads
 
 # Of whole blocks of 32 channels, which are read as they lie there.

@@ -8,7 +8,7 @@ import torch
 from engine.fused.lowering import fuse
 from engine.fused.program import NONE, TILES, Packing, steps_of
 from engine.generators import GeneratorConfig, RRDBNetConfig, SRResNetConfig, SRVGGConfig
-from tests.engine.fused.test_lowering import damaged, error_db, expected_of, made, picture_for, runs_on, with_steps
+from tests.engine.fused.cases import damaged, error_db, expected_of, made, picture_for, runs_on, with_steps
 from tests.ops.cases import CACHES, ISAS, forced_caches, forced_isa, threads
 from tests.tolerances import FUSED_BF16_DB, FUSED_TILES8_DB
 
