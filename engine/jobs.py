@@ -13,11 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import engine
 from engine.errors import SinkError
+from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
+    from engine.parts import Parts
     from engine.pipeline import Pipeline, Progress
     from engine.switching import StyleSwitcher
     from engine.video.base import Sink, Source, SourceInfo
@@ -178,7 +181,41 @@ class JobRunner:
             hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),
             on_next=on_next,
+            parts=self._parts_of(job, source),
         )
+
+    def _parts_of(self, job: str, source: Source) -> Callable[[Path], Parts] | None:
+        """Makes the parts of an output; None where nothing can be kept, or the source can't be read again."""
+        from engine.parts import Parts, identity_of
+        from engine.styles import locate_generator
+
+        options = self._options
+        is_kept = options.part_seconds != 0 and not options.show and self._hardware is None
+        if not is_kept or source.info.live or not Path(job).is_file():
+            return None
+
+        def make(output: Path) -> Parts:
+            frames_depend_on = {
+                "source": identity_of(Path(job)),
+                "style": sha256(locate_generator(self._styles[0])),
+                "--norm-mode": options.norm_mode,
+                "--codec": options.codec,
+                "--crf": options.crf,
+                "--deinterlace": options.deinterlace,
+                "--background": options.background,
+                "--frames": options.frames,
+                "version of StreamGAN": engine.__version__,
+            }
+            return Parts(
+                output,
+                frames_depend_on,
+                frame_count=_least(source.info.frame_count, options.frames),
+                seconds=options.part_seconds,
+                restart=options.restart,
+                keep=options.keep_parts,
+            )
+
+        return make
 
     def _output_of(self, job: str, source: Source) -> Path | None:
         """Where the result of `job` goes; None: only to a window."""

@@ -333,7 +333,12 @@ class Pipeline:
         under_way: collections.deque[_Submission] = collections.deque()
         error: Exception | None = None
         try:
-            for batch in self._batches(decoded):
+            for batch, is_kept in self._batches(decoded):
+                if is_kept:
+                    while under_way:
+                        yield from self._finished(under_way.popleft())
+                    yield from batch
+                    continue
                 under_way.append(self._submitted(batch))
                 while len(under_way) >= (1 if self._source.info.live else self._translator.frames_under_way):
                     yield from self._finished(under_way.popleft())
@@ -344,21 +349,28 @@ class Pipeline:
         if error is not None:
             raise error
 
-    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[list[_Timed]]:
-        """As many frames as go into one call of the generator, all of one size and in one place."""
+    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[tuple[list[_Timed], bool]]:
+        """As many frames as go into one call of the generator, all of one size and in one place.
+
+        With each batch comes whether the sink has it already.
+        """
         waiting: list[_Timed] = []
-        for frame, ready in decoded:
+        for number, (frame, ready) in enumerate(decoded):
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
-            if waiting and not _go_together(waiting[0][0].image, frame.image):
-                yield waiting
+            is_kept = self._sink.keeps(number)
+            if waiting and (is_kept or not _go_together(waiting[0][0].image, frame.image)):
+                yield waiting, False
                 waiting = []
+            if is_kept:
+                yield [(frame, ready)], True
+                continue
             waiting.append((frame, ready))
             if len(waiting) == (self._batch or 1):
-                yield waiting
+                yield waiting, False
                 waiting = []
         if waiting:
-            yield waiting
+            yield waiting, False
 
     def _prepare(self, image: Any) -> None:
         """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
@@ -366,6 +378,8 @@ class Pipeline:
         self._engine = self._translator.engine_for(image)
         if self._batch is None and not self._engine.is_stand_in:
             self._batch = self._translator.choose_batch(image) if self._is_long() else 1
+        if not self._engine.is_stand_in:
+            self._sink.choose_engine(self._engine.fingerprint, self._engine.frame_ms / 1e3)
         self._is_preparing = False
 
     def _is_long(self) -> bool:

@@ -31,7 +31,7 @@ LAYERS = (
     ("video",),
     # Small modules, each one thing.
     (
-        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "precision"),
+        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
         *("reference", "samples", "sizes", "_native", ""),  # "": `engine` itself, the version and the public names
     ),
 )
