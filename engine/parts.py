@@ -248,14 +248,13 @@ class Parts:
     def _acquire(self) -> None:
         try:
             self._lock = (self.folder / _LOCK).open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            raise SinkError(f"can't keep parts in {self.folder}: {error.strerror}") from error
+        if not _locked(self._lock):
             self.close()
             raise SinkError(
                 f"{self._output}: another process is working on it ({self.folder} is in use); name another output"
-            ) from None
-        except OSError as error:
-            raise SinkError(f"can't keep parts in {self.folder}: {error.strerror}") from error
+            )
 
     def _begin_again(self) -> None:
         for path in self.folder.iterdir():
@@ -348,11 +347,20 @@ def describe(output: Path) -> list[str]:
 
 def _activity(folder: Path) -> str:
     with contextlib.suppress(OSError), (folder / _LOCK).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             return "a process is working on it"
     return "no process is working on it: the same command goes on"
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed; False if another process has. File systems without locks lock nothing."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _short(value: Any) -> str:

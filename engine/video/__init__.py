@@ -196,7 +196,7 @@ def _file_sink(
         return ImageSink(path, overwrite=overwrite)
     media = source.media if isinstance(source, FileSource | LiveSource) else None
     sink = FileSink(path, info=source.info, media=media, overwrite=overwrite, **settings)
-    if parts is not None:
+    if parts is not None and suffix != ".gif":  # whose frames are differences of the ones before
         sink.keep(parts(path))
     return sink
 
