@@ -17,12 +17,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from engine import memory
+from engine.compose import Compose
+from engine.device import host_image
 from engine.errors import EngineError, SourceError
 from engine.runners.base import RunnerInfo
 from engine.video.base import Frame, Sink, Source, StopStream
@@ -188,6 +191,7 @@ class Pipeline:
         batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each translated frame.
+        compose: makes the picture that is written of a frame and its translation; None: the translation itself.
     """
 
     def __init__(
@@ -199,6 +203,7 @@ class Pipeline:
         batch: int | None = None,
         limit: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        compose: Compose | None = None,
     ) -> None:
         self._source = source
         self._translator = translator
@@ -206,6 +211,7 @@ class Pipeline:
         self._batch = 1 if source.info.live and batch is None else batch
         self._limit = limit
         self._on_progress = on_progress
+        self._compose = compose
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
@@ -405,7 +411,13 @@ class Pipeline:
         busy_seconds = submission.seconds + time.perf_counter() - start
         self._stages["translate"].add(busy_seconds, frames=len(submission.batch))
         for (frame, ready), image in zip(submission.batch, images, strict=True):
-            yield dataclasses.replace(frame, image=image), ready
+            yield dataclasses.replace(frame, image=self._composed(frame, image)), ready
+
+    def _composed(self, frame: Frame, translated: Any) -> Any:
+        if self._compose is None:
+            return translated
+        seconds = (frame.pts or 0) * (self._source.info.time_base or Fraction(1, 25))
+        return self._compose(host_image(frame.image), host_image(translated), seconds)
 
     def _write(self, timed: _Timed) -> None:
         frame, ready = timed

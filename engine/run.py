@@ -12,6 +12,7 @@ from pathlib import Path
 import engine
 from engine.allocator import keep_freed_memory
 from engine.command_line import command_name, exit_with
+from engine.compose import COMPARISONS
 from engine.errors import BackendError, EngineError
 from engine.jobs import JobRunner, StopRequest
 from engine.parts import describe
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help="bundled style or checkpoint; default: the first of the list; with --show several, the key n goes on",
     )
+    parser.add_argument("--skip-existing", action="store_true", help="leave out sources whose output is there already")
     parser.add_argument("--status", type=_not_empty, metavar="OUT", help="say how far the job of this output is")
     parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
 
@@ -127,6 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     video.add_argument("--restart", action="store_true", help="begin anew, even if parts of an earlier run are there")
     video.add_argument("--keep-parts", action="store_true", help="keep the parts when the output is complete")
+    video.add_argument(
+        "--strength", type=_share, default=1.0, metavar="S", help="share of the style, 0 to 1; the rest is the source"
+    )
+    video.add_argument(
+        "--compare",
+        choices=COMPARISONS,
+        help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
+    )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
@@ -251,6 +261,16 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not (value == 0 or 0.1 <= value <= 3600):
         raise argparse.ArgumentTypeError(f"{text!r} is not 0, or a number of seconds from 0.1 to 3600")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("run", "cli", "doctor", "export"),  # command lines
     ("jobs", "report"),  # one source -> one output
-    ("pipeline", "switching"),  # decode | translate | encode
+    ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine
     ("engine_files",),  # engines that are files: in the cache, or exported
