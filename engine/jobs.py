@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import time
@@ -13,14 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import engine
+from engine.compose import composer
 from engine.errors import SinkError
+from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
 
 if TYPE_CHECKING:
+    from engine.parts import Parts
     from engine.pipeline import Pipeline, Progress
     from engine.switching import StyleSwitcher
     from engine.video.base import Sink, Source, SourceInfo
+
+logger = logging.getLogger("streamgan")
 
 # Frames of a file that the CPU works on at the same time: their threads need not wait for each other.
 _FRAMES_AT_ONCE = 2
@@ -111,8 +118,12 @@ class JobRunner:
                 background=options.background,
             )
         ) as source:
+            output = None if options.benchmark else self._output_of(job, source)
+            if output is not None and options.skip_existing and output.is_file():
+                logger.warning("%s is there already: %s is left out", output, job)
+                return
             translator = self._translator_for(source.info)
-            sink = self._open_sink(job, source, on_next=translator.next)
+            sink = self._open_sink(job, source, output, on_next=translator.next)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
                 unexplained = options.explain
@@ -125,7 +136,13 @@ class JobRunner:
                         unexplained = False
 
                 pipeline = Pipeline(
-                    source, translator, sink, batch=options.batch, limit=options.frames, on_progress=show
+                    source,
+                    translator,
+                    sink,
+                    batch=options.batch,
+                    limit=options.frames,
+                    on_progress=show,
+                    compose=composer(options.strength, options.compare),
                 )
                 self._stop.pipeline = pipeline
                 try:
@@ -163,11 +180,10 @@ class JobRunner:
             self._translator = StyleSwitcher(self._styles, make)
         return self._translator
 
-    def _open_sink(self, job: str, source: Source, *, on_next: Callable[[], None]) -> Sink:
+    def _open_sink(self, job: str, source: Source, output: Path | None, *, on_next: Callable[[], None]) -> Sink:
         from engine import video
 
         options = self._options
-        output = None if options.benchmark else self._output_of(job, source)
         return video.open_sink(
             str(output) if output else None,
             source,
@@ -178,7 +194,43 @@ class JobRunner:
             hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),
             on_next=on_next,
+            parts=self._parts_of(job, source),
         )
+
+    def _parts_of(self, job: str, source: Source) -> Callable[[Path], Parts] | None:
+        """Makes the parts of an output; None where nothing can be kept, or the source can't be read again."""
+        from engine.parts import Parts, identity_of
+        from engine.styles import locate_generator
+
+        options = self._options
+        is_kept = options.part_seconds != 0 and not options.show and self._hardware is None
+        if not is_kept or source.info.live or not Path(job).is_file():
+            return None
+
+        def make(output: Path) -> Parts:
+            frames_depend_on = {
+                "source": identity_of(Path(job)),
+                "style": sha256(locate_generator(self._styles[0])),
+                "--norm-mode": options.norm_mode,
+                "--codec": options.codec,
+                "--crf": options.crf,
+                "--deinterlace": options.deinterlace,
+                "--background": options.background,
+                "--frames": options.frames,
+                "--strength": options.strength,
+                "--compare": options.compare,
+                "version of StreamGAN": engine.__version__,
+            }
+            return Parts(
+                output,
+                frames_depend_on,
+                frame_count=_least(source.info.frame_count, options.frames),
+                seconds=options.part_seconds,
+                restart=options.restart,
+                keep=options.keep_parts,
+            )
+
+        return make
 
     def _output_of(self, job: str, source: Source) -> Path | None:
         """Where the result of `job` goes; None: only to a window."""
@@ -203,7 +255,7 @@ class JobRunner:
             return folder  # images keep their names in it
         if folder is not None:
             proposed = folder / proposed.name
-        return proposed if options.overwrite else unused(proposed)
+        return proposed if options.overwrite or options.skip_existing else unused(proposed)
 
 
 def _least(*counts: int | None) -> int | None:

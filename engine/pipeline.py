@@ -17,12 +17,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from engine import memory
+from engine.compose import Compose
+from engine.device import host_image
 from engine.errors import EngineError, SourceError
 from engine.runners.base import RunnerInfo
 from engine.video.base import Frame, Sink, Source, StopStream
@@ -188,6 +191,7 @@ class Pipeline:
         batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each translated frame.
+        compose: makes the picture that is written of a frame and its translation; None: the translation itself.
     """
 
     def __init__(
@@ -199,6 +203,7 @@ class Pipeline:
         batch: int | None = None,
         limit: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        compose: Compose | None = None,
     ) -> None:
         self._source = source
         self._translator = translator
@@ -206,6 +211,7 @@ class Pipeline:
         self._batch = 1 if source.info.live and batch is None else batch
         self._limit = limit
         self._on_progress = on_progress
+        self._compose = compose
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
@@ -333,7 +339,12 @@ class Pipeline:
         under_way: collections.deque[_Submission] = collections.deque()
         error: Exception | None = None
         try:
-            for batch in self._batches(decoded):
+            for batch, is_kept in self._batches(decoded):
+                if is_kept:
+                    while under_way:
+                        yield from self._finished(under_way.popleft())
+                    yield from batch
+                    continue
                 under_way.append(self._submitted(batch))
                 while len(under_way) >= (1 if self._source.info.live else self._translator.frames_under_way):
                     yield from self._finished(under_way.popleft())
@@ -344,21 +355,28 @@ class Pipeline:
         if error is not None:
             raise error
 
-    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[list[_Timed]]:
-        """As many frames as go into one call of the generator, all of one size and in one place."""
+    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[tuple[list[_Timed], bool]]:
+        """As many frames as go into one call of the generator, all of one size and in one place.
+
+        With each batch comes whether the sink has it already.
+        """
         waiting: list[_Timed] = []
-        for frame, ready in decoded:
+        for number, (frame, ready) in enumerate(decoded):
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
-            if waiting and not _go_together(waiting[0][0].image, frame.image):
-                yield waiting
+            is_kept = self._sink.keeps(number)
+            if waiting and (is_kept or not _go_together(waiting[0][0].image, frame.image)):
+                yield waiting, False
                 waiting = []
+            if is_kept:
+                yield [(frame, ready)], True
+                continue
             waiting.append((frame, ready))
             if len(waiting) == (self._batch or 1):
-                yield waiting
+                yield waiting, False
                 waiting = []
         if waiting:
-            yield waiting
+            yield waiting, False
 
     def _prepare(self, image: Any) -> None:
         """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
@@ -366,6 +384,8 @@ class Pipeline:
         self._engine = self._translator.engine_for(image)
         if self._batch is None and not self._engine.is_stand_in:
             self._batch = self._translator.choose_batch(image) if self._is_long() else 1
+        if not self._engine.is_stand_in:
+            self._sink.choose_engine(self._engine.fingerprint, self._engine.frame_ms / 1e3)
         self._is_preparing = False
 
     def _is_long(self) -> bool:
@@ -391,7 +411,13 @@ class Pipeline:
         busy_seconds = submission.seconds + time.perf_counter() - start
         self._stages["translate"].add(busy_seconds, frames=len(submission.batch))
         for (frame, ready), image in zip(submission.batch, images, strict=True):
-            yield dataclasses.replace(frame, image=image), ready
+            yield dataclasses.replace(frame, image=self._composed(frame, image)), ready
+
+    def _composed(self, frame: Frame, translated: Any) -> Any:
+        if self._compose is None:
+            return translated
+        seconds = (frame.pts or 0) * (self._source.info.time_base or Fraction(1, 25))
+        return self._compose(host_image(frame.image), host_image(translated), seconds)
 
     def _write(self, timed: _Timed) -> None:
         frame, ready = timed

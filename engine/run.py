@@ -7,12 +7,15 @@ import logging
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import engine
 from engine.allocator import keep_freed_memory
 from engine.command_line import command_name, exit_with
+from engine.compose import COMPARISONS
 from engine.errors import BackendError, EngineError
 from engine.jobs import JobRunner, StopRequest
+from engine.parts import describe
 from engine.report import check_json_target, write_json
 from engine.samples import SAMPLE
 from engine.sizes import parse_size
@@ -58,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help="bundled style or checkpoint; default: the first of the list; with --show several, the key n goes on",
     )
+    parser.add_argument("--skip-existing", action="store_true", help="leave out sources whose output is there already")
+    parser.add_argument("--status", type=_not_empty, metavar="OUT", help="say how far the job of this output is")
     parser.add_argument("--list-styles", action="store_true", help="list the bundled styles and exit")
 
     model = parser.add_argument_group("generator")
@@ -115,6 +120,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="COLOR",
         help="behind what is transparent in a video: black, white, green or #RRGGBB (default: black)",
     )
+    video.add_argument(
+        "--part-seconds",
+        type=_seconds,
+        metavar="S",
+        help="keep what is done in parts of so many seconds, from which the same command goes on after an interruption "
+        "(default: 10 for jobs of over a minute); 0: in one piece",
+    )
+    video.add_argument("--restart", action="store_true", help="begin anew, even if parts of an earlier run are there")
+    video.add_argument("--keep-parts", action="store_true", help="keep the parts when the output is complete")
+    video.add_argument(
+        "--strength", type=_share, default=1.0, metavar="S", help="share of the style, 0 to 1; the rest is the source"
+    )
+    video.add_argument(
+        "--compare",
+        choices=COMPARISONS,
+        help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
+    )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
@@ -139,6 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.list_styles:
             _list_styles()
+            return 0
+        if options.status:
+            print("\n".join(describe(Path(options.status))))
             return 0
         with stop.handled():
             return _translate_jobs(options, stop)
@@ -227,6 +252,26 @@ def _source(text: str) -> str:
 
 def _positive(text: str) -> int:
     return _whole_number(text, least=1, most=None)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (value == 0 or 0.1 <= value <= 3600):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0, or a number of seconds from 0.1 to 3600")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def _crf(text: str) -> int:

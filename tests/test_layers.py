@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("run", "cli", "doctor", "export"),  # command lines
     ("jobs", "report"),  # one source -> one output
-    ("pipeline", "switching"),  # decode | translate | encode
+    ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine
     ("engine_files",),  # engines that are files: in the cache, or exported
@@ -31,7 +31,7 @@ LAYERS = (
     ("video",),
     # Small modules, each one thing.
     (
-        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "precision"),
+        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
         *("reference", "samples", "sizes", "_native", ""),  # "": `engine` itself, the version and the public names
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -135,12 +136,24 @@ class RunnerInfo:
         """Whether it is eager float32, which also translates nearly uniform frames."""
         return (self.backend, self.precision) == ("eager", "fp32")
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for engines that make the same of a frame."""
+        return str(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Engine(RunnerInfo):
     """A runner, and what is known of it."""
 
     runner: Runner
+
+    @property
+    def fingerprint(self) -> str:
+        program = getattr(self.runner, "program", None)  # of the fused engine: algorithms differ in their roundings
+        if program is None:
+            return str(self)
+        return f"{self} {hashlib.sha256(repr(list(program)).encode()).hexdigest()[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)

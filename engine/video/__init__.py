@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SinkError, SourceError
+from engine.parts import Parts
 from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
 from engine.video.containers import CONTAINERS
 from engine.video.file_sink import FileSink
@@ -133,6 +134,7 @@ def open_sink(
     on_next: Callable[[], None] | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
+    parts: Callable[[Path], Parts] | None = None,
 ) -> Sink:
     """Opens an output for a source's frames. The picture's size is taken from the first frame written.
 
@@ -149,6 +151,7 @@ def open_sink(
         on_next: what the key n does in that window.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
+        parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
 
     Raises:
         SinkError: the output exists, is the input, can't be written, or names an unknown format or codec.
@@ -156,7 +159,7 @@ def open_sink(
     sink = None
     if spec:
         settings = {"crf": crf, "codec": codec, "audio": audio, "threads": threads, "hardware": hardware}
-        sink = _file_sink(spec, source, overwrite=overwrite, settings=settings)
+        sink = _file_sink(spec, source, overwrite=overwrite, parts=parts, settings=settings)
     if not show:
         return sink or NullSink()
     # If a file is written as well, the window is a preview and must not hold the file back.
@@ -170,7 +173,9 @@ def hardware_used(source: Source, sink: Sink) -> list[str]:
     return [part.hardware for part in (source, sink) if part.hardware]
 
 
-def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str, Any]) -> Sink:
+def _file_sink(
+    spec: str, source: Source, *, overwrite: bool, parts: Callable[[Path], Parts] | None, settings: dict[str, Any]
+) -> Sink:
     """`settings`: those of a video file, see `FileSink`."""
     path = Path(spec)
     _refuse_input(path, source)
@@ -190,7 +195,10 @@ def _file_sink(spec: str, source: Source, *, overwrite: bool, settings: dict[str
             raise SinkError(f"{spec}: one image can't hold a video; name a video file, or a pattern such as %06d.png")
         return ImageSink(path, overwrite=overwrite)
     media = source.media if isinstance(source, FileSource | LiveSource) else None
-    return FileSink(path, info=source.info, media=media, overwrite=overwrite, **settings)
+    sink = FileSink(path, info=source.info, media=media, overwrite=overwrite, **settings)
+    if parts is not None and suffix != ".gif":  # whose frames are differences of the ones before
+        sink.keep(parts(path))
+    return sink
 
 
 def _refuse_input(path: Path, source: Source) -> None:

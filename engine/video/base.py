@@ -116,6 +116,18 @@ class Sink(Protocol):
 
     needs_calling_thread: bool = False
 
+    def choose_engine(self, engine: str, frame_seconds: float) -> None:
+        """Says what translates the frames from now on, and how long one takes it; before `keeps` is asked.
+
+        Raises:
+            SinkError: what it keeps was translated by another engine.
+        """
+        return None
+
+    def keeps(self, number: int) -> bool:
+        """Whether it has a frame of the source already, the first being 0: that one comes as it is, untranslated."""
+        return False
+
     def write(self, frame: Frame) -> None: ...
 
     def finish(self, *, is_cut: bool = False) -> Path | None:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.errors import SinkError, first_line
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Sink, SourceInfo
 from engine.video.containers import SUMS_DURATIONS, container_of, container_options
+from engine.video.part_keeper import PartKeeper
 from engine.video.partial_file import FULL_ERRORS, PartialFile, sweep
 from engine.video.pyav import import_av
 from engine.video.tracks import TrackCopier
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from av.packet import Packet
     from torch import Tensor
+
+    from engine.parts import Parts
 
 logger = logging.getLogger("streamgan")
 
@@ -74,10 +77,12 @@ class FileSink(Sink):
         self._tracks: Any = None
         self._frames = self._muxed = self._last_muxed = 0
         self._last_pts: int | None = None
+        self._last_dts: int | None = None
         self._end_seconds = Fraction(0)
         self._moved_timestamps = 0
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
+        self._parts: PartKeeper | None = None
         if self._media.demuxer is not None:
             self._media.demuxer.keep_others()
 
@@ -85,8 +90,19 @@ class FileSink(Sink):
     def hardware(self) -> str:
         return self._encoder.hardware
 
+    def keep(self, parts: Parts) -> None:
+        """Takes frames from parts that are there, and keeps more of them; to be called before the first frame."""
+        self._parts = PartKeeper(parts)
+
+    def choose_engine(self, engine: str, frame_seconds: float) -> None:
+        if self._parts is not None:
+            self._parts.choose_engine(engine, frame_seconds)
+
+    def keeps(self, number: int) -> bool:
+        return self._parts is not None and self._parts.keeps(number)
+
     def write(self, frame: Frame) -> None:
-        """Encodes a frame and copies the other tracks up to its time.
+        """Encodes a frame, or takes it from its part, and copies the other tracks up to its time.
 
         Raises:
             SinkError: the disk is full, or the encoder or container refuses.
@@ -94,11 +110,15 @@ class FileSink(Sink):
         """
         try:
             if self._output is None:
-                self._start(frame.image)
+                self._start(frame.image if self._parts is None else self._parts.sample(frame.image))
             if self._frames % FRAMES_BETWEEN_RESERVES == 0:
                 self._file.reserve(RESERVE_BYTES + INDEX_BYTES_PER_FRAME * (self._frames + FRAMES_BETWEEN_RESERVES))
-            picture = self._encoder.picture(frame.image)
-            self._mux(self._encoder.encode(picture, self._pts(frame)))
+            pts = self._pts(frame)
+            if self._parts is None:
+                self._mux(self._encoder.encode(self._encoder.picture(frame.image), pts))
+            else:
+                for packets in self._parts.write(self._frames, frame.image, pts, self._encoder):
+                    self._mux(packets)
         except (import_av().error.FFmpegError, OSError, RuntimeError, ValueError) as error:
             raise self._failure(error) from error
         self._frames += 1
@@ -112,11 +132,16 @@ class FileSink(Sink):
             self._close()
         except (import_av().error.FFmpegError, OSError) as error:
             raise self._failure(error) from error
-        return self._file.complete()
+        completed = self._file.complete()
+        if self._parts is not None:
+            self._parts.finish()
+        return completed
 
     def abort(self) -> Path | None:
         """Closes what is done into `NAME.partial.SUFFIX`, the sound cut where the picture ends, if that plays."""
         partial = None
+        if self._parts is not None:
+            self._parts.abort()
         if self._has_begun:
             with contextlib.suppress(*failures()):
                 if self._file.full:
@@ -154,6 +179,8 @@ class FileSink(Sink):
             metadata_errors="surrogateescape",
         )
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
+        if self._parts is not None:
+            self._parts.start(self._time_base)
         self._tracks = TrackCopier(self._media, self._output, self._format, audio=self._audio)
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
@@ -184,6 +211,9 @@ class FileSink(Sink):
         for packet in packets:
             # Encoders drop durations or guess them from the rate; the last one of a file can't be had from timestamps.
             packet.duration = self._durations.pop(packet.pts, 0) if packet.pts is not None else 0
+            if self._last_dts is not None and packet.dts is not None and packet.dts <= self._last_dts:
+                packet.dts = self._last_dts + 1  # the first of a part, where frames come at changing intervals
+            self._last_dts = packet.dts
             if self._lead is None:
                 self._lead = (packet.pts or 0) - (packet.dts or 0)
             if is_last and packet is packets[-1] and self._format in SUMS_DURATIONS:
@@ -207,7 +237,8 @@ class FileSink(Sink):
 
     def _drain(self, until_seconds: Fraction | None) -> None:
         """Writes what is still inside the encoder, and the other tracks up to that time, to their end if it is None."""
-        self._mux(self._encoder.flush(), is_last=True)
+        packets = self._encoder.flush() if self._parts is None else self._parts.flush(self._encoder)
+        self._mux(packets, is_last=True)
         self._tracks.advance(until_seconds, is_last=True)
         self._tracks.flush()
 

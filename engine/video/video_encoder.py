@@ -74,6 +74,7 @@ class VideoEncoder:
         hardware: VideoHardware | None = None,
     ) -> None:
         self._frames = 0
+        self._context: Any = None  # what frames are in, not yet packets
         self.hardware = ""
         self._path = path
         self._media = media
@@ -160,21 +161,31 @@ class VideoEncoder:
         Raises:
             FrameSizeError: the encoder can't encode frames of this size.
         """
-        options = dict(self._options)
-        if self._container in WITHOUT_B_FRAMES:
-            options.pop("bf", None)
         with shared_accelerator(self._sharing) if self._sharing else contextlib.nullcontext() as shared:
             self._stream: Any = output.add_stream(
                 self._name,
                 rate=self._rate,
-                options=options,
+                options=self._options_here(),
                 **({"hwaccel": shared} if shared is not None else {}),
                 width=self._video.width,
                 height=self._video.height,
                 time_base=self._video.time_base,
                 pix_fmt=self._pixel_format,
             )
-        context = self._stream.codec_context
+        if template is not None:
+            self._stream.metadata.update(copied_tags(template.metadata, self._container))
+            self._stream.disposition = template.disposition
+        self._unused = self._stream.codec_context
+        self._open(self._unused)
+        return self._stream
+
+    def _options_here(self) -> dict[str, str]:
+        options = dict(self._options)
+        if self._container in WITHOUT_B_FRAMES:
+            options.pop("bf", None)
+        return options
+
+    def _open(self, context: Any) -> None:
         context.thread_count = self._threads
         if self._container in WITHOUT_B_FRAMES:
             context.max_b_frames = 0
@@ -185,9 +196,6 @@ class VideoEncoder:
             context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
         if self._container in ("mp4", "mov") and context.codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"  # Apple's players show nothing of hev1
-        if template is not None:
-            self._stream.metadata.update(copied_tags(template.metadata, self._container))
-            self._stream.disposition = template.disposition
         try:
             context.open()
         except (import_av().error.FFmpegError, OSError, ValueError) as error:
@@ -195,7 +203,19 @@ class VideoEncoder:
                 f"{self._path}: {self._name} can't encode {self._video.width}x{self._video.height} "
                 f"({first_line(error)}); {accepted_sizes(self._name) or 'take another size'}; or try another --codec"
             ) from error
-        return self._stream
+
+    def _opened_again(self) -> Any:
+        """Another encoder like the stream's, which begins with a key frame."""
+        context: Any = import_av().CodecContext.create(self._name, "w")
+        context.options = self._options_here()
+        context.framerate, context.time_base = self._rate, self._video.time_base
+        context.width, context.height, context.pix_fmt = self._video.width, self._video.height, self._pixel_format
+        context.flags = self._stream.codec_context.flags
+        context.codec_tag = self._stream.codec_context.codec_tag
+        self._open(context)
+        if context.extradata != self._stream.codec_context.extradata:
+            raise SinkError(f"{self._path}: {self._name} can't encode in parts; --part-seconds 0 makes one piece")
+        return context
 
     # --- encoding ---
 
@@ -224,14 +244,17 @@ class VideoEncoder:
         return self._from_bgr(image)
 
     def encode(self, picture: VideoFrame, pts: int) -> list[Packet]:
-        """Encodes a frame; returns the packets that are ready."""
+        """Encodes a frame; returns the packets that are ready. The first one after `flush` is a key frame."""
         picture.pts, picture.time_base = pts, self._video.time_base
         self._frames += 1
-        return self._stream.encode(picture)
+        if self._context is None:
+            self._context, self._unused = self._unused or self._opened_again(), None
+        return self._context.encode(picture)
 
     def flush(self) -> list[Packet]:
         """The packets that are still inside the encoder."""
-        return self._stream.encode(None)
+        context, self._context = self._context, None
+        return context.encode(None) if context is not None else []
 
     def _warn(self, line: str) -> None:
         self.warnings.append(f"{self._path}: {line}")

@@ -15,7 +15,7 @@ import pytest
 from engine.errors import EngineError, SinkError, SourceError
 from engine.pipeline import Pipeline, Progress
 from engine.runners.base import RunnerInfo
-from engine.video.base import Frame, SourceInfo, StopStream
+from engine.video.base import Frame, Sink, SourceInfo, StopStream
 
 
 class CountingSource:
@@ -43,7 +43,7 @@ class CountingSource:
         self.closed.set()
 
 
-class ListSink:
+class ListSink(Sink):
     """Keeps what it is given; can fail at a given frame."""
 
     def __init__(
@@ -58,8 +58,15 @@ class ListSink:
         self.ended = ""
         self.needs_calling_thread = needs_calling_thread
         self.threads: set[threading.Thread] = set()
-        self.warnings: list[str] = []
+        self.engines: list[str] = []
+        self.kept = range(0)
         self._fail_at, self._error, self._seconds = fail_at, error or SinkError("disk full"), seconds
+
+    def choose_engine(self, engine: str, frame_seconds: float) -> None:
+        self.engines.append(engine)
+
+    def keeps(self, number: int) -> bool:
+        return number in self.kept
 
     def write(self, frame: Frame) -> None:
         if len(self.frames) == self._fail_at:
@@ -274,3 +281,17 @@ def test_the_result_tells_times() -> None:
     assert 0 < result.steady_fps < 260
     assert result.latency_ms["p50"] <= result.latency_ms["p95"] <= result.latency_ms["p99"]
     assert result.peak_memory_bytes > 1_000_000
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_frames_that_the_sink_has_are_not_translated(batch: int) -> None:
+    """They come in their place all the same, for their time."""
+    sink, translator = ListSink(), Inverter()
+    sink.kept = range(5, 12)
+    result = Pipeline(CountingSource(20), translator, sink, batch=batch).run()
+    assert result.frames == 20
+    assert sink.engines == ["eager fp32"]
+    assert sum(translator.batches) == 13
+    assert [frame.pts for frame in sink.frames] == list(range(20))
+    values = [int(np.asarray(frame.image)[0, 0, 0]) for frame in sink.frames]
+    assert values == [number if number in sink.kept else 255 - number for number in range(20)]
