@@ -78,7 +78,12 @@ class StopRequest:
 
 
 class JobRunner:
-    """Translates one job after the other with one translator."""
+    """Translates one job after the other with one translator.
+
+    Attributes:
+        summaries: JSON values of each job that is done.
+        missing: pictures that could not be read, in all jobs.
+    """
 
     def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
         from engine.device import choose_device, is_surely_cpu
@@ -86,6 +91,7 @@ class JobRunner:
         from engine.video import choose_hardware
 
         self.summaries: list[dict[str, Any]] = []
+        self.missing = 0
         self._options = options
         self._stop = stop
         self._many = many
@@ -149,6 +155,7 @@ class JobRunner:
                     result = pipeline.run()
                 finally:
                     self._stop.pipeline = None
+        self.missing += source.missing
         hardware = video.hardware_used(source, sink)
         self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
         if not options.quiet:
@@ -244,6 +251,8 @@ class JobRunner:
             folder = Path.cwd() if job == str(SAMPLE) else None
         elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
             folder = Path(options.output)
+            if not folder.is_dir() and folder.suffix.lower() in video.SUFFIXES:
+                raise SinkError(f"{folder}: names one file, and there are several sources; name a folder")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

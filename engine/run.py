@@ -203,7 +203,7 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
             break
     if options.json:
         write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
-    return status
+    return status or (1 if runner.missing else 0)
 
 
 def _list_styles() -> None:

@@ -28,6 +28,7 @@ from engine.video.tracks import container_for
 from engine.video.window import NullSink, TeeSink, WindowSink
 
 __all__ = [
+    "SUFFIXES",
     "FileSink",
     "FileSource",
     "Frame",
@@ -50,6 +51,10 @@ __all__ = [
     "open_sink",
     "open_source",
 ]
+
+
+SUFFIXES = frozenset([*CONTAINERS, *WRITTEN_SUFFIXES])
+"""Of the files that can be written."""
 
 
 def open_source(

@@ -97,6 +97,11 @@ class Source(Protocol):
     def close(self) -> None: ...
 
     @property
+    def missing(self) -> int:
+        """Pictures of a folder that could not be read."""
+        return 0
+
+    @property
     def warnings(self) -> list[str]:
         """One line for each kind of trouble met so far (corrupt packets skipped, frames dropped), with counts."""
         return []

@@ -87,11 +87,13 @@ class ImageSource(Source):
         self._closed.set()
 
     @property
+    def missing(self) -> int:
+        return len(self._unreadable)
+
+    @property
     def warnings(self) -> list[str]:
-        """Images that were skipped, and transparency that was dropped, with counts."""
-        lines = []
-        if self._unreadable:
-            lines.append(f"{self._name}: {len(self._unreadable)} images skipped, the first: {self._unreadable[0]}")
+        """Each image that was skipped, and how many have lost their transparency."""
+        lines = [f"skipped: {reason}" for reason in self._unreadable]
         if self._transparent:
             lines.append(f"{self._name}: transparency of {self._transparent} images is dropped")
         return lines

@@ -422,3 +422,32 @@ def test_frames_stay_on_the_device_for_our_own_engine_alone(
     arguments = [str(clip), "--style", str(tiny_style), "--frames", "1", "--benchmark", "--backend", backend]
     assert main([*arguments, "--hwaccel", "cuda"]) == 0
     assert [one.frames_device for one in offered] == [frames_device]
+
+
+def test_an_image_that_is_damaged_is_named_and_the_status_tells(
+    tmp_path: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are translated; status 0 would say that nothing is missing."""
+    photos, results, summary = tmp_path / "photos", tmp_path / "results", tmp_path / "summary.json"
+    photos.mkdir()
+    for name in ("a", "c"):
+        cv2.imwrite(str(photos / f"{name}.png"), np.zeros((32, 32, 3), np.uint8))
+    (photos / "b.png").write_bytes(b"broken")
+    command = [str(photos), "-o", f"{results}/", "--style", str(tiny_style), "--json", str(summary)]
+    assert main(command) == 1
+    assert sorted(path.name for path in results.iterdir()) == ["a.png", "c.png"]
+    assert "skipped: " in capsys.readouterr().err
+    assert any("b.png" in warning for warning in json.loads(summary.read_text())["results"][0]["warnings"])
+
+
+def test_one_file_can_not_hold_several_videos(
+    tmp_path: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_bytes(SAMPLE.read_bytes())
+    output = tmp_path / "out.mp4"
+    assert main([str(tmp_path), "-o", str(output), "--style", str(tiny_style), "--quiet"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2
+    assert all("name a folder" in line for line in lines)
+    assert not output.exists()

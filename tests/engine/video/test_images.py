@@ -98,8 +98,9 @@ def test_sequence_in_natural_order_keeps_names_and_skips_damaged(tmp_path: Path)
     assert sorted(p.name for p in result.path.iterdir()) == ["shot_1.png", "shot_10.png", "shot_2.png", "shot_9.png"]
     assert [frame.name for frame in open_source(str(folder))] == [f"shot_{i}.png" for i in (1, 2, 9, 10)]
     (line,) = result.source.warnings
-    assert "1 images skipped" in line
+    assert line.startswith("skipped: ")
     assert "shot_5.png" in line
+    assert result.source.missing == 1
 
 
 def test_all_damaged(tmp_path: Path) -> None:
