@@ -65,10 +65,12 @@ def installed_torch() -> Path | None:
     return None
 
 
-def find_package(name: str) -> Path:
-    """Folder of an importable package, found without importing it."""
+def find_package(name: str, *, otherwise: Path | None = None) -> Path:
+    """Folder of an importable package, found without importing it; `otherwise` if it can't be imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
+        if otherwise:
+            return otherwise
         raise BuildToolError(
             f"streamgan is built against {name}, which {sys.executable} can't import; "
             f"`pip install {name}` first, or install without --no-build-isolation."
@@ -80,7 +82,7 @@ def cmake_arguments(environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to configure with; CMake reads CXX and CXXFLAGS itself."""
     arguments = [
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DSTREAMGAN_TORCH_DIR={installed_torch() or find_package('torch')}",
+        f"-DSTREAMGAN_TORCH_DIR={find_package('torch', otherwise=installed_torch())}",
         f"-Dpybind11_DIR={find_package('pybind11') / 'share' / 'cmake' / 'pybind11'}",
         f"-DSTREAMGAN_SANITIZE={environment.get('STREAMGAN_SANITIZE', 'OFF')}",
         f"-DSTREAMGAN_CUDA={environment.get('STREAMGAN_CUDA', 'AUTO')}",

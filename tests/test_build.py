@@ -85,6 +85,18 @@ def test_missing_package(setup_module: ModuleType) -> None:
         setup_module.find_package("no_such_package")
 
 
+def test_torch_that_an_isolated_build_hides(
+    setup_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find_spec = setup_module.importlib.util.find_spec
+    monkeypatch.setattr(setup_module, "installed_torch", lambda: tmp_path)
+    assert f"-DSTREAMGAN_TORCH_DIR={tmp_path}" not in setup_module.cmake_arguments()
+    monkeypatch.setattr(
+        setup_module.importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
+    assert f"-DSTREAMGAN_TORCH_DIR={tmp_path}" in setup_module.cmake_arguments()
+
+
 def test_libraries_hold_no_path_of_the_machine_that_built_them() -> None:
     for library in (ops.LIBRARY, Path(_native.__file__)):
         assert str(ROOT).encode() not in library.read_bytes(), library
