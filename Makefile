@@ -20,7 +20,7 @@ GPU_RESULTS ?= bench/results
 BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
 GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/test_translator.py \
   tests/engine/backends/test_tensorrt_rtx.py tests/engine/backends/test_tensorrt.py tests/engine/backends/test_tensorrt_plugin.py \
-  tests/engine/backends/test_onnxruntime.py tests/engine/backends/test_onnxruntime_tensorrt.py \
+  tests/engine/backends/test_onnxruntime.py \
   $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/nvidia/test_frames.py tests/engine/video/nvidia/test_codecs.py)
 
 .PHONY: help setup run wheel test test-all fuzz lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean

@@ -224,7 +224,7 @@ def _generator_alone(turns: list[Turn], batch: np.ndarray) -> Callable[[], None]
     """Our generator on a tensor that is on the device already."""
     for turn in turns:
         engine = turn.translator.engine
-        if engine is not None and isinstance(engine.runner, CudaGraphRunner):
+        if engine is not None and engine.backend == "fused" and isinstance(engine.runner, CudaGraphRunner):
             runner, device = engine.runner, turn.translator.device
             height, width = runner.facts.padded_size(*batch.shape[1:3])
             image = torch.rand((len(batch), 3, height, width), device=device).mul_(2).sub_(1)

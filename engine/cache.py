@@ -169,7 +169,7 @@ class EngineCache:
     def clear(self) -> tuple[int, int]:
         """Removes everything; returns the number of engines and their bytes."""
         entries = self.entries()
-        for path in [*self._folders(), *self._parts(), *self.folder.glob("*.json")]:
+        for path in [*self._folders(), *self._parts(), *self.folder.glob("*.json"), *self.folder.glob("timing-*.bin")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return len(entries), sum(entry.size_bytes for entry in entries)
 

@@ -104,8 +104,15 @@ def gpu_name(device: torch.device) -> str:
     """The GPU's marketing name and its compute capability: "NVIDIA H200 sm90"."""
     import torch
 
+    return f"{torch.cuda.get_device_name(device)} {gpu_architecture(device)}"
+
+
+def gpu_architecture(device: torch.device) -> str:
+    """The GPU's compute capability as compilers write it: "sm90"."""
+    import torch
+
     major, minor = torch.cuda.get_device_capability(device)
-    return f"{torch.cuda.get_device_name(device)} sm{major}{minor}"
+    return f"sm{major}{minor}"
 
 
 def installed_versions(*distributions: str) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.command_line import command_name
 from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from engine.backends import Backend
 
 # Distribution names whose versions matter for a report of trouble.
 _DISTRIBUTIONS = ("streamgan", "torch", "numpy", "opencv-python", "opencv-python-headless", "av", "safetensors")
@@ -81,10 +87,29 @@ def _describe_machine() -> int:
     for name, backend in BACKENDS.items():
         reason = backend.unavailable(device)
         lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
+        if packages := _describe_packages(backend):
+            lines[f"backend {name}"] += f"; {packages}"
         if reason and isinstance(backend, FileBackend) and backend.unbuildable(device) is None:
             lines[f"backend {name}"] += "; python -m engine.export can write its files"
     _print_table(lines)
     return status
+
+
+def _describe_packages(backend: Backend) -> str:
+    """The installed packages of a backend's extra, and the versions of them that this project accepts."""
+    from engine.device import installed_versions
+
+    packages = [name for name in backend.distributions if backend.extra and name != "torch"]
+    found = installed_versions(*packages)
+    if not found:
+        return ""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not installed, but run from its sources
+        for requirement in importlib.metadata.requires("streamgan") or ():
+            name, _, extra = requirement.partition(";")
+            package = re.match(r"[\w.-]+", name)
+            if package and package.group() in packages and f'extra == "{backend.extra}"' in extra:
+                found += f", accepted: {name.strip()}"
+    return found
 
 
 def _describe_operators() -> str:

@@ -140,10 +140,11 @@ class _Exporter:
             raise SinkError(f"can't write to {path.parent}: {error.strerror}") from error
         try:
             facts = self._build(part / path.name)
-            parity_db, remark = self._prove(part / path.name)
             files = sorted(part.iterdir())
+            parity_db, remark = self._prove(part / path.name)  # may leave a file for this machine alone
             self._describe(part / path.name, files, facts, parity_db)
-            for file in sorted(part.iterdir(), key=lambda file: file.name == path.name):  # the main file comes last
+            described = engine_files.description_of(part / path.name)
+            for file in sorted([*files, described], key=lambda file: file.name == path.name):  # the main one comes last
                 file.replace(path.with_name(file.name))
         except OSError as error:
             raise SinkError(f"can't write {path}: {error.strerror or error}") from error

@@ -75,7 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--explain", action="store_true", help="measure every backend on the first frame and show the table"
     )
     model.add_argument(
-        "--engine", type=_not_empty, metavar="FILE", help="engine that python -m engine.export wrote, for this style"
+        "--engine",
+        type=_not_empty,
+        metavar="FILE",
+        help="engine that python -m engine.export wrote, for this style; it is code: use no stranger's file",
     )
     model.add_argument(
         "--precision", default="auto", help="auto: the faster of bf16 and fp32 here; or fp32, bf16, fp16, fast"

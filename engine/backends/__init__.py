@@ -9,7 +9,7 @@ from engine.backends.base import Backend, CompiledGenerator, FileBackend, InMemo
 from engine.backends.eager import Eager
 from engine.backends.fused import Fused
 from engine.backends.inductor import Inductor
-from engine.backends.onnxruntime import ONNXRuntime, ONNXRuntimeTensorRT
+from engine.backends.onnxruntime import ONNXRuntime
 from engine.backends.openvino import OpenVINO, OpenVINODevice
 from engine.backends.tensorrt import TensorRT
 from engine.backends.tensorrt_rtx import TensorRTForRTX
@@ -34,7 +34,6 @@ _TABLE: tuple[Backend, ...] = (
     OpenVINODevice("GPU", "fp16", "fp32"),
     OpenVINODevice("NPU", "fp16"),
     ONNXRuntime(),
-    ONNXRuntimeTensorRT(),
     TorchScript(),
     TensorRT(),
     TensorRTForRTX(),

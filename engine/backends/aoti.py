@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, module_to_save
+from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, module_to_save, sides_of_any_size
 from engine.backends.inductor import compiler_missing
 from engine.device import processor_abilities
 from engine.errors import BackendError, first_line
@@ -43,11 +43,8 @@ class AOTInductor(FileBackend):
         facts: dict[str, Any] = {"processor": processor_abilities()} if on_cpu else {}
         shapes: Any = None
         if options.get("dynamic"):
-            multiple = generator.multiple
-            low, high = max(-(-generator.minimum_size // multiple), 2), _LARGEST_SIDE // multiple
-            height, width = (torch.export.Dim(name, min=low, max=high) for name in ("h", "w"))
-            shapes = ({2: multiple * height, 3: multiple * width},)
-            facts |= {"smallest_side": low * multiple, "largest_side": high * multiple}
+            shapes = sides_of_any_size(generator, example, generator.minimum_size, _LARGEST_SIDE, _LARGEST_SIDE)
+            facts |= {"smallest_side": shapes[0][2].min, "largest_side": shapes[0][2].max}
         settings = {
             "freezing": on_cpu,  # packs the weights for the processor's matrix library
             "max_autotune": not on_cpu,

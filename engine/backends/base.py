@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import importlib
 import importlib.util
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from engine.device import installed_versions
+from engine.errors import BackendError, first_line
 from engine.generators import Generator
 from engine.precision import PRECISIONS
 
@@ -20,6 +24,26 @@ if TYPE_CHECKING:
 
 CompiledGenerator = Callable[[Tensor], Tensor]
 """Takes and returns a tensor [N, 3, H, W]. Where it has an attribute `input_dtype`, its input is of that dtype."""
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A compiled generator whose work can be captured in a CUDA graph, by `engine.runners.cuda_graph` alone.
+
+    Attributes:
+        ends_in_tanh: whether what a slot returns lacks the final tanh, which is left to whoever quantises.
+    """
+
+    ends_in_tanh: bool
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+    def new_slot(self) -> Callable[[Tensor], Tensor]:
+        """The generator for one of several frames under way: slots share the weights, and no other memory."""
+
+    def first_non_finite(self, image: Tensor) -> str | None:
+        """The first layer whose output holds a NaN or an infinity, if it can be told."""
+
 
 ParityMeasure = Callable[[CompiledGenerator], float]
 """The PSNR in dB of a compiled generator against eager float32 on a real frame."""
@@ -45,6 +69,7 @@ class Backend(abc.ABC):
         build_cost: how long an engine takes to be ready.
         only_when_named: `auto` does not try it.
         runs_without_torch: later runs start without importing torch.
+        is_captured: it runs in CUDA graphs of ours, and so takes frames that are on the device.
         has_fast: `fast` is another arithmetic than half precision.
         is_file: whether it is a `FileBackend`.
     """
@@ -59,6 +84,7 @@ class Backend(abc.ABC):
     build_cost: Literal["none", "seconds", "minutes"]
     only_when_named: bool = False
     runs_without_torch: bool = False
+    is_captured: bool = False
     has_fast: bool = False
     is_file: bool = False
 
@@ -184,6 +210,47 @@ def missing(extra: str, *modules: str) -> str | None:
     """One line that names the extra to install, if one of the Python modules is not there. Imports none of them."""
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     return f"{' and '.join(absent)} not installed: pip install 'streamgan[{extra}]'" if absent else None
+
+
+def load_module(name: str) -> Any:
+    """Imports an optional package, without what it prints.
+
+    Raises:
+        BackendError: it is installed, but does not load: a library is missing, or is of another version.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return importlib.import_module(name)
+    except Exception as error:  # ImportError, OSError, and plain Exception of Torch-TensorRT
+        first: BaseException = error
+        while first.__context__ is not None:  # the later ones tell where else it was looked for
+            first = first.__context__
+        raise BackendError(f"{name} is installed, but can't be loaded: {first_line(first)}") from error
+
+
+def sides_of_any_size(
+    generator: Generator, example: Tensor, smallest: int, highest: int, widest: int
+) -> tuple[dict[int, Any], ...]:
+    """`dynamic_shapes` of torch.export for inputs [N, 3, H, W] of any size, in multiples of the generator's.
+
+    Args:
+        example: what is traced.
+        smallest, highest, widest: the least side, and the largest height and width, in pixels.
+
+    Raises:
+        BackendError: the example is smaller than what can be exported.
+    """
+    multiple = generator.multiple
+    low = max(-(-smallest // multiple), 2)  # torch.export takes 1 for a constant
+    height, width = (
+        multiple * torch.export.Dim(name, min=low, max=highest_side // multiple)
+        for name, highest_side in (("h", highest), ("w", widest))
+    )
+    if min(example.shape[2:]) < low * multiple:
+        raise BackendError(
+            f"an engine for every size takes sides from {low * multiple} pixels on here: give a larger size"
+        )
+    return ({2: height, 3: width},)
 
 
 def fits(shape: Sequence[int | str], example: Sequence[int]) -> bool:

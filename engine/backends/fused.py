@@ -23,6 +23,7 @@ class Fused(InMemoryBackend):
 
     name = "fused"
     build_cost = "none"
+    is_captured = True
     runs_without_torch = True
     has_fast = True
 

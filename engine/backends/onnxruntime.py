@@ -1,11 +1,7 @@
-"""ONNX Runtime on the CPU or a CUDA GPU, from an ONNX file that every machine and version of it can read.
-
-Its TensorRT provider is a backend of its own, `onnxruntime-tensorrt`: it builds an engine for one GPU from that file.
-"""
+"""ONNX Runtime on the CPU or a CUDA GPU, from an ONNX file that every machine and version of it can read."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +11,6 @@ import torch
 from torch import Tensor
 
 from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, fits, missing
-from engine.device import gpu_name
 from engine.errors import BackendError, last_line
 from engine.generators import Generator
 
@@ -38,7 +33,7 @@ class ONNXRuntime(FileBackend):
 
     def unavailable(self, device: torch.device) -> str | None:
         reason = super().unavailable(device)
-        if reason is not None or device.type == "cpu" or has_provider("cuda"):
+        if reason is not None or device.type == "cpu" or _has_cuda_provider():
             return reason
         return "this build of onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
 
@@ -49,7 +44,10 @@ class ONNXRuntime(FileBackend):
         self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
     ) -> dict[str, Any]:
         self._require_precision(example, precision)
-        return _written(generator, example, path, dynamic=options.get("dynamic", False))
+        from engine.backends.onnx_model import OPSET, count_nodes, export_onnx
+
+        model = export_onnx(generator, example, path, dynamic=options.get("dynamic", False))
+        return {"opset": OPSET, "nodes": count_nodes(model)}
 
     def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
         self._require_precision(example, precision)
@@ -67,83 +65,11 @@ class ONNXRuntime(FileBackend):
             )
 
 
-class ONNXRuntimeTensorRT(FileBackend):
-    """The TensorRT provider, in half precision: it computes float32 in TF32, and has no option against it.
-
-    All of the file is in float16, the session has no other provider, and falling back to the CPU is an error. So every
-    layer is TensorRT's, and in float16 as far as the network is strongly typed: always from TensorRT 11 on; before,
-    TensorRT may take a layer in float32 where that is faster. The provider does not tell its layers' types, as those
-    of `tensorrt` and `tensorrt-rtx` are told. **Not run on a GPU yet.**
-    """
-
-    name = "onnxruntime-tensorrt"
-    extra = "onnx"
-    modules = ("onnxruntime",)
-    distributions = ("onnxruntime-gpu", "tensorrt")
-    devices = ("cuda",)
-    precisions = ("fp16", "fast")
-    build_cost = "minutes"
-    only_when_named = True
-    suffix = ".onnx"
-    build_modules = ("onnx",)
-    same_runtime = True
-
-    def unavailable(self, device: torch.device) -> str | None:
-        reason = super().unavailable(device)
-        if reason is not None or has_provider("tensorrt"):
-            return reason
-        return "this build of onnxruntime has no TensorRT provider: pip install onnxruntime-gpu and tensorrt"
-
-    def version(self, device: torch.device) -> str:
-        return f"{super().version(device)}, {gpu_name(device)}"
-
-    def build(
-        self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
-    ) -> dict[str, Any]:
-        """Writes an ONNX file, and has the engine built into a file beside it, in some minutes."""
-        self._require_precision(example, precision)
-        facts = _written(generator, example, path)
-        self.load(path, example, precision)
-        engines = [file.name for file in path.parent.iterdir() if file.suffix == ".engine"]
-        if len(engines) != 1:
-            raise BackendError(
-                f"ONNX Runtime's TensorRT provider made {len(engines)} engines of the generator, not one"
-            )
-        return facts
-
-    def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-        self._require_precision(example, precision)
-        with contextlib.suppress(ImportError):
-            import tensorrt  # noqa: F401 (loads the libraries that the provider looks for)
-        settings = {
-            "device_id": str(example.device.index or 0),
-            "trt_fp16_enable": "1",  # for networks that are not strongly typed
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(path.parent),
-            "trt_builder_optimization_level": "5",
-        }
-        return _session(path, example, "TensorrtExecutionProvider", settings)
-
-    def _require_precision(self, example: Tensor, precision: str) -> None:
-        if precision not in self.precisions or example.dtype != torch.float16:
-            raise BackendError(
-                f"ONNX Runtime's TensorRT provider is used for fp16 and fast (fp16), not for {precision}"
-            )
-
-
-def _written(generator: Generator, example: Tensor, path: Path, *, dynamic: bool = False) -> dict[str, Any]:
-    """Writes an ONNX file; returns its opset and how many nodes it has of each kind."""
-    from engine.backends.onnx_model import OPSET, count_nodes, export_onnx
-
-    model = export_onnx(generator, example, path, dynamic=dynamic)
-    return {"opset": OPSET, "nodes": count_nodes(model)}
-
-
-def has_provider(name: str) -> bool:
-    """Whether the installed onnxruntime comes with a provider, e.g. "cuda". Does not import it."""
+def _has_cuda_provider() -> bool:
+    """Whether the installed onnxruntime comes with the CUDA provider. Does not import it."""
     spec = importlib.util.find_spec("onnxruntime")
     folders = spec.submodule_search_locations if spec else None
-    return any(any(Path(folder).glob(f"capi/*onnxruntime_providers_{name}*")) for folder in folders or ())
+    return any(any(Path(folder).glob("capi/*onnxruntime_providers_cuda*")) for folder in folders or ())
 
 
 def _session(path: Path, example: Tensor, name: str, settings: dict[str, str]) -> CompiledGenerator:

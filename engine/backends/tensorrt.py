@@ -1,16 +1,18 @@
 """Torch-TensorRT: the fastest engines for one GPU, in some minutes; they run on that GPU and that version only.
 
-The generator is converted to the type it shall run in and compiled with strong typing, as one engine: since
-Torch-TensorRT 2.13 no option asks for half precision any more, and a compilation that asks in the old way silently
-gives float32. So the engine is read back when it is loaded.
+Torch-TensorRT converts the generator, in the type that it shall run in, to one strongly typed TensorRT engine. TensorRT
+itself loads and runs the engine: a file holds that alone, not a program that Python would have to unpickle. The engine
+is read back when it is loaded, because a layer in another type than was asked for is no error to TensorRT.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
+import hashlib
 import logging
-import operator
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.backends import tensorrt_plugin
-from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, fits
+from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, load_module, sides_of_any_size
+from engine.backends.tensorrt_engine import LoadedEngine, deserialized, new_logger, on_device, read_engine
 from engine.backends.tensorrt_layers import TYPE_NAMES, check_layers, engine_dtype, layers_in_json, profile_shapes
+from engine.cache import default_folder
 from engine.device import DEVICE_LOCK, gpu_name
 from engine.errors import BackendError, last_line
+from engine.files import written_beside
 from engine.generators import Generator
 
 if TYPE_CHECKING:
@@ -39,12 +44,15 @@ class TensorRT(FileBackend):
 
     name = "tensorrt"
     extra = "tensorrt"
-    modules = ("torch_tensorrt", "tensorrt")
-    distributions = ("torch-tensorrt", "tensorrt", "torch")
+    modules = ("tensorrt",)
+    # TensorRT itself is one or two of the three in the middle, depending on the version.
+    distributions = ("torch-tensorrt", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "torch")
     devices = ("cuda",)
     precisions = ("fp32", "fp16", "fast")
     build_cost = "minutes"
-    suffix = ".pt2"
+    is_captured = True
+    suffix = ".plan"
+    build_modules = ("torch_tensorrt",)
     export_format = "tensorrt"
     export_precision = "fp16"
     same_runtime = True
@@ -60,53 +68,70 @@ class TensorRT(FileBackend):
     def build(
         self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
     ) -> dict[str, Any]:
-        module: nn.Module = with_plugin(generator) if options.get("operators") else generator
-        import torch_tensorrt
-
-        shapes: dict[str, Any] = {"shape": tuple(example.shape)}
-        if options.get("dynamic"):
-            shapes = dict(zip(("min_shape", "opt_shape", "max_shape"), profile_shapes(generator, example), strict=True))
         dtype = engine_dtype(precision)
+        torch_tensorrt = load_module("torch_tensorrt")
+        module: nn.Module = with_plugin(torch_tensorrt, generator) if options.get("operators") else generator
+        shapes: dict[str, Any] = {"shape": tuple(example.shape)}
+        sides = None
+        if options.get("dynamic"):
+            smallest, _, largest = profile_shapes(generator, example)
+            sides = sides_of_any_size(generator, example, smallest[2], *largest[2:])
+            smallest = (*smallest[:2], sides[0][2].min, sides[0][3].min)
+            shapes = {"min_shape": smallest, "opt_shape": tuple(example.shape), "max_shape": largest}
         try:
-            with _detailed(torch_tensorrt):
-                compiled = torch_tensorrt.compile(
-                    module.to(dtype=dtype),
-                    ir="dynamo",
-                    inputs=[torch_tensorrt.Input(**shapes, dtype=dtype)],
-                    **compile_options(torch_tensorrt, example),
+            with (
+                on_device(example.device),
+                torch.no_grad(),
+                _detailed(torch_tensorrt),
+                _timing_cache(self.version(example.device)) as timing_cache,
+            ):
+                program = torch.export.export(
+                    module.to(dtype=dtype), (example.to(dtype).contiguous(),), dynamic_shapes=sides
                 )
-            # As it is: tracing it again would want inputs of every size.
-            torch_tensorrt.save(compiled, str(path), output_format="exported_program", retrace=False)
+                engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
+                    program,
+                    inputs=[torch_tensorrt.Input(**shapes, dtype=dtype)],
+                    device=example.device,
+                    disable_tf32=True,  # float32 means float32
+                    require_full_compilation=True,
+                    min_block_size=1,
+                    immutable_weights=True,
+                    timing_cache_path=str(timing_cache),
+                )
         except Exception as error:  # of torch.export, Torch-TensorRT and TensorRT: they have no common base
             raise BackendError(f"Torch-TensorRT can't compile the generator: {last_line(error)}") from error
-        return check_program(_read(path), TYPE_NAMES[dtype])
+        path.write_bytes(engine)
+        _, facts = _loaded(path, example.device, dtype)
+        return facts
 
     def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-        """Checks what the layers compute in. Engines run in CUDA graphs: Torch-TensorRT sets that for the process."""
-        import torch_tensorrt
-
-        if self.operators_unavailable() is None:
-            with contextlib.suppress(BackendError):
-                tensorrt_plugin.register()  # the engine may have it
-        program = _read(path)
-        check_program(program, TYPE_NAMES[engine_dtype(precision)])
-        inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-        shape = [side if isinstance(side, int) else str(side) for side in inputs[0].meta["val"].shape]
-        if not fits(shape, example.shape):
-            raise BackendError(f"{path.name} takes inputs of {shape}, not of {list(example.shape)}: build it again")
-        module = program.module()
-        torch_tensorrt.runtime.set_cudagraphs_mode(True)
-        try:
-            with DEVICE_LOCK:  # it captures a graph
-                module(example)
-        except Exception as error:  # a size outside the profile, no memory: RuntimeErrors of several trees
-            raise BackendError(
-                f"Torch-TensorRT can't run {path.name} on {list(example.shape)}: {last_line(error)}"
-            ) from error
-        return module
+        """Checks what the layers compute in."""
+        (runtime, engine), _ = _loaded(path, example.device, engine_dtype(precision))
+        with DEVICE_LOCK, on_device(example.device):
+            return LoadedEngine(load_module("tensorrt"), runtime, engine, example, path)
 
 
-def with_plugin(generator: Generator) -> NormFused:
+def _loaded(path: Path, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """The runtime and the engine in a file, and how many layers of each kind it has.
+
+    Raises:
+        BackendError: it can't be loaded, or its convolutions compute in another type than `dtype`.
+    """
+    data = read_engine(path)
+    trt = load_module("tensorrt")
+    if tensorrt_plugin.unavailable() is None:
+        with contextlib.suppress(BackendError):
+            tensorrt_plugin.register()  # the engine may have it
+    log = _logger()
+    log.clear()
+    with DEVICE_LOCK, on_device(device):
+        runtime = trt.Runtime(log)
+        engine = deserialized(runtime, data, path)
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        return (runtime, engine), check_layers(layers_in_json(text), TYPE_NAMES[dtype])
+
+
+def with_plugin(torch_tensorrt: Any, generator: Generator) -> NormFused:
     """The generator with `instance_norm_act` between its convolutions, which engines run as a plugin from now on.
 
     Raises:
@@ -114,62 +139,55 @@ def with_plugin(generator: Generator) -> NormFused:
     """
     if reason := tensorrt_plugin.unavailable():
         raise BackendError(reason)
+    if not torch_tensorrt.ENABLED_FEATURES.qdp_plugin:  # some versions of TensorRT are known to break them
+        raise BackendError("Torch-TensorRT does not use plugins with this version of TensorRT")
     from engine.fused.norms import InstanceNormAct, fuse_norms
 
     fused = fuse_norms(generator)
     if not any(isinstance(layer, InstanceNormAct) for layer in fused.modules()):
         raise BackendError("the generator has no InstanceNorm")
     tensorrt_plugin.register()
+    tensorrt_plugin.register_converter()
     return fused
-
-
-def compile_options(torch_tensorrt: Any, example: Tensor) -> dict[str, Any]:
-    """The options of torch_tensorrt.compile: strongly typed, one engine, no TF32, on the device of `example`."""
-    options = {
-        "device": example.device,
-        "disable_tf32": True,  # float32 means float32
-        "require_full_compilation": True,
-        "min_block_size": 1,
-        "immutable_weights": True,
-    }
-    if "use_explicit_typing" in inspect.signature(torch_tensorrt.dynamo.compile).parameters:
-        options["use_explicit_typing"] = True  # from 2.13 on there is nothing else
-    return options
 
 
 @contextlib.contextmanager
 def _detailed(torch_tensorrt: Any) -> Iterator[None]:
     """Engines built under it tell their layers' types: Torch-TensorRT asks for them only under its debugger.
 
-    That also replaces the handlers of the root logger, which come back here.
+    That also replaces the handlers of the root logger, which come back here, and writes a log.
     """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    folder = tempfile.mkdtemp(prefix="streamgan-")
     try:
-        with torch_tensorrt.dynamo.Debugger(log_level="error", engine_builder_monitor=False):
+        with torch_tensorrt.dynamo.Debugger(log_level="error", engine_builder_monitor=False, logging_dir=folder):
             yield
     finally:
+        for handler in {*root.handlers} - {*handlers}:
+            handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_program(program: torch.export.ExportedProgram, dtype: str) -> dict[str, Any]:
-    """Counts the layers of a saved program by their types.
+@contextlib.contextmanager
+def _timing_cache(version: str) -> Iterator[Path]:
+    """A file that holds what earlier builds by this version have measured, and is kept with what this one adds.
 
-    Raises:
-        BackendError: the program is not one engine alone, or its convolutions compute in another type than `dtype`.
+    Torch-TensorRT's own is one file for all users of the machine.
     """
-    calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
-    engines = [value for value in program.constants.values() if hasattr(value, "get_engine_layer_info")]
-    if len(calls) != 1 or len(engines) != 1:
-        names = ", ".join(sorted({str(call.target) for call in calls}))
-        raise BackendError(f"the program is {len(engines)} TensorRT engines and {len(calls)} calls ({names}), not one")
-    return check_layers(layers_in_json(engines[0].get_engine_layer_info()), dtype)
+    kept = default_folder() / f"timing-{hashlib.sha256(version.encode()).hexdigest()[:16]}.bin"
+    with tempfile.TemporaryDirectory(prefix="streamgan-") as folder:
+        path = Path(folder) / kept.name
+        with contextlib.suppress(OSError):
+            shutil.copyfile(kept, path)
+        yield path
+        with contextlib.suppress(OSError), written_beside(kept) as part:
+            shutil.copyfile(path, part)
 
 
-def _read(path: Path) -> torch.export.ExportedProgram:
-    """The saved program; Torch-TensorRT's operators have to be imported before."""
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # zip, JSON, schema, and TensorRT's own for other versions and GPUs
-        raise BackendError(f"Torch-TensorRT can't load {path.name}: {last_line(error)}: build it again") from error
+@functools.cache
+def _logger() -> Any:
+    """The one logger that TensorRT takes in a process."""
+    return new_logger(load_module("tensorrt"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,15 +58,16 @@ def profile_shapes(generator: Generator, example: Tensor) -> tuple[Shape, Shape,
 def layers_in_text(text: str) -> list[dict[str, Any]]:
     """The layers of an engine from TensorRT's description of one line each, as its builder logs them.
 
-    Each is {"LayerType": ..., "Tensors": [{"Dimensions": [...], "Datatype": ...}, ...]}, with its weights among them.
+    Each is {"LayerType": ..., "Read": [{"Dimensions": [...], "Datatype": ...}, ...]}: its inputs and weights.
     """
     layers = []
     for line in text.splitlines():
         kind = re.search(r"LayerType: (\w+)", line)
         if kind:
-            found = re.findall(r"Dimensions: \[([^\]]*)\][^{}]*?Datatype: (\w+)", line)
+            read = line.partition("Outputs: [")[0]
+            found = re.findall(r"Dimensions: \[([^\]]*)\][^{}]*?Datatype: (\w+)", read)
             tensors = [{"Dimensions": sides.split(","), "Datatype": name} for sides, name in found]
-            layers.append({"LayerType": kind.group(1), "Tensors": tensors})
+            layers.append({"LayerType": kind.group(1), "Read": tensors})
     return layers
 
 
@@ -82,31 +84,34 @@ def layers_in_json(text: str) -> list[dict[str, Any]]:
 
 
 def _layer(layer: dict[str, Any]) -> dict[str, Any]:
-    tensors = [tensor for place in ("Inputs", "Outputs", "Constants") for tensor in layer.get(place, ())]
-    # The key was another one before TensorRT 11.
-    types = [tensor["Datatype"] if "Datatype" in tensor else tensor["Format/Datatype"] for tensor in tensors]
+    read = [tensor for place in ("Inputs", "Constants") for tensor in layer.get(place, ())]
     return {
         "LayerType": layer["LayerType"],
-        "Tensors": [
-            {"Dimensions": tensor["Dimensions"], "Datatype": name} for tensor, name in zip(tensors, types, strict=True)
-        ],
+        "Read": [{"Dimensions": tensor["Dimensions"], "Datatype": tensor["Datatype"]} for tensor in read],
     }
 
 
 def check_layers(layers: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
-    """Counts an engine's layers by their types. Normalisations keep sums in float32 in every engine.
+    """Counts an engine's layers by their types.
+
+    A layer computes in the type that it reads: what it writes may be float32 for a norm, which keeps sums in float32.
 
     Raises:
-        BackendError: there is no convolution, or one reads or writes images or filters in another type than `dtype`.
+        BackendError: there is no convolution, or one reads no images and filters in `dtype`, or some in another type.
     """
     convolutions = [layer for layer in layers if _CONVOLUTIONS.search(layer["LayerType"])]
     if not convolutions:
         raise BackendError("the engine has no convolutions to read back")
     for layer in convolutions:
-        for tensor in layer["Tensors"]:
-            if len(tensor["Dimensions"]) == 4 and not _is_of_type(tensor["Datatype"], dtype):
-                raise BackendError(f"a {layer['LayerType']} of the engine is in {tensor['Datatype']}, not in {dtype}")
+        types = {tensor["Datatype"] for tensor in layer["Read"] if _is_image_or_filter(tensor["Dimensions"])}
+        if other := sorted(name for name in types or {"an unknown type"} if not _is_of_type(name, dtype)):
+            raise BackendError(f"a {layer['LayerType']} of the engine is in {', '.join(other)}, not in {dtype}")
     return {"layers": len(layers), "types": dict(collections.Counter(layer["LayerType"] for layer in layers))}
+
+
+def _is_image_or_filter(dimensions: Sequence[int | str]) -> bool:
+    """Not a number or a bias, e.g. [1, C, 1, 1], which may be in float32."""
+    return sum(int(side) != 1 for side in dimensions) > 1
 
 
 def _is_of_type(datatype: str, dtype: str) -> bool:

@@ -1,9 +1,8 @@
 """`instance_norm_act` inside TensorRT engines: norm, activation, residual and reflect padding as one layer.
 
 TensorRT keeps them apart: statistics, scale and bias, ReLU, addition, and a copy for the padding. This is a quick
-deployable plugin (TensorRT 10.7 and later) that calls the CUDA operator on TensorRT's own memory and stream. An engine
-with it needs this package to run; a CUDA graph of it needs Python no more once it is captured. Written after the
-sources of TensorRT 11 and Torch-TensorRT 2.11; **not run on a GPU yet**.
+deployable plugin that calls the CUDA operator on TensorRT's own memory and stream. An engine with it needs this package
+to run; a CUDA graph of it needs Python no more once it is captured. **Not run on a GPU yet.**
 """
 
 # Without `from __future__ import annotations`: TensorRT reads the types of the functions that it is given.
@@ -11,16 +10,15 @@ sources of TensorRT 11 and Torch-TensorRT 2.11; **not run on a GPU yet**.
 import contextlib
 import functools
 import importlib.util
+import json
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.backends.base import missing
+from engine.backends.base import load_module, missing
 from engine.errors import BackendError, first_line
 
 NAMESPACE = "streamgan"
@@ -42,25 +40,39 @@ _TYPES = {"FLOAT": torch.float32, "HALF": torch.float16}
 
 def unavailable() -> str | None:
     """Why engines can't have the plugin, in one line; None if they can."""
-    absent = missing("tensorrt", "tensorrt", "torch_tensorrt")
-    if absent is not None:
+    if (absent := missing("tensorrt", "tensorrt")) is not None:
         return absent
+    try:
+        load_module("tensorrt")
+    except BackendError as error:
+        return str(error)
     if importlib.util.find_spec("tensorrt.plugin") is None:
-        return "this TensorRT has no quick deployable plugins: 10.7 or later does"
+        return "this TensorRT has no quick deployable plugins"
     from engine import ops
 
     return ops.cuda_unavailable()
 
 
 def register() -> None:
-    """Makes the plugins known to TensorRT and Torch-TensorRT. To be called before an engine with them is loaded.
+    """Makes the plugins known to TensorRT. To be called before an engine with them is loaded.
 
     Raises:
-        BackendError: they do not take them.
+        BackendError: it does not take them.
     """
     with _REGISTERING:
         if (reason := _register_once()) is not None:
             raise BackendError(f"TensorRT does not take our plugins: {reason}")
+
+
+def register_converter() -> None:
+    """Makes the plugins known to Torch-TensorRT. To be called before an engine with them is built.
+
+    Raises:
+        BackendError: it does not take them.
+    """
+    with _REGISTERING:
+        if (reason := _register_converter_once()) is not None:
+            raise BackendError(f"Torch-TensorRT does not take our plugins: {reason}")
 
 
 @functools.cache
@@ -71,6 +83,14 @@ def _register_once() -> str | None:
 
         _register_without_residual(trtp)
         _register_with_residual(trtp)
+    except Exception as error:  # of versions whose interface is another one
+        return first_line(error)
+    return None
+
+
+@functools.cache
+def _register_converter_once() -> str | None:
+    try:
         _register_converter()
     except Exception as error:  # of versions whose interface is another one
         return first_line(error)
@@ -85,10 +105,9 @@ def _register_without_residual(trtp: Any) -> None:
         input: trtp.TensorDesc,
         weight: trtp.TensorDesc,
         bias: trtp.TensorDesc,
-        floats: NDArray[np.float32],
-        integers: NDArray[np.int32],
+        settings: str,
     ) -> trtp.TensorDesc:
-        return _padded(trtp, input, integers)
+        return _padded(trtp, input, settings)
 
     @trtp.autotune(name)
     def forms(
@@ -101,12 +120,11 @@ def _register_without_residual(trtp: Any) -> None:
         input: trtp.Tensor,
         weight: trtp.Tensor,
         bias: trtp.Tensor,
-        floats: NDArray[np.float32],
-        integers: NDArray[np.int32],
+        settings: str,
         outputs: tuple[trtp.Tensor],
         stream: int,
     ) -> None:
-        run_plugin((input, weight, bias), floats, integers, outputs[0], stream)
+        run_plugin((input, weight, bias), settings, outputs[0], stream)
 
 
 def _register_with_residual(trtp: Any) -> None:
@@ -118,10 +136,9 @@ def _register_with_residual(trtp: Any) -> None:
         weight: trtp.TensorDesc,
         bias: trtp.TensorDesc,
         residual: trtp.TensorDesc,
-        floats: NDArray[np.float32],
-        integers: NDArray[np.int32],
+        settings: str,
     ) -> trtp.TensorDesc:
-        return _padded(trtp, input, integers)
+        return _padded(trtp, input, settings)
 
     @trtp.autotune(name)
     def forms(
@@ -139,17 +156,16 @@ def _register_with_residual(trtp: Any) -> None:
         weight: trtp.Tensor,
         bias: trtp.Tensor,
         residual: trtp.Tensor,
-        floats: NDArray[np.float32],
-        integers: NDArray[np.int32],
+        settings: str,
         outputs: tuple[trtp.Tensor],
         stream: int,
     ) -> None:
-        run_plugin((input, weight, bias, residual), floats, integers, outputs[0], stream)
+        run_plugin((input, weight, bias, residual), settings, outputs[0], stream)
 
 
-def _padded(trtp: Any, input: Any, integers: Any) -> Any:
+def _padded(trtp: Any, input: Any, settings: str) -> Any:
     """What describes the output: the input's shape with the padding around it."""
-    _, left, right, top, bottom = (int(value) for value in integers)
+    left, right, top, bottom = json.loads(settings)["pad"]
     images, channels, height, width = input.shape_expr
     output = input.like()
     output.shape_expr = trtp.ShapeExprs.from_tuple((images, channels, height + (top + bottom), width + (left + right)))
@@ -201,8 +217,8 @@ def plugin_call(
     """A call of `torch.ops.streamgan.instance_norm_act` as one of a plugin.
 
     Returns:
-        The plugin's name, its inputs by their names, and its attributes, of exactly the types that it has declared:
-        arrays, because TensorRT can't read scalars back with NumPy 2.4 and later.
+        The plugin's name, its inputs by their names, and its attribute: JSON, because TensorRT 11.1 reads neither
+        numbers back with NumPy 2.4 and later, nor declarations of arrays with Python 3.13 or NumPy 2.5.
     """
     channels = input.shape[1]
     values = {
@@ -213,22 +229,18 @@ def plugin_call(
     if residual is not None:
         values["residual"] = residual
     (name,) = (name for name, inputs in PLUGINS.items() if inputs == tuple(values))
-    attributes = {
-        "floats": np.array([epsilon, slope], dtype=np.float32),
-        "integers": np.array([over_channels, *pad], dtype=np.int32),
-    }
-    return name, values, attributes
+    settings = {"epsilon": epsilon, "slope": slope, "over_channels": bool(over_channels), "pad": list(pad)}
+    return name, values, {"settings": json.dumps(settings)}
 
 
-def run_plugin(inputs: Sequence[Any], floats: Any, integers: Any, output: Any, stream: int) -> None:
+def run_plugin(inputs: Sequence[Any], settings: str, output: Any, stream: int) -> None:
     """Runs the operator on tensors as `tensorrt.plugin` describes them, on a stream given by its address."""
     input, weight, bias, *residual = (_picture(tensor) for tensor in inputs)
-    epsilon, slope = (float(value) for value in floats)
-    over_channels, *pad = (int(value) for value in integers)
+    values = json.loads(settings)
     with _on_stream(stream):
         torch.ops.streamgan.instance_norm_act_out(
             *(input, weight, bias, residual[0] if residual else None),
-            *(epsilon, slope, bool(over_channels), pad, _picture(output)),
+            *(values["epsilon"], values["slope"], values["over_channels"], values["pad"], _picture(output)),
         )
 
 

@@ -1,13 +1,16 @@
 """TensorRT for RTX: engines for several GPU generations, built in about a second and on machines without a GPU.
 
 A network is strongly typed, so that it computes in the types that its ONNX model has. It is read back before the build,
-and the engine after it. The last steps of compilation happen on the GPU, when an engine is loaded there.
+and the engine after it. The last steps of compilation happen on the GPU, when an engine first runs there with a size;
+what they made is kept in a file beside the engine.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engine.backends.base import INPUT, OUTPUT, BuildOptions, CompiledGenerator, FileBackend, fits, missing
+from engine.backends.base import INPUT, BuildOptions, CompiledGenerator, FileBackend, load_module, missing
+from engine.backends.tensorrt_engine import LoadedEngine, deserialized, new_logger, on_device, read_engine
 from engine.backends.tensorrt_layers import TYPE_NAMES, check_layers, engine_dtype, layers_in_text, profile_shapes
-from engine.device import gpu_name
+from engine.device import DEVICE_LOCK, gpu_architecture, gpu_name
 from engine.errors import BackendError
+from engine.files import written_beside
 from engine.generators import Generator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""The GPU architectures that it builds for; it has no others."""
 
 # Layers whose arithmetic is nearly all of a generator's.
 _HEAVY_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "NORMALIZATION")
@@ -38,10 +46,18 @@ class TensorRTForRTX(FileBackend):
     devices = ("cuda",)
     precisions = ("fp32", "fp16", "fast")
     build_cost = "minutes"
+    is_captured = True
     suffix = ".engine"
     build_modules = ("onnx",)
     export_format = "tensorrt-rtx"
     export_precision = "fp16"
+
+    def unavailable(self, device: torch.device) -> str | None:
+        reason = super().unavailable(device)
+        if reason is not None or not torch.cuda.is_available():
+            return reason
+        found = gpu_architecture(device)
+        return None if found in TARGETS else f"runs on GPUs of {', '.join(TARGETS)}, and this one is {found}"
 
     def unbuildable(self, device: torch.device) -> str | None:
         return missing(self.extra, *self.modules, *self.build_modules)  # without a GPU, for `targets`
@@ -54,7 +70,7 @@ class TensorRTForRTX(FileBackend):
         self, generator: Generator, example: Tensor, precision: str, path: Path, **options: Unpack[BuildOptions]
     ) -> dict[str, Any]:
         """Builds an engine without TF32; returns what layers the network and the engine have, and of which types."""
-        import tensorrt_rtx as trt
+        trt = load_module("tensorrt_rtx")
 
         from engine.backends.onnx_model import onnx_model
 
@@ -65,6 +81,7 @@ class TensorRTForRTX(FileBackend):
         builder = trt.Builder(log)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # so that it can be captured in a CUDA graph
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be read back
         _set_targets(trt, config, targets)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -89,27 +106,72 @@ class TensorRTForRTX(FileBackend):
         return facts
 
     def load(self, path: Path, example: Tensor, precision: str) -> CompiledGenerator:
-        """Checks what the layers compute in. Calls run on the current stream, and overwrite what the last returned."""
-        import tensorrt_rtx as trt
-
+        """Checks what the layers compute in."""
+        data = read_engine(path)
+        trt = load_module("tensorrt_rtx")
         dtype = TYPE_NAMES[engine_dtype(precision)]
         log = _logger()
         log.clear()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BackendError(f"can't read {path}: {error.strerror}") from error
-        runtime = trt.Runtime(log)
-        _check_header(trt, runtime, data, path)
-        if example.device.type != "cuda":
-            raise BackendError(f"TensorRT for RTX runs on CUDA devices, not on {example.device}")
-        with torch.cuda.device(example.device):
-            engine = runtime.deserialize_cuda_engine(data)
-            if engine is None:
-                raise BackendError(f"TensorRT for RTX can't load {path.name}: {log.last_error()}")
+        with DEVICE_LOCK, on_device(example.device):
+            runtime = trt.Runtime(log)
+            _check_header(trt, runtime, data, path)
+            if example.device.type != "cuda":
+                raise BackendError(f"TensorRT for RTX runs on CUDA devices, not on {example.device}")
+            engine = deserialized(runtime, data, path)
             inspector = engine.create_engine_inspector()
             check_layers(layers_in_text(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)), dtype)
-            return _Context(trt, runtime, engine, example, path)
+            return RTXEngine(trt, runtime, engine, example, path, self.version(example.device))
+
+
+class RTXEngine(LoadedEngine):
+    """An engine, and the kernels that were compiled for it on this GPU, which later processes read from a file.
+
+    Args:
+        version: of the library and the GPU: the kernels of others are not read.
+    """
+
+    def __init__(self, trt: Any, runtime: Any, engine: Any, example: Tensor, path: Path, version: str) -> None:
+        self._kernels_path = path.with_name(f"{path.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.kernels")
+        self._config = engine.create_runtime_config()
+        self._config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Kernels of the size that runs, from the first run on: lazy ones come later, and a graph would not have them.
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        self._config.dynamic_shapes_kernel_specialization_strategy = eager
+        self._config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # the whole frame is one graph of ours
+        self._kernels = self._config.create_runtime_cache()
+        self._kept = _read_kernels(self._kernels_path)
+        if self._kept:
+            self._kernels.deserialize(self._kept)  # False for those of another driver or GPU: compiled again
+        self._config.set_runtime_cache(self._kernels)
+        super().__init__(trt, runtime, engine, example, path)
+
+    def new_context(self) -> Any:
+        return self._engine.create_execution_context(self._config)
+
+    def has_run(self, context: Any, stream: int) -> None:
+        """Keeps the kernels; raises BackendError if a graph can't have them."""
+        if not context.is_stream_capturable(stream):
+            raise BackendError(f"{self.path.name} can't be captured in a CUDA graph: build it again")
+        kernels = bytes(self._kernels.serialize())
+        if kernels != self._kept:
+            self._kept = kernels
+            _write_kernels(self._kernels_path, kernels)
+
+
+def _read_kernels(path: Path) -> bytes:
+    """What `_write_kernels` wrote; empty where there is nothing, or the file is damaged."""
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        digest, kernels = data[:32], data[32:]
+        if hashlib.sha256(kernels).digest() == digest:
+            return kernels
+    return b""
+
+
+def _write_kernels(path: Path, kernels: bytes) -> None:
+    """Keeps kernels with their SHA-256 before them; that they can't be kept is no error."""
+    with contextlib.suppress(OSError), written_beside(path) as part:
+        part.write_bytes(hashlib.sha256(kernels).digest() + kernels)
 
 
 def check_network(network: Any, dtype: str) -> dict[str, Any]:
@@ -139,55 +201,22 @@ def check_network(network: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-class _Context:
-    """A loaded engine. Input and output keep their addresses for one size, so that calls can be in a CUDA graph."""
-
-    def __init__(self, trt: Any, runtime: Any, engine: Any, example: Tensor, path: Path) -> None:
-        self._owners = runtime, engine  # the context refers to both
-        self._engine, self._path = engine, path
-        self._dtype = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}[
-            engine.get_tensor_dtype(OUTPUT)
-        ]
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(f"no memory on {example.device} to run {path.name}")
-        self._allocate(example)
-
-    def _allocate(self, image: Tensor) -> None:
-        _check_shape(self._engine, INPUT, image, self._path)
-        self._context.set_input_shape(INPUT, tuple(image.shape))
-        self._image = torch.empty(image.shape, dtype=self._dtype, device=image.device)
-        self._output = torch.empty(
-            tuple(self._context.get_tensor_shape(OUTPUT)), dtype=self._dtype, device=image.device
-        )
-        self._context.set_tensor_address(INPUT, self._image.data_ptr())
-        self._context.set_tensor_address(OUTPUT, self._output.data_ptr())
-
-    def __call__(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, C, H * scale, W * scale]
-        if image.shape != self._image.shape:
-            self._allocate(image)
-        self._image.copy_(image)  # from any layout
-        stream = torch.cuda.current_stream(image.device)
-        if not self._context.execute_async_v3(stream.cuda_stream):
-            raise BackendError(f"TensorRT for RTX can't run the engine: {_logger().last_error()}")
-        return self._output
-
-
 def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    """Builds for `targets`, or for the GPU of this machine: without being told, the library builds for some GPUs."""
     if not targets and not torch.cuda.is_available():
         raise BackendError("there is no GPU here to build for: name targets, for example sm86 or sm89")
-    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name[2:].isdigit()}
+    known = {name: trt.ComputeCapability.__members__[name.upper()] for name in TARGETS}
     for target in targets:
         if target.lower() not in known:
             raise BackendError(f"TensorRT for RTX builds for {', '.join(known)}, not for {target}")
-    if targets:
-        config.num_compute_capabilities = len(targets)
-        for index, target in enumerate(targets):
-            config.set_compute_capability(known[target.lower()], index)
+    chosen = [known[target.lower()] for target in targets] or [trt.ComputeCapability.CURRENT]
+    config.num_compute_capabilities = len(chosen)
+    for index, capability in enumerate(chosen):
+        config.set_compute_capability(capability, index)
 
 
 def _check_header(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
-    """Raises unless the file is an engine for this version of the library and this GPU. Says nothing without a GPU."""
+    """Raises unless the file is an engine for this version of the library and the current GPU, if there is one."""
     validity, problems = runtime.get_engine_validity(data)
     problem = trt.EngineInvalidityDiagnostics
     causes = {
@@ -203,39 +232,7 @@ def _check_header(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
             raise BackendError(f"{path.name} {cause}: build it again")
 
 
-def _check_shape(engine: Any, name: str, example: Tensor, path: Path) -> None:
-    shape = tuple(engine.get_tensor_shape(name))
-    taken = ["any" if side < 0 else side for side in shape]
-    inside = fits(taken, example.shape)
-    if inside and -1 in shape:
-        smallest, _, largest = engine.get_tensor_profile_shape(name, 0)
-        taken = [f"{low} to {high}" for low, high in zip(smallest, largest, strict=True)]
-        inside = all(low <= side <= high for low, side, high in zip(smallest, example.shape, largest, strict=True))
-    if not inside:
-        raise BackendError(f"{path.name} takes inputs of {taken}, not of {list(example.shape)}: build it again")
-
-
 @functools.cache
 def _logger() -> Any:
-    """The one logger that TensorRT takes in a process. It keeps the last error and the layers of the last engine."""
-    import tensorrt_rtx as trt
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.clear()
-
-        def clear(self) -> None:
-            self.engine_layers = ""
-            self._error = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self._error = message
-            elif message.startswith("Layers:"):
-                self.engine_layers = message
-
-        def last_error(self) -> str:
-            return self._error.strip().splitlines()[0] if self._error else "it gives no reason"
-
-    return Logger()
+    """The one logger that the library takes in a process."""
+    return new_logger(load_module("tensorrt_rtx"))

@@ -51,6 +51,10 @@ class NormFused(nn.Module):
         output: Tensor = self.body(image)
         return torch.tanh(output) if self.ends_in_tanh else output
 
+    def new_slot(self) -> fx.GraphModule:
+        """The body, for one of several frames under way: it keeps nothing between calls."""
+        return self.body
+
     def first_non_finite(self, image: Tensor) -> str | None:
         """The first layer whose output holds a NaN or an infinity, e.g. "model.10.conv_block.1 (Conv2d)"; else None.
 

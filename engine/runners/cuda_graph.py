@@ -2,14 +2,16 @@
 
 On CUDA the work of a frame is one graph, captured once for each frame size and started with one call; each of two slots
 has a graph, pinned memory and a stream of its own, so that one frame is uploaded or downloaded while the other is
-computed. Elsewhere the same steps run one after another. Frames that are on the device already come as tensors, and
-leave as such: without upload and download.
+computed. Nothing else captures: our fused generators and TensorRT's engines all run in these graphs. Elsewhere the same
+steps run one after another. Frames that are on the device already come as tensors, and leave as such: without upload
+and download.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import memory, ops
+from engine import memory
+from engine.backends.base import Capturable
 from engine.device import DEVICE_LOCK, true_float32
-from engine.fused.norms import NormFused
 from engine.generators import Generator
 from engine.runners.base import FrameFacts, NonFiniteError
+from engine.runners.tensors import conversions
 
 SLOTS = 2
 
@@ -50,10 +53,10 @@ class FrameFormat:
 
 
 class CudaGraphRunner:
-    """Runs a generator whose norms are fused on a device, with a graph for each shape of frames that comes.
+    """Runs a generator on a device, with a graph for each shape of frames that comes.
 
     Args:
-        run: `generator` with its norms fused, on `device`.
+        run: what a backend made of `generator`, on `device`.
         generator: what it was made of.
         dtype: that it runs in.
         device: CUDA, or the CPU for what does not depend on graphs and streams.
@@ -62,7 +65,7 @@ class CudaGraphRunner:
     takes_batches = True
     takes_tensors = True
 
-    def __init__(self, run: NormFused, generator: Generator, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, run: Capturable, generator: Generator, dtype: torch.dtype, device: torch.device) -> None:
         self.facts = FrameFacts.of(generator)
         self.dtype = dtype
         self.run = run
@@ -106,12 +109,15 @@ class FrameRunner:
         device: CUDA, or the CPU for trying out what does not depend on graphs and streams.
     """
 
-    def __init__(self, generator: NormFused, frame_format: FrameFormat, device: torch.device) -> None:
+    def __init__(self, generator: Capturable, frame_format: FrameFormat, device: torch.device) -> None:
         self._generator = generator
         self._device = device
         self._format = frame_format
+        self._convert = conversions(device)
         make = _CapturedSlot if device.type == "cuda" else _Slot
-        self._slots = [make(self._translate, frame_format, device) for _ in range(SLOTS)]
+        self._slots = [
+            make(functools.partial(self._translate, generator.new_slot()), frame_format, device) for _ in range(SLOTS)
+        ]
         self._next = 0
 
     def submit(self, frames: np.ndarray | Tensor) -> Callable[[], np.ndarray | Tensor]:
@@ -137,14 +143,14 @@ class FrameRunner:
 
         return result
 
-    def _translate(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _translate(self, run: Callable[[Tensor], Tensor], frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames on the device -> translated ones, and a sum that is finite only if the whole output is."""
         (_, height, width), facts = self._format.shape, self._format.facts
-        image = ops.frames_to_tensor(
+        image = self._convert.frames_to_tensor(
             frames, value_range=facts.input_range, size=facts.padded_size(height, width), dtype=self._format.dtype
         )
-        output = self._generator.body(image)
-        translated = ops.tensor_to_frames(
+        output = run(image)
+        translated = self._convert.tensor_to_frames(
             output,
             value_range=facts.output_range,
             size=(height * facts.scale, width * facts.scale),
@@ -153,15 +159,15 @@ class FrameRunner:
         return translated, output.sum(dtype=torch.float32)
 
     def _explain(self, slot: _Slot) -> str:
-        image = ops.frames_to_tensor(
+        image = self._convert.frames_to_tensor(
             torch.from_numpy(slot.frames()).to(self._device),
             value_range=self._format.facts.input_range,
             size=self._format.facts.padded_size(*self._format.shape[1:]),
             dtype=self._format.dtype,
         )
         layer = self._generator.first_non_finite(image)
-        where = f"first in {layer}" if layer else "in its sum alone"
-        return f"its output holds NaN or infinity, {where}: the values are too large for {_name_of(self._format.dtype)}"
+        where = f", first in {layer}" if layer else ""
+        return f"its output holds NaN or infinity{where}: the values are too large for {_name_of(self._format.dtype)}"
 
 
 class _Slot:
@@ -233,7 +239,7 @@ class _CapturedSlot(_Slot):
                 for _ in range(_WARM_UP_RUNS):
                     self._steps()
             self._stream.synchronize()
-            # Other threads (a decoder) may allocate meanwhile.
+            # Other threads (a decoder) may allocate meanwhile, which would end a capture of any other mode.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._steps()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -14,6 +15,11 @@ from engine.backends.base import CompiledGenerator
 from engine.device import DEVICE_LOCK, host_image, true_float32
 from engine.generators import Generator
 from engine.runners.base import FrameFacts, NonFiniteError
+
+
+def conversions(device: torch.device) -> ModuleType:
+    """`frames_to_tensor` and `tensor_to_frames` for `device`: ours, or plain PyTorch where ours are not built."""
+    return ops if device.type == "cpu" or ops.cuda_unavailable() is None else reference
 
 
 class TensorRunner:
@@ -48,8 +54,7 @@ class TensorRunner:
         self._generator = generator
         self._device = device
         self._may_overflow = may_overflow
-        # The fused operators run where they are built for; elsewhere the same conversions in plain PyTorch.
-        self._convert = ops if device.type == "cpu" or ops.cuda_unavailable() is None else reference
+        self._convert = conversions(device)
 
     def submit(self, frames: np.ndarray | Tensor) -> Callable[[], np.ndarray]:
         """See `Runner.submit`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.backends.base import CompiledGenerator
-from engine.fused.norms import NormFused
+from engine.backends.base import Capturable, CompiledGenerator
 from engine.fused.program import FusedGenerator
 from engine.generators import Generator
 from engine.precision import dtype_of
@@ -28,7 +27,7 @@ def runner_of(
         weights, program = compiled.weights.numpy(), compiled.program.tolist()
         return PackedRunner(weights, program, FrameFacts.of(generator), threads=torch.get_num_threads())
     dtype = getattr(compiled, "input_dtype", dtype_of(precision, device))
-    if isinstance(compiled, NormFused):
+    if isinstance(compiled, Capturable):
         return CudaGraphRunner(compiled, generator, dtype, device)
     may_overflow = precision == "fp16" or (precision == "fast" and device.type == "cuda")
     return TensorRunner(compiled, generator, dtype, device, takes_batches=takes_batches, may_overflow=may_overflow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,37 @@ def test_a_backend_that_cannot_run_says_why(
     monkeypatch.setattr(BACKENDS["inductor"], "unavailable", lambda device: "no compiler here")
     main([])
     assert "not available: no compiler here" in capsys.readouterr().out
+
+
+def test_versions_are_told_beside_those_that_are_accepted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"torch-tensorrt": "2.16.0", "tensorrt-cu13": "12.0.0"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    requirements = [
+        "torch>=2.11",
+        'torch-tensorrt<2.15,>=2.13; extra == "tensorrt"',
+        'torch-tensorrt>=1; extra == "dev"',
+        'onnx>=1.17; extra == "tensorrt"',
+    ]
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requirements)
+    main([])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("backend tensorrt ")]
+    assert line.endswith("; torch-tensorrt 2.16.0, tensorrt-cu13 12.0.0, accepted: torch-tensorrt<2.15,>=2.13")
+
+
+def test_what_is_accepted_is_stated_once() -> None:
+    """Ranges of packages that an engine is tied to; `dev` refers to the extra."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name in ("torch-tensorrt", "tensorrt_rtx"):
+        assert re.findall(rf'"({name}[^"]*)"', text) == re.findall(rf'"({name}>=[\d.]+,<[\d.]+)"', text)
+        assert text.count(f'"{name}') == 1
 
 
 def test_missing_operators_are_reported_and_not_fatal() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from engine.errors import BackendError
+from tests.engine.cuda_stand_in import cuda_on_the_host
 from tests.engine.small_generators import CONFIGS, SIZES, parity_db, picture, small_generator
 from tests.tolerances import PARITY_PSNR_DB
 
@@ -83,6 +85,22 @@ def test_a_package_without_cuda_says_which_has_it() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has a CUDA provider")
     assert "onnxruntime-gpu" in (backend.unavailable(torch.device("cuda")) or "")
+
+
+def test_another_provider_in_the_place_of_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """As ONNX Runtime does where CUDA's libraries can't be loaded."""
+
+    class Session:
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+            assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+            assert providers == [("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})]
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with cuda_on_the_host(), pytest.raises(BackendError, match="runs on CPUExecutionProvider instead of CUDA"):
+        backend.load(path, torch.zeros(EXAMPLE.shape, device="cuda"), "fp32")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fast"])

@@ -11,6 +11,7 @@ import torch
 from engine.backends import BACKENDS, FileBackend, InMemoryBackend, get_backend
 from engine.errors import BackendError
 from engine.export import FORMATS
+from engine.jobs import _takes_device_frames
 from engine.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +36,11 @@ def test_a_backend_says_what_others_need_to_know(name: str) -> None:
     assert not backend.modules or backend.extra
     for device in {"cpu", "cuda"} - set(backend.devices):
         assert backend.unavailable(torch.device(device))
+
+
+def test_frames_stay_on_a_gpu_for_those_that_run_in_our_graphs() -> None:
+    assert [name for name in BACKENDS if _takes_device_frames(name)] == ["fused", "tensorrt", "tensorrt-rtx"]
+    assert _takes_device_frames("auto")
 
 
 def test_formats_are_those_of_the_table() -> None:

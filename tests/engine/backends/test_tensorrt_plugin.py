@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -119,30 +119,42 @@ def stand_ins() -> Iterator[tuple[Registry, Converters]]:
         "torch_tensorrt.dynamo.conversion": conversion,
         "torch_tensorrt.dynamo.conversion.converter_utils": utilities,
     }
-    tensorrt_plugin._register_once.cache_clear()
+    forget_what_is_registered()
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         tensorrt_plugin.register()
+        assert not converters.known  # an engine is loaded without Torch-TensorRT
+        tensorrt_plugin.register_converter()
     yield registry, converters
+    forget_what_is_registered()
+
+
+def forget_what_is_registered() -> None:
     tensorrt_plugin._register_once.cache_clear()
+    tensorrt_plugin._register_converter_once.cache_clear()
 
 
 @pytest.mark.parametrize("name", tensorrt_plugin.PLUGINS)
 def test_what_is_declared(name: str, stand_ins: tuple[Registry, Converters]) -> None:
-    """As TensorRT reads it: inputs, then attributes, types that are types, no defaults."""
+    """As TensorRT reads it: inputs, then attributes, types that are types, no defaults.
+
+    Arrays are refused by TensorRT 11.0 and 11.1 on Python 3.13 and with NumPy 2.5, numbers with NumPy 2.4.
+    """
     parts = stand_ins[0].parts[f"streamgan::{name}"]
     inputs = list(tensorrt_plugin.PLUGINS[name])
     described = inspect.signature(parts["register"])
-    assert list(described.parameters) == [*inputs, "floats", "integers"]
+    assert list(described.parameters) == [*inputs, "settings"]
     assert list(inspect.signature(parts["autotune"]).parameters) == [*inputs, "outputs"]
-    assert list(inspect.signature(parts["impl"]).parameters) == [*inputs, "floats", "integers", "outputs", "stream"]
+    assert list(inspect.signature(parts["impl"]).parameters) == [*inputs, "settings", "outputs", "stream"]
     for kind, part in parts.items():
         for parameter in inspect.signature(part).parameters.values():
             assert not isinstance(parameter.annotation, str), kind
             assert parameter.default is inspect.Parameter.empty
             if parameter.name in inputs:
                 assert parameter.annotation is (PluginTensor if kind == "impl" else TensorDesc)
+            if parameter.name == "settings":
+                assert parameter.annotation is str
     assert described.return_annotation is TensorDesc
 
 
@@ -150,7 +162,7 @@ def test_what_is_declared(name: str, stand_ins: tuple[Registry, Converters]) -> 
 def test_the_output_has_the_padding_around_it(name: str, stand_ins: tuple[Registry, Converters]) -> None:
     describe = stand_ins[0].parts[f"streamgan::{name}"]["register"]
     inputs = [TensorDesc((2, 16, 9, 12), "HALF") for _ in tensorrt_plugin.PLUGINS[name]]
-    output = describe(*inputs, floats=np.zeros(2, np.float32), integers=np.array([0, 1, 2, 3, 4], np.int32))
+    output = describe(*inputs, settings='{"pad": [1, 2, 3, 4]}')
     assert output.shape_expr == (2, 16, 9 + 3 + 4, 12 + 1 + 2)
     assert output.dtype.name == "HALF"
     assert inputs[0].shape_expr == (2, 16, 9, 12)
@@ -204,9 +216,9 @@ def test_it_runs_on_memory_of_tensorrts(
     has_residual = name.endswith("residual")
     if has_residual:
         inputs.append(PluginTensor(residual, spelled))
-    numbers = {"floats": np.array([1e-5, 0.2], np.float32), "integers": np.array([0, 1, 1, 2, 1], np.int32)}
+    _, _, attributes = tensorrt_plugin.plugin_call(input, weight, bias, None, 1e-5, 0.2, False, [1, 1, 2, 1])
     run = stand_ins[0].parts[f"streamgan::{name}"]["impl"]
-    run(*inputs, *numbers.values(), [PluginTensor(output, spelled)], stream=77)
+    run(*inputs, *attributes.values(), [PluginTensor(output, spelled)], stream=77)
     expected = reference.instance_norm_act(
         input.double(),
         weight=weight.double(),
@@ -255,9 +267,10 @@ def test_every_call_becomes_a_plugin(stand_ins: tuple[Registry, Converters]) -> 
     assert kinds.count("streamgan::instance_norm_act_residual") == residuals > 0
     for (_, inputs, values), call in zip(network.plugins, calls, strict=True):
         _, _, _, _, epsilon, slope, over_channels, pad = call.args
-        assert [values["floats"].dtype, values["integers"].dtype] == [np.float32, np.int32]
-        assert values["floats"].tolist() == pytest.approx([epsilon, slope])
-        assert values["integers"].tolist() == [over_channels, *pad]
+        (settings,) = values.values()
+        assert type(settings) is str
+        told = {"epsilon": epsilon, "slope": slope, "over_channels": over_channels, "pad": list(pad)}
+        assert json.loads(settings) == told
         channels = inputs[0].shape[1]
         assert [tuple(value.shape) for value in inputs[1:3]] == [(channels,), (channels,)]
         assert all(value.dtype == torch.float32 for value in inputs[1:3])
@@ -271,26 +284,35 @@ def test_a_norm_without_weights_gets_those_that_do_nothing() -> None:
 
 def test_without_tensorrt_it_says_what_is_missing() -> None:
     if BACKENDS["tensorrt"].unavailable(torch.device("cuda")) is None:
-        pytest.skip("Torch-TensorRT is installed")
+        pytest.skip("TensorRT is installed")
     assert "pip install 'streamgan[tensorrt]'" in (tensorrt_plugin.unavailable() or "")
     with pytest.raises(BackendError, match="not installed"):
-        BACKENDS["tensorrt"].build(small_generator("resnet"), HALF, "fp16", Path("unused"), operators=True)
+        tensorrt.with_plugin(object(), small_generator("resnet"))
+
+
+def test_a_tensorrt_that_does_not_load_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    reason = "tensorrt is installed, but can't be loaded: libnvinfer.so.11: cannot open shared object file"
+    assert tensorrt_plugin.unavailable() == reason
 
 
 def test_a_generator_without_norms_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_plugin, "unavailable", lambda: None)
+    features = SimpleNamespace(ENABLED_FEATURES=SimpleNamespace(qdp_plugin=True))
     with pytest.raises(BackendError, match="has no InstanceNorm"):
-        tensorrt.with_plugin(small_generator("rrdbnet"))
+        tensorrt.with_plugin(features, small_generator("rrdbnet"))
 
 
 def test_a_tensorrt_that_does_not_take_them_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time that they are asked for: a name can't be taken twice."""
-    tensorrt_plugin._register_once.cache_clear()
+    forget_what_is_registered()
     monkeypatch.setitem(sys.modules, "tensorrt.plugin", None)
     for _ in range(2):
         with pytest.raises(BackendError, match=r"^TensorRT does not take our plugins: [^\n]+$"):
             tensorrt_plugin.register()
-    tensorrt_plugin._register_once.cache_clear()
+    forget_what_is_registered()
 
 
 @pytest.mark.parametrize("fails", ["", "build", "load"])
@@ -331,7 +353,7 @@ def test_engines_with_it_run_on_the_gpu(name: str, precision: str, tmp_path: Pat
     backend = BACKENDS["tensorrt"]
     if reason := backend.unavailable(device) or tensorrt_plugin.unavailable():
         pytest.skip(reason)
-    generator, path = small_generator(name).to(device), tmp_path / "generator.pt2"
+    generator, path = small_generator(name).to(device), tmp_path / "generator.plan"
     image = picture(generator, *SIZES[0]).to(device)
     half = image.to(torch.float16 if precision == "fp16" else torch.float32)
     backend.build(small_generator(name).to(device), half, precision, path, operators=True)

@@ -1,16 +1,26 @@
-"""TensorRT for RTX: engines for four GPU generations, built and read back without a GPU; run where there is one."""
+"""TensorRT for RTX: engines for six GPU generations, built and read back without a GPU; run where there is one."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from engine.errors import BackendError
 from engine.generators import AnimeGANConfig, Generator, ResNetConfig, build
+from engine.parity import psnr_db
+from engine.runners.wrapping import runner_of
+from engine.translator import Translator
+from tests.engine.cuda_stand_in import CUDA, cuda_on_the_host
 from tests.engine.small_generators import CONFIGS, SIZES, parity_db, picture, small_generator
 from tests.tolerances import PARITY_PSNR_DB
 
@@ -25,7 +35,7 @@ from engine.backends.tensorrt_layers import check_layers, layers_in_text  # noqa
 pytestmark = pytest.mark.time_limit(900)
 
 backend = BACKENDS["tensorrt-rtx"]
-TARGETS = ("sm80", "sm86", "sm89", "sm120")
+TARGETS = module.TARGETS
 HALF = torch.zeros(1, 3, *SIZES[0], dtype=torch.float16)
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -42,8 +52,15 @@ def network_of(generator: Generator, example: torch.Tensor) -> tuple[Any, Any]:
     return network, (builder, parser)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", CONFIGS)
+# One target for each generator, in turn; the others are slow.
+PAIRS = [
+    pytest.param(name, target, marks=[] if (number - place) % len(TARGETS) == 0 else pytest.mark.slow)
+    for number, name in enumerate(CONFIGS)
+    for place, target in enumerate(TARGETS)
+]
+
+
+@pytest.mark.parametrize(("name", "target"), PAIRS)
 def test_every_family_is_built_in_half_precision(name: str, target: str, tmp_path: Path) -> None:
     path = tmp_path / "generator.engine"
     nodes = count_nodes(onnx_model(small_generator(name), HALF))
@@ -118,6 +135,8 @@ def test_group_norm_takes_no_more_kernels_than_layers(tmp_path: Path) -> None:
 
 def test_versions_and_reasons() -> None:
     assert backend.version(torch.device("cpu")) == f"tensorrt_rtx {trt.__version__}"
+    known = {name.lower() for name in trt.ComputeCapability.__members__ if name[2:].isdigit()}
+    assert set(TARGETS) == known
     assert backend.unavailable(torch.device("cpu")) == "needs a CUDA device"
     assert backend.unavailable(torch.device("cuda")) is None
     assert backend.unbuildable(torch.device("cpu")) is None
@@ -129,6 +148,106 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     expected = "tensorrt_rtx not installed: pip install 'streamgan[tensorrt-rtx]'"
     assert backend.unavailable(torch.device("cuda")) == expected
     assert backend.unbuildable(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("architecture", [(9, 0), (10, 0), (8, 7)])
+def test_gpus_that_it_does_not_know_are_told_before_a_build(architecture: tuple[int, int]) -> None:
+    with cuda_on_the_host(architecture):
+        reason = backend.unavailable(CUDA)
+    found = "sm{}{}".format(*architecture)
+    assert reason == f"runs on GPUs of sm75, sm80, sm86, sm89, sm120, sm121, and this one is {found}"
+
+
+@pytest.mark.parametrize("architecture", [(7, 5), (8, 9), (12, 1)])
+def test_gpus_that_it_knows(architecture: tuple[int, int]) -> None:
+    with cuda_on_the_host(architecture):
+        assert backend.unavailable(CUDA) is None
+
+
+def test_its_version_is_told_without_loading_it() -> None:
+    """Nor is it loaded to say whether it could run: it is 234 MB."""
+    code = (
+        "import sys, torch; from engine.backends import BACKENDS; backend = BACKENDS['tensorrt-rtx'];"
+        "backend.version(torch.device('cpu')); backend.unavailable(torch.device('cuda'));"
+        "sys.exit('tensorrt_rtx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Config:
+    """An IBuilderConfig that keeps for which GPUs it builds."""
+
+    num_compute_capabilities = 0
+
+    def __init__(self) -> None:
+        self.capabilities: dict[int, Any] = {}
+
+    def set_compute_capability(self, capability: Any, index: int) -> None:
+        self.capabilities[index] = capability
+
+
+def test_without_targets_an_engine_is_for_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself the library builds for some GPUs, of which this one may be none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = Config()
+    module._set_targets(trt, config, ())
+    assert (config.num_compute_capabilities, config.capabilities) == (1, {0: trt.ComputeCapability.CURRENT})
+
+
+def test_engines_are_built_to_be_captured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise they may allocate memory while they run, which a capture does not survive."""
+    seen: list[bool] = []
+    set_targets = module._set_targets
+
+    def look(trt: Any, config: Any, targets: Any) -> None:
+        seen.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
+        set_targets(trt, config, targets)
+
+    monkeypatch.setattr(module, "_set_targets", look)
+    backend.build(small_generator("srvgg"), HALF, "fp16", tmp_path / "generator.engine", targets=["sm89"])
+    assert seen == [True]
+
+
+def test_a_header_is_read_on_the_device_that_will_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another GPU may be of another kind."""
+    path, current = tmp_path / "generator.engine", []
+
+    @contextlib.contextmanager
+    def device(asked: torch.device) -> Iterator[None]:
+        current.append(asked)
+        yield
+        current.pop()
+
+    def check(*_: object) -> None:
+        assert current == [torch.device("cuda", 1)]
+        raise BackendError("looked at")
+
+    path.write_bytes(b"engine")
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(module, "_check_header", check)
+    with pytest.raises(BackendError, match="looked at"):
+        backend.load(path, SimpleNamespace(device=torch.device("cuda", 1)), "fp16")
+
+
+def test_what_the_library_has_is_what_is_used() -> None:
+    """Names that only a GPU would reach."""
+    trt.DynamicShapesKernelSpecializationStrategy.EAGER  # noqa: B018
+    trt.CudaGraphStrategy.DISABLED  # noqa: B018
+    trt.ExecutionContextAllocationStrategy.USER_MANAGED  # noqa: B018
+    for owner, names in {
+        trt.ICudaEngine: ("create_runtime_config", "create_execution_context", "get_tensor_profile_shape"),
+        trt.IRuntimeConfig: (
+            *("create_runtime_cache", "set_runtime_cache", "set_execution_context_allocation_strategy"),
+            *("dynamic_shapes_kernel_specialization_strategy", "cuda_graph_strategy"),
+        ),
+        trt.IExecutionContext: (
+            *("set_input_shape", "update_device_memory_size_for_shapes", "set_device_memory", "get_tensor_shape"),
+            *("set_tensor_address", "execute_async_v3", "is_stream_capturable"),
+        ),
+    }.items():
+        assert set(names) <= set(dir(owner))
+    assert issubclass(trt.Runtime, object)
+    assert trt.Runtime(module._logger()).logger is module._logger()
 
 
 @without_gpu
@@ -182,27 +301,6 @@ def test_an_engine_does_not_run_on_the_cpu(tmp_path: Path) -> None:
         backend.load(path, HALF, "fp16")
 
 
-class EngineOfSizes:
-    """The two answers of an engine, which only a GPU can load, that the check of sizes asks for."""
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (1, 3, -1, -1)
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 2160, 3840)]
-
-
-@pytest.mark.parametrize("size", [(64, 64), (2160, 3840), (100, 100)])
-def test_sizes_in_the_profile(size: tuple[int, int]) -> None:
-    module._check_shape(EngineOfSizes(), "input", torch.empty(1, 3, *size), Path("generator.engine"))
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 60, 64), (1, 3, 64, 3844), (1, 3, 2164, 64), (2, 3, 64, 64), (1, 1, 64, 64)])
-def test_sizes_outside_the_profile(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BackendError, match=r"generator\.engine takes inputs of .*: build it again"):
-        module._check_shape(EngineOfSizes(), "input", torch.empty(shape), Path("generator.engine"))
-
-
 # --- on a GPU ---
 
 
@@ -227,17 +325,25 @@ def test_engines_run_on_the_gpu(name: str, precision: str, tmp_path: Path) -> No
 
 
 @pytest.mark.needs_cuda
-def test_an_engine_runs_in_a_cuda_graph(gpu_engine: Path) -> None:
-    run = backend.load(gpu_engine, HALF.cuda(), "fp16")
+def test_frames_under_way_in_graphs_do_not_meet(gpu_engine: Path) -> None:
+    generator, device = small_generator("resnet").cuda(), torch.device("cuda")
+    runner = runner_of(backend.load(gpu_engine, HALF.cuda(), "fp16"), generator, "fp16", device, takes_batches=False)
+    eager = Translator(small_generator("resnet"), backend="eager", precision="fp32", device="cpu")
+    frames = [np.random.default_rng(seed).integers(0, 256, (1, *SIZES[0], 3), dtype=np.uint8) for seed in range(6)]
+    for first, second in zip(frames[::2], frames[1::2], strict=True):
+        results = [runner.submit(first), runner.submit(second)]
+        for result, frame in zip(results, (first, second), strict=True):
+            assert psnr_db(result(), eager(frame)) >= PARITY_PSNR_DB["fp16"]
+
+
+@pytest.mark.needs_cuda
+def test_what_was_compiled_on_the_gpu_is_kept(gpu_engine: Path) -> None:
     image = torch.rand_like(HALF.cuda())
-    expected = run(image).clone()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = run(image)
-    output.zero_()
-    graph.replay()
-    torch.cuda.synchronize()
-    torch.testing.assert_close(output, expected, atol=0, rtol=0)
+    backend.load(gpu_engine, image, "fp16")(image)
+    again = backend.load(gpu_engine, image, "fp16")
+    assert again._kept
+    again(image)
+    assert len(list(gpu_engine.parent.iterdir())) == 2
 
 
 @pytest.mark.needs_cuda
