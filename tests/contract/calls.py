@@ -19,6 +19,7 @@ from tests.contract.values import (
     Values,
     container_of,
     elements_of,
+    module_by_name,
     place_of,
 )
 
@@ -43,8 +44,12 @@ class Calls(Knowledge):
         return found
 
     def _builtin(self, node: ast.Call, scope: Scope) -> Values:
-        """getattr, hasattr and dict, and what containers go through."""
+        """getattr, hasattr, dict and import_module, and what containers go through."""
+        if module := module_by_name(node):
+            return self._module(module)
         name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "super":
+            return self._super(scope)
         if name in ("getattr", "hasattr") and isinstance(node.args[1], ast.Constant):
             label = str(node.args[1].value)
             self._guards.append({label} if name == "hasattr" or len(node.args) == 3 else set())
@@ -67,6 +72,14 @@ class Calls(Knowledge):
             return container_of(elements_of(self._value(node.args[0], scope))) if node.args else NOTHING
         return elements_of(self._value(node.args[0], scope)) if name == "next" and node.args else NOTHING
 
+    def _super(self, scope: Scope) -> Values:
+        inner: Scope | None = scope
+        while inner is not None and not isinstance(inner.node, ast.ClassDef):
+            inner = inner.parent
+        bases = self._bases(inner) if inner is not None else NOTHING
+        own = frozenset(Own(base) for base in bases if isinstance(base, Scope))
+        return own | {Instance(base.symbol.name) for base in bases if isinstance(base, Offered)}
+
     def _partial(self, node: ast.Call, positions: list[Values], names: Mapping[str | None, Values]) -> Values:
         """functools.partial and the like: what is handed over first is called with the rest some time."""
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -85,6 +98,8 @@ class Calls(Knowledge):
         """Hands the arguments over; returns what comes back."""
         if isinstance(function.node, ast.ClassDef):
             made: Values = frozenset({Own(function)})
+            if any((*positions, *names.values())) or not (positions or names):
+                self._learn(self._constructed, {function})  # otherwise with nothing that matters
             constructors = function.names.get("__init__", set())
             for constructor in constructors:
                 if isinstance(constructor, Scope):
@@ -100,6 +115,8 @@ class Calls(Knowledge):
             return NOTHING
         arguments = function.node.args
         parameters = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+        is_method = function.parent is not None and isinstance(function.parent.node, ast.ClassDef)
+        handed_over = [*positions[is_method:], *names.values()]
         for place, values in enumerate(positions):
             if place < len(parameters):
                 self._bind(function, parameters[place], values)
@@ -108,6 +125,8 @@ class Calls(Knowledge):
         for name, values in names.items():
             if name in {*parameters, *(each.arg for each in arguments.kwonlyargs)}:
                 self._bind(function, str(name), values)
+        if handed_over and not any(handed_over) and any(map(function.names.get, parameters[is_method:])):
+            return NOTHING  # what others have handed over would come back
         return frozenset(function.returned)
 
     def _call_library(self, function: Offered, node: ast.Call, scope: Scope) -> Values:

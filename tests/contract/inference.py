@@ -8,7 +8,9 @@ does not count. Passes over all functions are repeated until nothing is new.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+import collections
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -23,11 +25,14 @@ from tests.contract.values import (
     Place,
     Scope,
     Use,
+    Value,
     Values,
     asked_for,
     container_of,
     elements_of,
+    part_of,
     place_of,
+    tuple_of,
 )
 
 _MOST_PASSES = 30
@@ -68,18 +73,28 @@ class Inference(Calls):
         raise AssertionError("the passes do not come to an end")
 
     @property
+    def unknown(self) -> frozenset[Place]:
+        """Attributes of objects of which nothing is known."""
+        return frozenset(self._unknown)
+
+    @property
     def uses(self) -> list[Use]:
         return sorted(self._uses.values(), key=lambda use: use.place)
 
     def out_of_sight(self) -> list[Place]:
         """Attributes that bindings have and PyTorch's tensors don't, of objects of which nothing is known.
 
-        They are in modules that import these bindings, and have a name of several words: others are everybody's.
+        They are in modules that use these bindings, and have a name of several words: others are everybody's.
         """
         checked = {(use.place.file, use.place.text) for use in self._uses.values()}
+        used: dict[str, set[str]] = collections.defaultdict(set)
+        for use in self._uses.values():
+            used[use.place.file].add(use.library)
         found = []
         for place in self._unknown:
-            libraries = [self._contract.libraries[name] for name in self._imported_libraries(place.file)]
+            libraries = [
+                self._contract.libraries[name] for name in used[place.file] | self._imported_libraries(place.file)
+            ]
             is_theirs = any(isinstance(each, Bindings) and each.mentions(place.text) for each in libraries)
             is_distinct = "_" in place.text.strip("_") and not hasattr(Tensor, place.text)
             if is_theirs and is_distinct and (place.file, place.text) not in checked:
@@ -88,9 +103,13 @@ class Inference(Calls):
 
     # --- statements
 
-    def _run(self, body: Iterable[ast.AST], scope: Scope) -> None:
-        for statement in body:
+    def _run(self, body: Sequence[ast.AST], scope: Scope) -> None:
+        for place, statement in enumerate(body):
             self._statement(statement, scope)
+            if (test := _lets_pass(statement)) is not None:
+                with self._asking(test, scope) as can_be:
+                    self._run(body[place + 1 :] if can_be else [], scope)
+                return
 
     def _statement(self, node: ast.AST, scope: Scope) -> None:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -100,6 +119,8 @@ class Inference(Calls):
             self._bind(scope, node.name, frozenset({inner}))
             for each in (*node.bases, *node.decorator_list):
                 self._value(each, scope)
+            for base in self._bases(inner):
+                self._learn(self._subclasses.setdefault(base, set()), {inner})
             self._run(node.body, inner)
         elif isinstance(node, ast.Import):
             for alias in node.names:
@@ -116,31 +137,30 @@ class Inference(Calls):
         elif isinstance(node, ast.Assign):
             values = self._value(node.value, scope)
             for target in node.targets:
-                self._assign(target, values, node.value, scope)
+                self._assign(target, values, scope)
         elif isinstance(node, ast.AnnAssign):
             values = self._annotated(node.annotation, scope)
             if node.value is not None:
                 values |= self._value(node.value, scope)
-            self._assign(node.target, values, node.value, scope)
+            self._assign(node.target, values, scope)
             if isinstance(scope.node, ast.ClassDef) and isinstance(node.target, ast.Name):
                 self._learn(scope.attributes.setdefault(node.target.id, set()), values)
         elif isinstance(node, (ast.For, ast.AsyncFor)):
-            self._assign(node.target, elements_of(self._value(node.iter, scope)), None, scope)
+            self._assign(node.target, elements_of(self._value(node.iter, scope)), scope)
             self._run([*node.body, *node.orelse], scope)
         elif isinstance(node, (ast.With, ast.AsyncWith)):
             for item in node.items:
                 values = self._value(item.context_expr, scope)
                 if item.optional_vars is not None:
-                    self._assign(item.optional_vars, values, item.context_expr, scope)
+                    self._assign(item.optional_vars, values, scope)
             self._run(node.body, scope)
         elif isinstance(node, ast.Return):
             if node.value is not None:
                 self._learn(scope.returned, self._value(node.value, scope))
         elif isinstance(node, (ast.If, ast.While)):
             self._value(node.test, scope)
-            self._guards.append(asked_for(node.test))
-            self._run(node.body, scope)
-            self._guards.pop()
+            with self._asking(node.test, scope) as can_be:
+                self._run(node.body if can_be else [], scope)
             self._run(node.orelse, scope)
         else:  # expressions of their own, `try` and what else has statements in it
             for child in ast.iter_child_nodes(node):
@@ -167,7 +187,11 @@ class Inference(Calls):
         if isinstance(node, ast.Lambda):
             self._learn(inner.returned, self._value(node.body, inner))
             return inner
-        if isinstance(scope.node, ast.ClassDef) and parameters and not _is_static(node):
+        is_method = isinstance(scope.node, ast.ClassDef) and parameters and not _is_static(node)
+        # The attributes of a base class are also those of other classes with that base: only of those that are made.
+        if is_method and (
+            scope in self._constructed or not any(isinstance(base, Scope) for base in self._bases(scope))
+        ):
             self._bind(inner, parameters[0].arg, frozenset({Own(scope)}))
         self._learn(inner.returned, self._annotated(node.returns, scope))
         for decorator in node.decorator_list:
@@ -194,19 +218,16 @@ class Inference(Calls):
         offered = {value.symbol for value in values if isinstance(value, Offered)}
         return frozenset(own | {Instance(symbol.name) for symbol in offered if symbol.kind == "class"})
 
-    def _assign(self, target: ast.expr, values: Values, source: ast.expr | None, scope: Scope) -> None:
+    def _assign(self, target: ast.expr, values: Values, scope: Scope) -> None:
         if isinstance(target, ast.Name):
             self._bind(scope, target.id, values)
         elif isinstance(target, ast.Starred):
-            self._assign(target.value, container_of(values), None, scope)
+            self._assign(target.value, container_of(values), scope)
         elif isinstance(target, (ast.Tuple, ast.List)):
-            one_by_one = isinstance(source, (ast.Tuple, ast.List)) and len(source.elts) == len(target.elts)
+            is_plain = not any(isinstance(each, ast.Starred) for each in target.elts)
             for place, each in enumerate(target.elts):
-                if one_by_one:
-                    assert isinstance(source, (ast.Tuple, ast.List))
-                    self._assign(each, self._value(source.elts[place], scope), source.elts[place], scope)
-                else:
-                    self._assign(each, elements_of(values), None, scope)
+                part = part_of(values, place, len(target.elts)) if is_plain else elements_of(values)
+                self._assign(each, part, scope)
         elif isinstance(target, ast.Attribute):
             for owner in self._value(target.value, scope):
                 if isinstance(owner, Own):
@@ -229,6 +250,8 @@ class Inference(Calls):
             return self._attribute(owners, node.attr, place_of(scope, node, node.attr))
         if isinstance(node, ast.Call):
             return self._call(node, scope)
+        if isinstance(node, ast.Tuple) and not any(isinstance(each, ast.Starred) for each in node.elts):
+            return tuple_of([self._value(each, scope) for each in node.elts])
         if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
             return container_of(frozenset().union(*(self._value(each, scope) for each in node.elts)))
         if isinstance(node, ast.Starred):
@@ -239,22 +262,20 @@ class Inference(Calls):
             return self._comprehension(node, scope)
         if isinstance(node, ast.IfExp):
             self._value(node.test, scope)
-            self._guards.append(asked_for(node.test))
-            body = self._value(node.body, scope)
-            self._guards.pop()
+            with self._asking(node.test, scope) as can_be:
+                body = self._value(node.body, scope) if can_be else NOTHING
             return body | self._value(node.orelse, scope)
         if isinstance(node, ast.BoolOp):
-            self._guards.append(asked_for(node) if isinstance(node.op, ast.And) else set())
-            found = frozenset().union(*(self._value(each, scope) for each in node.values))
-            self._guards.pop()
-            return found
+            return self._operands(node, scope)
         if isinstance(node, ast.NamedExpr):
             values = self._value(node.value, scope)
-            self._assign(node.target, values, node.value, scope)
+            self._assign(node.target, values, scope)
             return values
         if isinstance(node, ast.Subscript):
             self._value(node.slice, scope)
-            return elements_of(self._value(node.value, scope))
+            values = self._value(node.value, scope)
+            place = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            return part_of(values, place) if isinstance(place, int) else elements_of(values)
         if isinstance(node, ast.Lambda):
             return frozenset({self._function(node, scope)})
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
@@ -268,6 +289,35 @@ class Inference(Calls):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             return self._value(node.left, scope) | self._value(node.right, scope)
         return NOTHING
+
+    def _operands(self, node: ast.BoolOp, scope: Scope) -> Values:
+        found: set[Value] = set()
+        with contextlib.ExitStack() as asking:
+            for each in node.values:
+                found |= self._value(each, scope)
+                if isinstance(node.op, ast.And) and not asking.enter_context(self._asking(each, scope)):
+                    break
+        return frozenset(found)
+
+    @contextlib.contextmanager
+    def _asking(self, test: ast.expr, scope: Scope) -> Iterator[bool]:
+        """Marks what is used under a condition; gives whether that can be: not with a library that lacks the name."""
+        self._guards.append(asked_for(test))
+        first = test.values[0] if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else test
+        yield not (isinstance(first, ast.Call) and self._lacks(first, scope))
+        self._guards.pop()
+
+    def _lacks(self, call: ast.Call, scope: Scope) -> bool:
+        """Whether a call of `hasattr` is false: all that may be meant is known, and has no such name."""
+        if not (isinstance(call.func, ast.Name) and call.func.id == "hasattr"):
+            return False
+        values, name = self._value(call.args[0], scope), ast.literal_eval(call.args[1])
+        owners = [value.class_name for value in values if isinstance(value, Instance)]
+        owners += [value.symbol.name for value in values if isinstance(value, Offered)]
+        are_theirs = bool(values) and len(owners) == len(values)
+        return are_theirs and not any(
+            self._contract.member(owner, name) or self._is_of_subclass(owner, name) for owner in owners
+        )
 
     def _dictionary(self, node: ast.Dict, scope: Scope) -> Values:
         options = self._options.setdefault(node, Options())
@@ -288,7 +338,7 @@ class Inference(Calls):
         inner = self._scope(node, scope)
         asked: set[str] = set()
         for each in node.generators:
-            self._assign(each.target, elements_of(self._value(each.iter, inner)), None, inner)
+            self._assign(each.target, elements_of(self._value(each.iter, inner)), inner)
             for test in each.ifs:
                 asked |= asked_for(test)
                 self._value(test, inner)
@@ -326,3 +376,11 @@ def _body(node: ast.AST) -> list[ast.stmt]:
 
 def _is_static(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in node.decorator_list)
+
+
+def _lets_pass(statement: ast.AST) -> ast.expr | None:
+    """The condition in `if not condition: return`; None for other statements."""
+    if not (isinstance(statement, ast.If) and isinstance(statement.test, ast.UnaryOp)):
+        return None
+    leaves = isinstance(statement.body[-1], (ast.Return, ast.Raise, ast.Continue)) and not statement.orelse
+    return statement.test.operand if leaves and isinstance(statement.test.op, ast.Not) else None

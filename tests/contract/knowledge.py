@@ -20,6 +20,7 @@ from tests.contract.values import (
     Value,
     Values,
     container_of,
+    module_by_name,
     place_of,
 )
 
@@ -41,6 +42,8 @@ class Knowledge(abc.ABC):
         self._options: dict[ast.AST, Options] = {}
         self._imported: dict[str, set[str]] = {}
         self._guards: list[set[str]] = []
+        self._constructed: set[Value] = set()
+        self._subclasses: dict[Value, set[Value]] = {}
         self._unknown: set[Place] = set()
         self._size = 0  # of everything that is known
         self._learns_arguments = False
@@ -128,6 +131,8 @@ class Knowledge(abc.ABC):
         symbol = self._contract.member(owner, name)
         library = owner.partition(".")[0]
         known = symbol is not None or name in _OF_EVERYTHING
+        if bound and any(place.text in guards for guards in self._guards):
+            known |= self._is_of_subclass(owner, name)
         self._record("attribute", place, library, "" if known else f"{owner} has no {name!r}")
         if symbol is None:
             return NOTHING
@@ -135,8 +140,21 @@ class Knowledge(abc.ABC):
             return self._typed(symbol.type, symbol.name)
         return frozenset({Offered(symbol, bound and symbol.kind == "method")})
 
+    def _is_of_subclass(self, class_name: str, name: str) -> bool:
+        """Whether a class of the program with this base has the name: the program may have made the object."""
+        found = (
+            derived
+            for base, derived in self._subclasses.items()
+            if isinstance(base, Offered) and base.symbol.name == class_name
+        )
+        classes = (each for derived in found for each in derived if isinstance(each, Scope))
+        return any(name in each.names or name in each.attributes for each in classes)
+
     def _of_object(self, owner: Own, name: str) -> Values:
         found: set[Value] = set()
+        for derived in self._subclasses.get(owner.scope, set()):  # whose methods may override
+            if isinstance(derived, Scope) and derived in self._constructed:
+                found |= self._of_object(Own(derived), name)
         for value in owner.scope.names.get(name, set()):
             if isinstance(value, Scope) and isinstance(value.node, ast.FunctionDef):
                 is_property = any("property" in ast.unparse(each) for each in value.node.decorator_list)
@@ -170,11 +188,12 @@ class Knowledge(abc.ABC):
     def _imported_libraries(self, file: str) -> set[str]:
         if file not in self._imported:
             tree = next(scope.node for scope in self.modules.values() if scope.file == file)
-            imports = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
-            names = {name.partition(".")[0] for node in imports for name in _imported_modules(node)}
+            names = {name.partition(".")[0] for node in ast.walk(tree) for name in _imported_modules(node)}
             self._imported[file] = names & self._contract.libraries.keys()
         return self._imported[file]
 
 
-def _imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
-    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+def _imported_modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [(node.module or "") if isinstance(node, ast.ImportFrom) else module_by_name(node)]

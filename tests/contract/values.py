@@ -96,6 +96,13 @@ class Many:
     elements: frozenset[Value]
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A tuple, of which each part is known by its place."""
+
+    parts: tuple[Values, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Options:
     """A dictionary by the constants among its keys: key -> where it is written, and whether that is guarded."""
@@ -103,7 +110,7 @@ class Options:
     keys: dict[str, tuple[Place, bool]] = dataclasses.field(default_factory=dict)
 
 
-Value = Offered | Instance | Scope | Own | Many | Options
+Value = Offered | Instance | Scope | Own | Many | Parts | Options
 Values = frozenset[Value]
 NOTHING: Values = frozenset()
 
@@ -118,12 +125,36 @@ def place_of(scope: Scope, node: ast.AST, text: str) -> Place:
 
 def container_of(values: Values) -> Values:
     """A container of them; one in another counts as one, so that there is an end to what can be."""
-    found = frozenset(value for value in values if not isinstance(value, Many)) | elements_of(values)
+    found = frozenset(value for value in values if not isinstance(value, (Many, Parts))) | elements_of(values)
     return frozenset({Many(found)}) if found else NOTHING
 
 
 def elements_of(values: Values) -> Values:
-    return frozenset().union(*(value.elements for value in values if isinstance(value, Many)))
+    """What containers and tuples hold."""
+    found: set[Value] = set()
+    for value in values:
+        if isinstance(value, Many):
+            found |= value.elements
+        elif isinstance(value, Parts):
+            found = found.union(*value.parts)
+    return frozenset(found)
+
+
+def part_of(values: Values, place: int, count: int | None = None) -> Values:
+    """What is at one place of tuples (of `count` parts), and of containers."""
+    found: set[Value] = set(elements_of(frozenset(value for value in values if isinstance(value, Many))))
+    for value in values:
+        if isinstance(value, Parts) and count in (None, len(value.parts)) and place < len(value.parts):
+            found |= value.parts[place]
+    return frozenset(found)
+
+
+def tuple_of(parts: list[Values]) -> Values:
+    """A tuple; where its parts are tuples of tuples, one of anything, so that there is an end."""
+    inner = [value for part in parts for value in part if isinstance(value, Parts)]
+    if any(isinstance(value, Parts) for each in inner for part in each.parts for value in part):
+        return container_of(NOTHING.union(*parts))
+    return frozenset({Parts(tuple(parts))}) if any(parts) else NOTHING
 
 
 def asked_for(test: ast.AST) -> set[str]:
@@ -139,3 +170,11 @@ def _constants_asked_for(test: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In):
             asked = [node.left]
         yield from (str(each.value) for each in asked if isinstance(each, ast.Constant))
+
+
+def module_by_name(call: ast.AST) -> str:
+    """The module that `importlib.import_module("NAME")`, or a function like it, imports; empty for other calls."""
+    if not isinstance(call, ast.Call) or not call.args or not isinstance(call.args[0], ast.Constant):
+        return ""
+    function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    return str(call.args[0].value) if function in ("import_module", "load_module") else ""
