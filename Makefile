@@ -16,12 +16,6 @@ RESULTS ?= bench/results
 # The name of this processor in the files' names.
 MACHINE ?= $(shell $(BENCH_VENV)/bin/python -m bench.machine)
 GPU_RESULTS ?= bench/results
-# For the device that is there, in seconds instead of for all in a minute.
-BUILD_GPU = PATH="$$PATH:/usr/local/cuda/bin" STREAMGAN_CUDA=ON STREAMGAN_CUDA_ARCHITECTURES=native $(SYSTEM_PYTHON) setup.py --quiet build_ext --inplace
-GPU_TESTS := tests/engine/runners/test_cuda_graph.py tests/engine/test_translator.py \
-  tests/engine/backends/test_tensorrt_rtx.py tests/engine/backends/test_tensorrt.py tests/engine/backends/test_tensorrt_plugin.py \
-  tests/engine/backends/test_onnxruntime.py \
-  $(if $(shell $(SYSTEM_PYTHON) -c 'import av; print(1)' 2>/dev/null),tests/engine/video/nvidia/test_frames.py tests/engine/video/nvidia/test_codecs.py)
 
 .PHONY: help setup run wheel test test-all fuzz lint format bench bench-full bench-setup report sanitize test-gpu sanitize-gpu bench-gpu clean
 
@@ -37,9 +31,9 @@ help:
 	@echo 'make bench-full  all generators, sizes and benchmarks: an hour; figures go to bench/results'
 	@echo 'make report      write the tables and charts of README.md and docs/performance.md from bench/results'
 	@echo 'make sanitize    the tests of the operators with the address and undefined-behaviour sanitizers'
-	@echo 'make test-gpu    the tests that need a CUDA device, with the Python in SYSTEM_PYTHON'
+	@echo 'make test-gpu    the tests that need a CUDA device, 8 minutes at most, with the Python in SYSTEM_PYTHON'
 	@echo 'make sanitize-gpu some of them under compute-sanitizer, for minutes'
-	@echo 'make bench-gpu   the measurements on a CUDA device, with the Python in SYSTEM_PYTHON'
+	@echo 'make bench-gpu   the measurements on a CUDA device, 8 minutes at most, with the Python in SYSTEM_PYTHON'
 	@echo 'make setup       only make .venv, install and build'
 	@echo 'make clean       remove .venv and everything built'
 
@@ -121,9 +115,9 @@ sanitize: $(VENV)/.installed
 	  tests/engine/runners/test_packed.py -k 'not operator_like and not elsewhere and not noticed and not refuses'; status=$$?; \
 	  $(PYTHON) setup.py --quiet build_ext --inplace; exit $$status
 
+# In steps with a time limit each, eight minutes in all: tests/gpu/__main__.py.
 test-gpu:
-	$(BUILD_GPU)
-	STREAMGAN_REQUIRE_CUDA=1 $(SYSTEM_PYTHON) -m pytest -m needs_cuda tests/cuda tests/ops $(GPU_TESTS)
+	@$(SYSTEM_PYTHON) -m tests.gpu test
 
 # Without torch's cache of memory, so that each tensor has limits of its own.
 sanitize-gpu:
@@ -135,8 +129,7 @@ sanitize-gpu:
 	done
 
 bench-gpu:
-	$(BUILD_GPU)
-	$(SYSTEM_PYTHON) -m bench gpu --json $(GPU_RESULTS)/gpu.json
+	@$(SYSTEM_PYTHON) -m tests.gpu bench --results $(GPU_RESULTS)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache engine/lib engine/_native*.so
