@@ -100,7 +100,7 @@ class JobRunner:
         self._is_on_cpu = is_surely_cpu(options.device)
         needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
-        if self._hardware is not None and (options.engine or not _takes_device_frames(options.backend)):
+        if self._hardware is not None and (options.engine or not takes_device_frames(options.backend)):
             # Frames of the other backends pass through system memory: better at once than twice.
             self._hardware = dataclasses.replace(self._hardware, frames_device="")
 
@@ -272,7 +272,7 @@ def _least(*counts: int | None) -> int | None:
     return min(known) if known else None
 
 
-def _takes_device_frames(backend: str) -> bool:
+def takes_device_frames(backend: str) -> bool:
     """Whether frames on a GPU need no copy for the backend, or for the one that `auto` starts with."""
     from engine.backends import get_backend
 

@@ -11,7 +11,7 @@ import torch
 from engine.backends import BACKENDS, FileBackend, InMemoryBackend, get_backend
 from engine.errors import BackendError
 from engine.export import FORMATS
-from engine.jobs import _takes_device_frames
+from engine.jobs import takes_device_frames
 from engine.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[3]
@@ -39,8 +39,8 @@ def test_a_backend_says_what_others_need_to_know(name: str) -> None:
 
 
 def test_frames_stay_on_a_gpu_for_those_that_run_in_our_graphs() -> None:
-    assert [name for name in BACKENDS if _takes_device_frames(name)] == ["fused", "tensorrt", "tensorrt-rtx"]
-    assert _takes_device_frames("auto")
+    assert [name for name in BACKENDS if takes_device_frames(name)] == ["fused", "tensorrt", "tensorrt-rtx"]
+    assert takes_device_frames("auto")
 
 
 def test_formats_are_those_of_the_table() -> None:
