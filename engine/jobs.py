@@ -251,7 +251,8 @@ class JobRunner:
             folder = Path.cwd() if job == str(SAMPLE) else None
         elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
             folder = Path(options.output)
-            if not folder.is_dir() and folder.suffix.lower() in video.SUFFIXES:
+            is_meant = options.output.endswith(("/", os.sep)) or folder.is_dir()
+            if not is_meant and folder.suffix.lower() in video.SUFFIXES:
                 raise SinkError(f"{folder}: names one file, and there are several sources; name a folder")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
