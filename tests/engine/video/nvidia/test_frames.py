@@ -21,7 +21,7 @@ from engine.parity import is_nearly_uniform, psnr_db
 from engine.pipeline import Pipeline, Result
 from engine.runners.base import RunnerInfo
 from engine.translator import Translator
-from engine.video import FileSource, Frame, ImageFolderSink, ImageSink, VideoHardware, video_decoder, video_encoder
+from engine.video import FileSource, Frame, ImageFolderSink, ImageSink, Sink, VideoHardware, video_decoder, video_encoder
 from engine.video.color import Color, FromBgr, ToBgr
 from engine.video.file_sink import FileSink
 from engine.video.nvidia import codecs
@@ -456,14 +456,12 @@ def test_batches_are_of_one_kind() -> None:
         def close(self) -> None:
             pass
 
-    sink = SimpleNamespace(
-        needs_calling_thread=False,
-        write=lambda frame: written.append(host_image(frame.image)),
-        finish=lambda is_cut: None,
-        warnings=[],
-    )
+    class Kept(Sink):
+        def write(self, frame: Frame) -> None:
+            written.append(host_image(frame.image))
+
     translator = Inverting()
-    Pipeline(Source(), translator, sink, batch=3).run()
+    Pipeline(Source(), translator, Kept(), batch=3).run()
     assert [count for _, count in translator.kinds] == [1, 2, 2, 1]
     np.testing.assert_array_equal(written, [255 - image for image in images])
 
