@@ -21,7 +21,16 @@ from engine.parity import is_nearly_uniform, psnr_db
 from engine.pipeline import Pipeline, Result
 from engine.runners.base import RunnerInfo
 from engine.translator import Translator
-from engine.video import FileSource, Frame, ImageFolderSink, ImageSink, Sink, VideoHardware, video_decoder, video_encoder
+from engine.video import (
+    FileSource,
+    Frame,
+    ImageFolderSink,
+    ImageSink,
+    Sink,
+    VideoHardware,
+    video_decoder,
+    video_encoder,
+)
 from engine.video.color import Color, FromBgr, ToBgr
 from engine.video.file_sink import FileSink
 from engine.video.nvidia import codecs
