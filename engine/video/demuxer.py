@@ -9,8 +9,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import SourceError
-from engine.video.packet_spool import PacketSpool, packet_of, time_of
-from engine.video.pyav import has_flag, import_av, is_live_protocol, lacks_parameters, open_input, open_pipe
+from engine.video.late import LateTracks
+from engine.video.packet_spool import SOUND_PACKETS_KEPT, PacketSpool, keep_first, time_of
+from engine.video.pyav import has_flag, import_av, is_live_protocol, lacks_parameters, open_followed, open_pipe
 from engine.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -23,13 +24,8 @@ MAX_FAILED_READS = 50
 PACKETS_TRIED = 300
 LOOK_AHEAD_BYTES = 64 << 20
 
-# With how many packets a container must hold a sound track.
-SOUND_PACKETS_KEPT = 16
-
-# A stream that begins so much later than another may be one that goes on under another identifier.
+# A stream that begins so much later than another may be far ahead in the file.
 LATE_SECONDS = 0.5
-
-OVERLAP_SECONDS = 0.3
 
 # The other tracks lie at most this far behind the picture in a file that is well interleaved.
 INTERLEAVED_SECONDS = 10
@@ -50,10 +46,11 @@ class Demuxer:
 
     Attributes:
         container: the open source.
-        streams: what it holds, without streams in which another one goes on.
+        streams: what is known of it; `late_tracks` has what appears later.
         offset_seconds: subtracted from every timestamp, all tracks alike.
         is_live: it arrives in real time and has no end of its own.
         damaged, damaged_others: reads that failed and picture packets that are incomplete; packets of other tracks.
+        has_unknown: streams have appeared that PyAV hides, because it had not seen them at the opening.
         lacks_presentation_times: packets have decoding times only, as in AVI.
         first_packets: the first packets of each stream so far, by the stream's index: up to 16 of sound, else one.
 
@@ -68,18 +65,19 @@ class Demuxer:
         self._picture: Any = None
         self._timeline: Timeline | None = None
         self._pipe = open_pipe(spec)
-        self.container: Any = open_input(spec, pipe=self._pipe, hwaccel=hwaccel)
+        self.container: Any
+        self.container, self._transport = open_followed(spec, pipe=self._pipe, hwaccel=hwaccel)
         self.is_live = is_live_protocol(self.container, spec)
         self._is_broadcast = has_flag(self.container, "ts_discont")
         self.streams: list[Any] = list(self.container.streams)
+        if self._transport is not None:
+            self.streams = [stream for stream in self.streams if not lacks_parameters(stream)]
+            self._transport.follow({stream.id for stream in self.streams})
         self.lacks_presentation_times = self.container.format.name == "avi"
         if self.lacks_presentation_times:  # and those that FFmpeg makes up for B-frames are wrong
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
-        self._has_unknown = False  # streams that PyAV has not seen at the opening, and hides
-        self._continued: dict[int, Any] = {}  # index -> the stream that goes on in it
-        self._begun: dict[int, Any] = {}  # index -> the first packet, of streams that have begun soon enough
-        self._now: dict[int, int] = {}  # index of a stream -> of the one in which it goes on at present
+        self.has_unknown = False
         self._read_packets = self._read()
         if not self.is_live:
             self._look_ahead()
@@ -130,27 +128,23 @@ class Demuxer:
         flush = import_av().Packet()
         flush.stream, flush.time_base = self._picture, self._picture.time_base
         yield flush
-        self._check_late()
+        self._check_lost()
 
-    def _check_late(self) -> None:
-        """Raises SourceError where a stream began too late to be followed."""
-        if self._is_broadcast and self._has_unknown and not self.is_live:
+    def _check_lost(self) -> None:
+        """Raises SourceError where something of the source is in no output."""
+        if self._transport is not None and self._picture.id in self._transport.lost:
+            raise SourceError(
+                f"{self._spec}: the film goes on in a picture of another kind, which is left out; cut it there, and "
+                "translate the parts one by one"
+            )
+        unknown = [stream for stream in self.streams if stream.type == "audio" and lacks_parameters(stream)]
+        is_lost = self._is_kept and any(self.first_packets.get(stream.index) for stream in unknown)
+        is_lost |= self.has_unknown and self._is_broadcast
+        if is_lost and not self.is_live:
             raise SourceError(
                 f"{self._spec}: streams begin in the middle of the file and are left out; copy it first: "
                 f"{_COPY_COMMAND}"
             )
-        for stream in self.streams if self._is_broadcast else ():
-            packets = self.first_packets.get(stream.index)
-            if not packets or stream.index in self._begun:
-                continue
-            begin = time_of(packets[0]) - self.offset_seconds
-            goes_on = stream.type == "video" and begin > self._last_seen.get(self._picture.index, begin)
-            if goes_on or (stream.type == "audio" and lacks_parameters(stream) and self._is_kept):
-                what = "the film goes on" if goes_on else "sound begins"
-                raise SourceError(
-                    f"{self._spec}: after {float(begin):.1f} s {what} in stream {stream.index}, too late to be "
-                    f"followed; copy it first: {_COPY_COMMAND}"
-                )
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
         """Packets of the other tracks up to a time, all if it is None, as far as the source has been read.
@@ -160,6 +154,12 @@ class Demuxer:
         """
         while (packet := self._take(until_seconds, is_last or self._reads_others_only)) is not None:
             yield packet
+
+    def late_tracks(self) -> LateTracks | None:
+        """Tracks that have appeared in a transport stream since it was opened, once it has been read."""
+        if self._transport is None or self._transport.late is None or self._timeline is None:
+            return None
+        return LateTracks(self._transport, self._timeline.shifts)
 
     def drop_others(self) -> None:
         """Drops the other tracks' packets from here on, if nobody wants them."""
@@ -241,27 +241,9 @@ class Demuxer:
     def _map(self) -> Iterator[Any]:
         """All packets, on the timeline."""
         assert self._timeline is not None
-        for packet in self._packets():
+        while (packet := self._ahead.popleft() if self._ahead else next(self._read_packets, None)) is not None:
             yield from self._timeline.push(packet)
         yield from self._timeline.flush()
-
-    def _packets(self) -> Iterator[Any]:
-        order = {index: number for number, index in enumerate(self._begun)}
-        while True:
-            packet = self._ahead.popleft() if self._ahead else next(self._read_packets, None)
-            if packet is None:
-                return
-            index = packet.stream_index
-            stream = self._continued.get(index, packet.stream)
-            if self._continued:
-                latest = self._now.setdefault(stream.index, index)
-                if order.get(index, 0) < order.get(latest, 0):
-                    self.damaged += 1  # a stream's last packets, which FFmpeg gave up at the end of the file only
-                    continue
-                self._now[stream.index] = index
-            if stream is not packet.stream:
-                packet.stream = stream
-            yield packet
 
     def _read(self) -> Iterator[Any]:
         """Reads packets to the end of the source, past damaged places, which it counts."""
@@ -282,8 +264,7 @@ class Demuxer:
                 if failed_in_a_row >= MAX_FAILED_READS:
                     return
             except IndexError:  # PyAV at the end of a file in which streams have appeared
-                self._has_unknown = True
-                self.damaged += not self._is_broadcast
+                self.has_unknown = self._transport is None or self._transport.late is None
                 return
 
     def _note(self, packet: Any) -> None:
@@ -291,14 +272,7 @@ class Demuxer:
             is_other = self._picture is not None and packet.stream_index != self._picture.index
             self.damaged_others += is_other
             self.damaged += not is_other
-        kept = self.first_packets.setdefault(packet.stream_index, [])
-        is_next = not kept or (packet.dts is not None and kept[-1].dts is not None and packet.dts > kept[-1].dts)
-        if packet.size and is_next and len(kept) < (SOUND_PACKETS_KEPT if packet.stream.type == "audio" else 1):
-            kept.append(
-                packet_of(
-                    bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
-                )
-            )
+        keep_first(self.first_packets, packet)
 
     # --- opening ---
 
@@ -308,55 +282,18 @@ class Demuxer:
 
     def _look_ahead(self) -> None:
         """Reads until every stream has begun and sound is known; where streams begin late, as far as memory allows."""
-        begun = self._begun
-        everything = {s.index for s in self.streams if s.type != "attachment"}
+        wanted = {s.index for s in self.streams if s.type != "attachment"}
         has_late = self._is_broadcast and max(self.starts(), default=0) - min(self.starts(), default=0) > LATE_SECONDS
         size = 0
-        while size < LOOK_AHEAD_BYTES:
-            is_enough = begun.keys() >= everything and self._knows_sound()
-            if not has_late and (len(self._ahead) >= PACKETS_TRIED or is_enough):
+        while size < LOOK_AHEAD_BYTES and (has_late or len(self._ahead) < PACKETS_TRIED):
+            if self.first_packets.keys() >= wanted and self._knows_sound():
                 break
             packet = next(self._read_packets, None)
             if packet is None:
                 break
-            begun.setdefault(packet.stream_index, packet)
             self._ahead.append(packet)
             size += packet.size
-        if has_late:
-            for number, (index, begin) in enumerate(begun.items()):
-                self._find_predecessor(self.container.streams[index], begin, list(begun)[:number])
 
     def _knows_sound(self) -> bool:
         sounds = [stream.index for stream in self.streams if stream.type == "audio"]
         return all(len(self.first_packets.get(index, [])) >= SOUND_PACKETS_KEPT for index in sounds)
-
-    def _find_predecessor(self, stream: Any, begin: Any, earlier: list[int]) -> None:
-        """Finds the stream that goes on in this one: of its kind, and silent since this one began."""
-        packets = list(self._ahead)
-        place = next(i for i, packet in enumerate(packets) if packet is begin)
-        for other in [stream for stream in self.streams if stream.index in earlier]:
-            chain = {other.index, *(i for i, first in self._continued.items() if first is other)}
-            # The last packets of a stream are complete only where its next ones begin, here at the end of the file.
-            late = [packet for packet in packets[place:] if packet.stream_index in chain and packet.size]
-            if not _is_alike(stream, other) or any(_is_after(packet, begin) for packet in late):
-                continue
-            behind = [packet for packet in packets[place:] if not any(packet is one for one in late)]
-            self._ahead = collections.deque([*packets[:place], *late, *behind])
-            self._continued[stream.index] = other
-            self.streams.remove(stream)
-            return
-
-
-def _is_alike(stream: Any, other: Any) -> bool:
-    """Whether one stream's packets may follow the other's in one track."""
-    if stream.type != other.type or stream.type not in ("video", "audio") or stream.time_base != other.time_base:
-        return False
-    one, two = stream.codec_context, other.codec_context
-    if one is None or two is None or one.name != two.name or stream.language != other.language:
-        return False
-    return stream.type == "video" or (one.sample_rate, one.channels) == (two.sample_rate, two.channels)
-
-
-def _is_after(packet: Any, begin: Any) -> bool:
-    """Whether a packet is shown after another one. Recordings that were joined may overlap a little."""
-    return time_of(packet) > time_of(begin) + OVERLAP_SECONDS

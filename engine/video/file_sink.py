@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.errors import SinkError, first_line
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Sink, SourceInfo
 from engine.video.containers import SUMS_DURATIONS, container_of, container_options
+from engine.video.packet_spool import move, time_of
 from engine.video.part_keeper import PartKeeper
 from engine.video.partial_file import FULL_ERRORS, PartialFile, sweep
 from engine.video.pyav import import_av
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.parts import Parts
+    from engine.video.late import LateTracks
 
 logger = logging.getLogger("streamgan")
 
-# Writing stops while there is this much room, to close the file into one that plays: what its muxer holds back, and the
-# index, which goes last.
-RESERVE_BYTES = 8 << 20
-INDEX_BYTES_PER_FRAME = 256
-FRAMES_BETWEEN_RESERVES = 4096
+# Writing stops while there is room to close the file into one that plays: for what its muxer holds back, at most this
+# much, for the index, which goes last, and for some frames that are shown before one that is written.
+HELD_BYTES = 8 << 20
+INDEX_BYTES_PER_PACKET = 64
+LEAST_RESERVE_BYTES = 64 << 10
+GAP_FRAMES = 4
 
 # How long MP4 can show a frame, in units of its clock.
 MOST_TICKS = (1 << 31) - 1
@@ -73,9 +76,11 @@ class FileSink(Sink):
         self._audio = audio
         self._encoder = VideoEncoder(path, self._media, **encoder)
         self._output: Any = None
+        self._is_closed = False
         self._has_begun = False  # its header is written; without it FFmpeg crashes when more is
         self._tracks: Any = None
         self._frames = self._muxed = self._last_muxed = 0
+        self._muxed_bytes = self._largest_bytes = 0  # of the picture's packets
         self._last_pts: int | None = None
         self._last_dts: int | None = None
         self._end_seconds = Fraction(0)
@@ -83,6 +88,8 @@ class FileSink(Sink):
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
         self._parts: PartKeeper | None = None
+        self._begin_seconds = Fraction(0)  # when the first packet is shown
+        self._late_warnings: list[str] = []
         if self._media.demuxer is not None:
             self._media.demuxer.keep_others()
 
@@ -111,8 +118,7 @@ class FileSink(Sink):
         try:
             if self._output is None:
                 self._start(frame.image if self._parts is None else self._parts.sample(frame.image))
-            if self._frames % FRAMES_BETWEEN_RESERVES == 0:
-                self._file.reserve(RESERVE_BYTES + INDEX_BYTES_PER_FRAME * (self._frames + FRAMES_BETWEEN_RESERVES))
+            self._file.reserve(self._bytes_to_close())
             pts = self._pts(frame)
             if self._parts is None:
                 self._mux(self._encoder.encode(self._encoder.picture(frame.image), pts))
@@ -128,8 +134,9 @@ class FileSink(Sink):
         if self._output is None:
             raise SinkError(f"{self._file.path}: not written, because the source gave no frame")
         try:
-            self._drain(self._end_seconds if is_cut else None)
-            self._close()
+            end = self._end_seconds if is_cut else None
+            self._drain(end)
+            self._close(end)
         except (import_av().error.FFmpegError, OSError) as error:
             raise self._failure(error) from error
         completed = self._file.complete()
@@ -146,10 +153,11 @@ class FileSink(Sink):
             with contextlib.suppress(*failures()):
                 if self._file.full:
                     self._fill_gaps()
-                else:
+                elif not self._is_closed:
                     self._drain(self._end_seconds)
             with contextlib.suppress(*failures()):
-                self._close()
+                if not self._is_closed:
+                    self._close(self._end_seconds)
             if plays(self._file.reader()):
                 with contextlib.suppress(SinkError):
                     partial = self._file.keep_partial()
@@ -163,21 +171,16 @@ class FileSink(Sink):
         """One line for everything of the source that the output could not keep or had to change."""
         lines = list(self._encoder.warnings)
         if self._tracks is not None:
-            lines += [f"{self._file.path}: {line}" for line in self._tracks.warnings]
+            lines += [f"{self._file.path}: {line}" for line in self._tracks.warnings + self._late_warnings]
+        if self._file.failure:
+            lines.append(f"{self._file.path}: the disk failed ({self._file.failure}); written to another place on it")
         if self._moved_timestamps:
             lines.append(f"{self._file.path}: {self._moved_timestamps} frames moved, their timestamps did not increase")
         return lines
 
     def _start(self, image: np.ndarray | Tensor) -> None:
         """Opens the file and the encoder for frames of this size."""
-        self._output = import_av().open(
-            self._file,
-            "w",
-            format=self._format,
-            io_open=lambda *_: self._file.reader(),  # the second pass of MP4
-            container_options=container_options(self._format, self._media.start_unit),
-            metadata_errors="surrogateescape",
-        )
+        self._output = self._open(self._file)
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
         if self._parts is not None:
             self._parts.start(self._time_base)
@@ -185,6 +188,12 @@ class FileSink(Sink):
         self._stream = self._tracks.add_streams(lambda template: self._encoder.add_stream(self._output, template))
         self._output.start_encoding()
         self._has_begun = True
+
+    def _bytes_to_close(self) -> int:
+        """How much has to be written, at most, to close the file after what is written."""
+        held = min(HELD_BYTES, max(0, self._muxed_bytes + self._tracks.bytes - self._file.tell()))
+        index = INDEX_BYTES_PER_PACKET * (self._muxed + self._tracks.packets)
+        return LEAST_RESERVE_BYTES + GAP_FRAMES * self._largest_bytes + held + index
 
     def _pts(self, frame: Frame) -> int:
         """The frame's timestamp in the encoder's unit, pushed forward where it doesn't increase."""
@@ -216,12 +225,15 @@ class FileSink(Sink):
             self._last_dts = packet.dts
             if self._lead is None:
                 self._lead = (packet.pts or 0) - (packet.dts or 0)
+                self._begin_seconds = (packet.pts or 0) * self._time_base
             if is_last and packet is packets[-1] and self._format in SUMS_DURATIONS:
                 # The last packet to be decoded carries what is missing to the end.
                 end = round(self._end_seconds / self._time_base)
                 packet.duration = max(1, end - self._lead - (packet.dts or 0))
             self._tracks.advance((packet.dts or 0) * self._time_base)
             packet.stream = self._stream
+            self._muxed_bytes += packet.size
+            self._largest_bytes = max(self._largest_bytes, packet.size)
             self._output.mux_one(packet)
             self._muxed += 1
             self._last_muxed = max(self._last_muxed, packet.pts or 0)
@@ -248,11 +260,60 @@ class FileSink(Sink):
         while packets and self._durations and min(self._durations) < self._last_muxed:
             self._mux([packets.popleft()], is_last=True)
 
-    def _close(self) -> None:
-        if self._tracks is not None:
-            self._tracks.close()
+    def _open(self, file: PartialFile) -> Any:
+        return import_av().open(
+            file,
+            "w",
+            format=self._format,
+            io_open=lambda *_: file.reader(),  # the second pass of MP4
+            container_options=container_options(self._format, self._media.start_unit),
+            metadata_errors="surrogateescape",
+        )
+
+    def _close(self, end_seconds: Fraction | None) -> None:
+        """Completes the file; tracks that appear late end at that time, None is their own end."""
+        self._tracks.close()
+        demuxer = self._media.demuxer if self._audio != "none" else None
+        late = demuxer.late_tracks() if demuxer is not None else None
         self._close_source()
         self._output.close()
+        self._is_closed = True
+        if late is not None:
+            self._add_late_tracks(late, end_seconds)
+
+    def _finished(self) -> Any:
+        return import_av().open(self._file.reader(), metadata_errors="surrogateescape")
+
+    def _add_late_tracks(self, late: LateTracks, end_seconds: Fraction | None) -> None:
+        """Replaces the file by one that has them, too."""
+        whole = self._file.another()
+        try:
+            with self._finished() as finished:
+                first = next(finished.demux(video=0))
+                moved = self._begin_seconds - (first.pts or 0) * first.time_base  # containers may move everything
+            with self._finished() as finished:
+                output = self._open(whole)
+                media = Media(demuxer=late, stream_index=-1)  # type: ignore[arg-type]  # in the place of one
+                tracks = TrackCopier(media, output, self._format, audio=self._audio)
+                copies = tracks.add_finished(finished)
+                output.start_encoding()
+                for packet in finished.demux():
+                    if not packet.size:
+                        continue
+                    move(packet, moved)
+                    tracks.advance(time_of(packet))
+                    packet.stream = copies[packet.stream_index]
+                    output.mux_one(packet)
+                tracks.advance(end_seconds, is_last=True)
+                tracks.flush()
+                tracks.close()
+                output.close()
+        except BaseException:
+            whole.remove()
+            raise
+        self._late_warnings = tracks.warnings
+        self._file.remove()
+        self._file = whole
 
     def _close_source(self) -> None:
         if self._media.demuxer is not None:

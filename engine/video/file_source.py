@@ -105,6 +105,8 @@ class FileSource(Source):
             lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
         if self._ended and (damaged or self._damaged_frames) and self._frames_lost() > 0:
             lines.append(f"{self._spec}: about {self._frames_lost()} frames are lost in the source")
+        if self._demuxer.has_unknown:
+            lines.append(f"{self._spec}: streams that began in the middle of it are left out")
         lines += self._pictures.notes
         if self._demuxer.joins:
             lines.append(f"{self._spec}: its clock restarts {self._demuxer.joins} times; the output's clock runs on")

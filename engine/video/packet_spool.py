@@ -14,6 +14,9 @@ from engine.video.pyav import import_av
 # Payload that may wait in memory. What comes behind waits on the disk.
 MEMORY_BYTES = 64 << 20
 
+# With how many packets a container must hold a sound track.
+SOUND_PACKETS_KEPT = 16
+
 # Time that is left to a packet of sound for which there is no room: no container's clock is coarser but Matroska's.
 SQUEEZED_SECONDS = Fraction(1, 10_000)
 
@@ -109,6 +112,26 @@ def time_of(packet: Any) -> Fraction:
     """When a packet is to be decoded, in seconds."""
     stamp = packet.dts if packet.dts is not None else packet.pts
     return (stamp or 0) * packet.time_base
+
+
+def move(packet: Any, seconds: Fraction) -> None:
+    """Adds to a packet's times."""
+    ticks = round(seconds / packet.time_base)
+    packet.dts = None if packet.dts is None else packet.dts + ticks
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+
+
+def keep_first(kept: dict[int, list[Any]], packet: Any) -> None:
+    """Adds a copy of a packet if it is one of the first of its stream: up to 16 of sound, else one."""
+    of_stream = kept.setdefault(packet.stream_index, [])
+    last = of_stream[-1].dts if of_stream else None
+    is_next = not of_stream or (packet.dts is not None and last is not None and packet.dts > last)
+    if packet.size and is_next and len(of_stream) < (SOUND_PACKETS_KEPT if packet.stream.type == "audio" else 1):
+        of_stream.append(
+            packet_of(
+                bytes(packet), pts=packet.pts, dts=packet.dts, duration=packet.duration, time_base=packet.time_base
+            )
+        )
 
 
 def packet_of(payload: bytes, *, pts: int | None, dts: int | None, duration: int | None, time_base: Fraction) -> Any:

@@ -40,6 +40,7 @@ class PartialFile(io.RawIOBase):
     Attributes:
         path: the final name.
         part: the hidden name.
+        failure: why the disk could not write where the file was, which is in another place now; "" otherwise.
         full: why there is no room left but what `reserve` has kept; "" while there is.
 
     Raises:
@@ -48,14 +49,26 @@ class PartialFile(io.RawIOBase):
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         check_writable(path, overwrite=overwrite)
+        self._begin(path, part_of(path), overwrite)
+
+    def another(self) -> PartialFile:
+        """A second hidden file in the same folder, for the same name."""
+        file = PartialFile.__new__(PartialFile)
+        file._begin(self.path, part_of(self.path.with_name(f"{self.path.name}.late")), self._overwrite)
+        file._folder = os.dup(self._folder)
+        return file
+
+    def _begin(self, path: Path, part: Path, overwrite: bool) -> None:
         self.path = path
-        self.part = part_of(path)
+        self.part = part
         self.name = str(self.part)
         self.full = ""
         self._overwrite = overwrite
         self._position = 0
         self._file = self._folder = -1  # descriptors
         self._reserve: io.FileIO | None = None
+        self._reserved = 0
+        self.failure = ""
         self._largest = self._limit = 1 << 62
 
     # --- a file for a muxer ---
@@ -64,7 +77,7 @@ class PartialFile(io.RawIOBase):
         """Writes all of `data`.
 
         Raises:
-            OSError: not even the room that is kept is enough.
+            OSError: not even the room that is kept is enough, or the disk fails.
         """
         if self._file < 0:
             self._open()
@@ -73,7 +86,10 @@ class PartialFile(io.RawIOBase):
             try:
                 written = os.pwrite(self._file, left, self._position)
             except OSError as error:
-                if error.errno not in FULL_ERRORS or self._reserve is None:
+                if error.errno not in FULL_ERRORS:
+                    self._move(error)
+                    continue
+                if self._reserve is None:
                     raise
                 self.full = FULL_ERRORS[error.errno]
                 self._reserve.close()
@@ -86,7 +102,7 @@ class PartialFile(io.RawIOBase):
         return len(data)
 
     def reserve(self, size: int) -> None:
-        """Keeps room to close the file with: `size` bytes, or half of the largest file that there may be.
+        """Keeps room to close the file with: at least `size` bytes, or half of the largest file that there may be.
 
         It is a file of its own, for disks and quotas, and a lower limit, where files have a largest size.
 
@@ -95,7 +111,9 @@ class PartialFile(io.RawIOBase):
         """
         if self._file < 0:
             self._open()
-        size = min(size, self._largest // 2)
+        if size <= self._reserved:
+            return
+        self._reserved = size = min(2 * size, self._largest // 2)
         self._limit = self._largest - size
         if self._reserve is None:
             self._reserve = tempfile.TemporaryFile(dir=f"/proc/self/fd/{self._folder}", buffering=0)  # noqa: SIM115
@@ -121,17 +139,24 @@ class PartialFile(io.RawIOBase):
 
     def reader(self) -> io.BufferedReader:
         """What is written so far, for reading."""
-        return io.BufferedReader(_Reader(self._file))
+        return io.BufferedReader(Reader(self))
+
+    def fileno(self) -> int:
+        return self._file
 
     # --- its ends ---
 
     def complete(self) -> Path:
-        """Forces the data to disk, then gives the file its final name, or the next free one if it has been taken."""
-        return self._rename(self.path.name, replaces=self._overwrite)
+        """Forces the data to disk, then gives the file its final name, or the next free one if it has been taken.
+
+        Raises:
+            SinkError: it can't; the file is still there, to be kept or removed.
+        """
+        return self._rename(self.path.name, replaces=self._overwrite, is_partial=False)
 
     def keep_partial(self) -> Path:
         """Names the unfinished file so: `clip.mp4` becomes `clip.partial.mp4`, or the next name that is free."""
-        return self._rename(f"{self.path.stem}.partial{self.path.suffix}", replaces=False)
+        return self._rename(f"{self.path.stem}.partial{self.path.suffix}", replaces=False, is_partial=True)
 
     def remove(self) -> None:
         """Removes what was written."""
@@ -141,18 +166,38 @@ class PartialFile(io.RawIOBase):
         self._release()
 
     def _open(self) -> None:
-        self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        if self._folder < 0:
+            self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        self._make()
+        self._largest = self._limit = _largest_file(self.path.parent)
+
+    def _make(self) -> None:
         self._file = os.open(self.part.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=self._folder)
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._largest = self._limit = _largest_file(self.path.parent)
+
+    def _move(self, error: OSError) -> None:
+        """Goes on in a copy of the file, once: the disk can't write where this one is."""
+        if self.failure:
+            raise error
+        self.failure = os.strerror(error.errno or errno.EIO)
+        failed = self._file
+        os.unlink(self.part.name, dir_fd=self._folder)
+        self._make()
+        with os.fdopen(failed, "rb") as source, open(self._file, "wb", closefd=False) as copy:
+            source.seek(0)
+            shutil.copyfileobj(source, copy, 1 << 20)
 
     def _size(self) -> int:
         return os.fstat(self._file).st_size if self._file >= 0 else 0
 
-    def _rename(self, name: str, *, replaces: bool) -> Path:
+    def _rename(self, name: str, *, replaces: bool, is_partial: bool) -> Path:
         try:
-            os.fsync(self._file)
+            try:
+                os.fsync(self._file)
+            except OSError:
+                if not is_partial:
+                    raise
             folder = self._folder_now()
             target = folder / name if replaces else unused(folder / name)
             if self._is_there():
@@ -161,8 +206,7 @@ class PartialFile(io.RawIOBase):
                 self._copy_to(target)
         except OSError as error:
             raise SinkError(f"{self.path.with_name(name)}: can't be given its name ({error.strerror})") from error
-        finally:
-            self._release()
+        self._release()
         return target
 
     def _folder_now(self) -> Path:
@@ -200,10 +244,10 @@ class PartialFile(io.RawIOBase):
         self._file = self._folder = -1
 
 
-class _Reader(io.RawIOBase):
+class Reader(io.RawIOBase):
     """Reads an open file at a position of its own."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         self._position = 0
 
@@ -214,12 +258,14 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._file).st_size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._file.fileno()).st_size}[
+            whence
+        ]
         self._position = start + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._file, [buffer], self._position)
+        count = os.preadv(self._file.fileno(), [buffer], self._position)
         self._position += count
         return count
 

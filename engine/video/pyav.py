@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import SourceError, first_line
+from engine.video.transport import Transport, packet_form
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -39,11 +41,12 @@ _LIVE_PROTOCOLS = {
 
 # Streams of a broadcast may begin late. FFmpeg looks for them so far: bytes, and microseconds, fewer through a pipe
 # because they may be long in coming.
-_LATE_STREAMS = {"probesize": str(64 << 20), "analyzeduration": str(3600 * 10**6), "scan_all_pmts": "1"}
-_LATE_STREAMS_OF_PIPE = {**_LATE_STREAMS, "analyzeduration": str(30 * 10**6)}
+BROADCAST_OPTIONS = {"probesize": str(64 << 20), "analyzeduration": str(3600 * 10**6), "scan_all_pmts": "1"}
+_PIPE_OPTIONS = {**BROADCAST_OPTIONS, "analyzeduration": str(30 * 10**6)}
 
-# What tells a transport stream.
+# What tells a transport stream, and what an MPEG-PS begins with.
 SNIFFED_BYTES = 1024
+_PROGRAM_STREAM = b"\0\0\1\xba"
 
 _POLL_MS = 100
 
@@ -141,13 +144,23 @@ def open_pipe(spec: str) -> Pipe | None:
     return pipe
 
 
-def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> InputContainer:
+def open_input(spec: str, *, hwaccel: Any = None) -> InputContainer:
+    """Opens what can be read again, see `open_followed`."""
+    return open_followed(spec, hwaccel=hwaccel)[0]
+
+
+def open_followed(
+    spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None
+) -> tuple[InputContainer, Transport | None]:
     """Opens a video file or URL for reading, with PyAV's description of a hardware decoder if there is one to use.
 
     Args:
         spec: path or URL; `-` is the standard input.
         pipe: what `open_pipe` gave for it.
         hwaccel: for the streams that hardware decodes.
+
+    Returns:
+        The open file, and what follows its streams if it is a transport stream.
 
     Raises:
         SourceError: missing, empty, damaged or no media file; the message says which.
@@ -157,18 +170,20 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
     if not is_url(spec) and pipe is None:
         _check_file(Path(path))
     options = {"rtsp_transport": "tcp"} if spec.lower().startswith("rtsp") else {}
-    if pipe is not None and _is_broadcast(pipe.head):
-        options |= _LATE_STREAMS_OF_PIPE
-    timeout = NETWORK_TIMEOUT_SECONDS if is_url(spec) else None
+    form = None
     # Absolute, because FFmpeg takes `a:b.mp4` for a protocol `a`.
     name: Any = spec if is_url(spec) else pipe if pipe is not None else os.path.abspath(path)
     try:
-        opened = _open(name, options, timeout, hwaccel)
+        if not is_url(spec):
+            form = packet_form(pipe.head if pipe is not None else _head(path))
+            if pipe is not None and (form or pipe.head.startswith(_PROGRAM_STREAM)):
+                options |= _PIPE_OPTIONS
+        opened, transport = _open(name, form, options, hwaccel)
         is_file = pipe is None and not is_url(spec)
         if is_file and has_flag(opened, "ts_discont") and any(map(lacks_parameters, opened.streams)):
             opened.close()
-            opened = _open(name, options | _LATE_STREAMS, timeout, hwaccel)
-        return opened
+            opened, transport = _open(name, form, options | BROADCAST_OPTIONS, hwaccel)
+        return opened, transport
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(_why_not_opened(spec, error)) from error
     finally:
@@ -176,11 +191,18 @@ def open_input(spec: str, *, pipe: Pipe | None = None, hwaccel: Any = None) -> I
             raise pipe.interruption
 
 
-def _open(name: Any, options: dict[str, str], timeout: float | None, hwaccel: Any) -> InputContainer:
+def _open(
+    name: Any, form: tuple[int, int] | None, options: dict[str, str], hwaccel: Any
+) -> tuple[InputContainer, Transport | None]:
+    transport = None
+    if form is not None:
+        transport = Transport(io.FileIO(name) if isinstance(name, str) else name, form)
+    timeout = NETWORK_TIMEOUT_SECONDS if isinstance(name, str) and is_url(name) else None
     # A file's tags may be in any encoding: surrogateescape carries their bytes to the output unchanged.
-    return import_av().open(
-        name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel
+    opened = import_av().open(
+        transport or name, "r", options=options, timeout=timeout, metadata_errors="surrogateescape", hwaccel=hwaccel
     )
+    return opened, transport
 
 
 def lacks_parameters(stream: Any) -> bool:
@@ -199,13 +221,9 @@ def _is_stream(mode: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
-def _is_broadcast(head: bytes) -> bool:
-    """True for MPEG-TS (packets of 188 bytes, with 4 before or 16 behind them) and MPEG-PS."""
-    is_ts = any(
-        len(head) > start + 2 * size and all(head[start + i * size] == 0x47 for i in range(3))
-        for start, size in ((0, 188), (4, 192), (0, 204))
-    )
-    return is_ts or head[:4] == b"\0\0\1\xba"
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(SNIFFED_BYTES)
 
 
 def _check_file(path: Path) -> None:

@@ -56,11 +56,13 @@ class Timeline:
 
     Attributes:
         joins: how many were met.
+        shifts: places in the source, and what is added to times from there on.
         crossed: `id` of each packet returned that is its track's first one behind a join. The reader clears it.
     """
 
     def __init__(self, offset_seconds: Fraction, *, picture: int, can_leap: bool) -> None:
         self.joins = 0
+        self.shifts = [(0, -offset_seconds)]
         self.crossed: set[int] = set()
         self._picture = picture
         self._can_leap = can_leap
@@ -76,7 +78,7 @@ class Timeline:
             track = self._tracks[self._picture]
             self._epochs[-1].shift += (track.last + track.step - packet.dts) * track.unit
             self.joins += 1
-            self.crossed.add(id(packet))
+            self._note_crossing(packet)
             return [self._map(packet)]
         elif self._is_jump(packet):
             self._held = [packet]
@@ -189,7 +191,7 @@ class Timeline:
             is_behind = has_fallen or abs(time - new) <= abs(time - old)
             track.epoch = newest if is_behind else newest - 1
             if is_behind:
-                self.crossed.add(id(packet))
+                self._note_crossing(packet)
         epoch = self._epochs[track.epoch]
         if packet.dts is not None:
             track.step = packet.duration or max(0, stamp - track.last)
@@ -202,6 +204,11 @@ class Timeline:
         if packet.dts is not None:
             packet.dts += shift
         return packet
+
+    def _note_crossing(self, packet: Any) -> None:
+        self.crossed.add(id(packet))
+        if packet.stream_index == self._picture and packet.pos is not None:
+            self.shifts.append((packet.pos, self._epochs[-1].shift))
 
 
 def _seconds(packet: Any) -> float:

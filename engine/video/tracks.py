@@ -162,6 +162,7 @@ class TrackCopier:
 
     Attributes:
         warnings: one line for each track that the output can't hold.
+        packets, bytes: how many packets are written so far, and their payload.
     """
 
     def __init__(self, media: Media, output: OutputContainer, container: str, *, audio: str = "convert") -> None:
@@ -170,6 +171,7 @@ class TrackCopier:
         self._output = output
         self._format = container
         self._audio = audio
+        self.packets = self.bytes = 0
         self._refused = 0
         self._left_out: list[Stream] = []
         self._converters: dict[int, SoundConverter] = {}
@@ -202,6 +204,18 @@ class TrackCopier:
         self._add_chapters()
         return video
 
+    def add_finished(self, finished: Any) -> dict[int, Any]:
+        """Adds the tracks of a finished file, and behind them those of the source; returns the ones of the file."""
+        copies = {}
+        for stream in finished.streams:
+            copy = copies[stream.index] = add_copy(self._output, stream)
+            copy.disposition = stream.disposition
+            copy.metadata.update(copied_tags(stream.metadata, self._format))
+        self.add_streams(lambda _: None)
+        self._output.metadata.update(copied_tags(finished.metadata, self._format))
+        self._output.set_chapters(finished.chapters())
+        return copies
+
     def advance(self, until_seconds: Fraction | None, *, is_last: bool = False) -> None:
         """Copies packets up to a time of the output, all that are left if it is None.
 
@@ -231,7 +245,7 @@ class TrackCopier:
     # --- streams ---
 
     def _add(self, stream: Stream) -> None:
-        if is_rebuilt(stream) or lacks_parameters(stream):  # the demuxer tells of those that begin too late
+        if is_rebuilt(stream) or lacks_parameters(stream):
             return
         if stream.type == "audio" and self._audio == "none":
             return
@@ -327,10 +341,12 @@ class TrackCopier:
             packet = _with_payload(packet, payload)
         if index in self._converters:
             for converted in self._converters[index].convert(packet):
+                self._count(converted)
                 self._output.mux_one(converted)
             return
         self._move_behind(packet, copy)
         packet.stream = copy
+        self._count(packet)
         try:
             self._output.mux_one(packet)
         except av.error.InvalidDataError:
@@ -339,6 +355,10 @@ class TrackCopier:
             if error.errno != errno.EINVAL:
                 raise
             self._refused += 1
+
+    def _count(self, packet: Packet) -> None:
+        self.packets += 1
+        self.bytes += packet.size
 
     def _move_behind(self, packet: Packet, copy: Any) -> None:
         """Moves a packet whose decoding time does not increase to one tick behind the one before: muxers refuse it."""

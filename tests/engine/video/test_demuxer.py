@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SourceError
-from engine.video import FileSource, demuxer, open_sink, open_source, pyav
-from tests.engine.video.cases.media import ffmpeg
+from engine.video import FileSource, open_sink, open_source
 from tests.engine.video.through import Result, through
 from tests.media import Audio, make_video, read
 
@@ -104,19 +103,6 @@ def test_sound_that_begins_in_the_middle(tmp_path: Path) -> None:
     assert sound_packets(result.path) == sound_packets(second)
     (track,) = result.contents.of_type("audio")
     assert abs(track.packets[0][0] - 3) < FRAME
-
-
-@needs_ffmpeg
-@pytest.mark.parametrize("pid", ["0x100", "0x200"])
-def test_what_begins_too_late_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: str) -> None:
-    monkeypatch.setattr(pyav, "_LATE_STREAMS", {})
-    monkeypatch.setattr(demuxer, "LOOK_AHEAD_BYTES", 1000)
-    first = clip(tmp_path / "a.ts", 3, 0)
-    second = clip(tmp_path / "b.ts", 3, 3, "-output_ts_offset", "3", "-mpegts_start_pid", pid)
-    source = join(tmp_path / "in.ts", first, second)
-    with pytest.raises(SourceError, match="too late to be followed") as caught:
-        through(source, tmp_path / "out.mp4")
-    assert "\n" not in str(caught.value)
 
 
 @needs_ffmpeg
@@ -266,21 +252,3 @@ def test_a_cut_output_has_its_sound_to_its_end(tmp_path: Path) -> None:
     (track,) = contents.of_type("audio")
     assert len(contents.times) == 50
     assert abs(track.packets[-1][0] - contents.end) < FRAME
-
-
-@needs_ffmpeg
-def test_sound_in_the_middle_alone_is_an_error(tmp_path: Path) -> None:
-    """It begins behind what is probed, and has ended before the end."""
-    picture = "testsrc2=s=640x360:r=25:d=2,noise=alls=60:allf=t"
-    encode = ["-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv420p"]
-    parts = []
-    for index, sound in enumerate([[], ["-f", "lavfi", "-i", "sine=d=2", "-c:a", "aac"], []]):
-        part = tmp_path / f"{index}.ts"
-        inputs = ["-f", "lavfi", "-i", picture, *sound[:4]]
-        ffmpeg(*inputs, *encode, *sound[4:], "-output_ts_offset", str(2 * index), part)
-        parts.append(part.read_bytes())
-    path = tmp_path / "in.ts"
-    path.write_bytes(b"".join(parts))
-    assert min(map(len, parts)) > 8_000_000
-    with pytest.raises(SourceError, match="streams begin in the middle of the file and are left out"):
-        list(open_source(str(path)))

@@ -141,19 +141,93 @@ def test_a_folder_that_is_removed(tmp_path: Path) -> None:
     assert len(read(tmp_path / "a" / "out.mp4").frames) == 10
 
 
-@pytest.mark.parametrize("suffix", [".avi", ".ts"])
-def test_a_trailer_that_fails(suffix: str, tmp_path: Path) -> None:
-    sink = write_ten(tmp_path / f"out{suffix}")
+SUFFIXES = [".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts"]
 
-    def fail() -> None:
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_place_on_the_disk_that_fails(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly when the index is written: the file goes on in another place."""
+    write_ten(tmp_path / f"whole{suffix}").finish()
+    sink = write_ten(tmp_path / f"out{suffix}")
+    (part,) = tmp_path.glob(".*.part")
+    inode, write = part.stat().st_ino, os.pwrite
+
+    def pwrite(file: int, data: memoryview, position: int) -> int:
+        if os.fstat(file).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return write(file, data, position)
+
+    monkeypatch.setattr(partial_file.os, "pwrite", pwrite)
+    output = sink.finish()
+    assert output == tmp_path / f"out{suffix}"
+    assert len(read(output).frames) == 10
+    if suffix not in (".mkv", ".webm"):  # they have a random number in it
+        assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert any("the disk failed (Input/output error)" in line for line in sink.warnings)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_fails_everywhere(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more can be written: what has no index before its end is lost."""
+    sink = FileSink(tmp_path / f"out{suffix}", info=info(64, 48), crf=0)
+    noise = np.random.default_rng(0)
+    for index in range(200):
+        sink.write(Frame(noise.integers(0, 255, (48, 64, 3), np.uint8), pts=index, duration=1))
+
+    def pwrite(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    sink._close = fail  # type: ignore[method-assign]
-    with pytest.raises(SinkError, match="can't be written after 10 frames"):
+    monkeypatch.setattr(partial_file.os, "pwrite", pwrite)
+    with pytest.raises(SinkError, match="can't be written after 200 frames"):
         sink.finish()
     partial = sink.abort()
-    assert partial == tmp_path / f"out.partial{suffix}"
-    assert read(partial).frames
+    assert list(tmp_path.iterdir()) == ([] if partial is None else [partial])
+    assert partial is None or read(partial).frames
+    assert (partial is None) == (suffix in (".mp4", ".mov"))
+
+
+def test_what_cannot_be_forced_to_disk_is_kept_as_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(partial_file.os, "fsync", fsync)
+    sink = write_ten(tmp_path / "out.mp4")
+    with pytest.raises(SinkError, match="Input/output error"):
+        sink.finish()
+    partial = sink.abort()
+    assert partial == tmp_path / "out.partial.mp4"
+    assert len(read(partial).frames) == 10
+
+
+def limit_disk(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk with so many bytes of room for a file and for what is kept for closing it."""
+    write, allocate, sizes = os.pwrite, os.posix_fallocate, {"file": 0, "reserve": 0}
+
+    def check(kind: str, size: int) -> None:
+        other = sizes["file" if kind == "reserve" else "reserve"]
+        if size > sizes[kind] and size + other > most:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sizes[kind] = max(size, sizes[kind])
+
+    def pwrite(file: int, data: memoryview, position: int) -> int:
+        check("file", position + len(data))
+        return write(file, data, position)
+
+    def posix_fallocate(file: int, offset: int, size: int) -> None:
+        check("reserve", size)
+        allocate(file, offset, size)
+
+    monkeypatch.setattr(partial_file.os, "pwrite", pwrite)
+    monkeypatch.setattr(partial_file.os, "posix_fallocate", posix_fallocate)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_small_output_needs_little_room(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_disk(200_000, monkeypatch)
+    output = write_ten(tmp_path / f"out{suffix}").finish()
+    assert output is not None
+    assert len(read(output).frames) == 10
 
 
 def test_hidden_parts_of_dead_processes_are_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
