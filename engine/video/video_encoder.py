@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 _LEFT_SITED = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 
+# x265 measures from the third frame how far decoding runs ahead. Without it, decoding times are what was in the memory.
+X265_LEAST_FRAMES = 3
+
+
 class VideoEncoder:
     """Encodes the frames of one output.
 
@@ -73,7 +77,7 @@ class VideoEncoder:
         threads: int = 0,
         hardware: VideoHardware | None = None,
     ) -> None:
-        self._frames = 0
+        self._frames = self._flushed_frames = 0
         self._context: Any = None  # what frames are in, not yet packets
         self.hardware = ""
         self._path = path
@@ -254,7 +258,12 @@ class VideoEncoder:
     def flush(self) -> list[Packet]:
         """The packets that are still inside the encoder."""
         context, self._context = self._context, None
-        return context.encode(None) if context is not None else []
+        packets: list[Packet] = context.encode(None) if context is not None else []
+        if self._name == "libx265" and self._frames - self._flushed_frames < X265_LEAST_FRAMES:
+            for packet in packets:
+                packet.dts = packet.pts
+        self._flushed_frames = self._frames
+        return packets
 
     def _warn(self, line: str) -> None:
         self.warnings.append(f"{self._path}: {line}")

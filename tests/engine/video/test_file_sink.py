@@ -123,6 +123,20 @@ def test_hardware_that_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_frames_of_x265(tmp_path: Path, count: int) -> None:
+    """Its decoding times are random where there are fewer frames than it looks ahead."""
+    for attempt in range(5):
+        output, _ = encode(tmp_path / f"{attempt}.mp4", 64, 48, count, codec="libx265")
+        assert output is not None
+        contents = read(output)
+        assert contents.times == [Fraction(index, 25) for index in range(count)]
+        for shown, decoded in contents.tracks[0].times:
+            assert shown is not None
+            assert decoded is not None
+            assert 0 <= shown - decoded <= Fraction(3, 25)
+
+
 def test_no_frame(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
     with pytest.raises(SinkError, match="no frame"):
