@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zlib
 from typing import IO, Any, NamedTuple
 
 PACKET_BYTES = 188
@@ -28,6 +29,9 @@ READ_BYTES = 1 << 15
 UNSEEN_BYTES = 4 * READ_BYTES
 
 LARGEST_TABLE_PACKETS = 8
+
+# Each byte with its bits in the opposite order.
+_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def packet_form(head: bytes) -> tuple[int, int] | None:
@@ -211,7 +215,7 @@ class Transport:
         section = b"".join(_payload(packets[i : i + PACKET_BYTES]) for i in range(0, len(packets), PACKET_BYTES))
         section = section[1 + section[0] :] if section else b""
         end = 3 + (_int(section, 1) & 0xFFF)
-        if len(section) < 12 or len(section) < end or not section[5] & 1:
+        if end < 12 or len(section) < end or not section[5] & 1 or not _is_intact(section[:end]):
             return
         if pid == PAT_PID and section[0] == 0:
             pmts = {_int(section, i): _int(section, i + 2) & NULL_PID for i in range(8, end - 7, 4)}
@@ -253,6 +257,11 @@ class Transport:
             self._late.add(pid)
 
 
+def _is_intact(section: bytes) -> bool:
+    """Whether a table's CRC is right: that of MPEG-2, which is zlib's with the bits of each byte in turn."""
+    return zlib.crc32(section.translate(_TURNED)) == 0xFFFFFFFF
+
+
 def _payload(packet: bytes | bytearray) -> bytes:
     if not packet[3] & 0x10:
         return b""
@@ -270,11 +279,11 @@ def _streams(section: bytes) -> dict[int, Kind]:
     """The streams of a PMT by their PIDs."""
     streams, place = {}, 12 + (_int(section, 10) & 0xFFF)
     while place + 5 <= len(section) - 4:
-        end = place + 5 + (_int(section, place + 3) & 0xFFF)
+        end = min(place + 5 + (_int(section, place + 3) & 0xFFF), len(section) - 4)
         descriptors, descriptor = {}, place + 5
         while descriptor + 2 <= end:
             content = descriptor + 2
-            descriptor = content + section[content - 1]
+            descriptor = min(content + section[content - 1], end)
             descriptors[section[content - 2]] = section[content:descriptor]
         formats = tuple(tag for tag in FORMAT_TAGS if tag in descriptors)
         kind = Kind(section[place], formats, descriptors.get(LANGUAGE_TAG, b"")[:3])

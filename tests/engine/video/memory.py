@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 
+from engine.allocator import keep_freed_memory
 from engine.pipeline import Pipeline, Progress
 from engine.video import open_sink, open_source
 from tests.engine.video.identity import Identity
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("frames", type=int)
     parser.add_argument("--suffix", default=".mkv", help="of source and output")
     options = parser.parse_args()
+    keep_freed_memory()  # as engine.run begins
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = repeated(folder / f"in{options.suffix}", options.frames)
