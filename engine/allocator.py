@@ -19,9 +19,9 @@ def keep_freed_memory() -> None:
     """Makes this process keep the memory of freed activations for the next frame, and take it in huge pages.
 
     Giving memory back and getting it again is a page fault for every 4 KiB, 150,000 of them for one frame of 1920x1080
-    in the bundled style, a fifth of its time. All threads share one arena: with one each, what remains of freed blocks
-    in them added up to 2 % of the memory of a film of 300,000 frames. For programs, which own their process; a library does not set this.
-    To be called before torch is imported. Has an effect on Linux with glibc only.
+    in the bundled style, a fifth of its time. All threads share one arena: with one for each, what remained of freed
+    blocks in them added up to 2 % of the memory over a film of 300,000 frames. For programs, which own their process;
+    a library does not set this. To be called before torch is imported. Has an effect on Linux with glibc only.
     """
     if sys.platform != "linux":
         return

@@ -30,7 +30,7 @@ SUMS_DURATIONS = ("mp4", "mov")
 """These add up the packets' durations in decoding order instead of keeping timestamps."""
 
 WITHOUT_B_FRAMES = ("asf", "avi")
-"""These have no place for the delay of B-frames, which would shift the picture."""
+"""These have no place for times before zero: the delay of B-frames and the encoder's first samples would move all."""
 
 # MPEG-4 part 2 and its relatives count time in 16 bits.
 _SMALL_CLOCKS = {"mpeg4", "msmpeg4", "msmpeg4v2"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import SinkError
 from engine.video.base import Media
+from engine.video.containers import WITHOUT_B_FRAMES
 from engine.video.demuxer import Demuxer
 from engine.video.packet_spool import packet_of
 from engine.video.pyav import has_flag, import_av, lacks_parameters, video_streams
@@ -178,6 +179,7 @@ class TrackCopier:
         self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
         self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
         self._is_strict = not has_flag(output, "ts_nonstrict")
+        self._drops_priming = container in WITHOUT_B_FRAMES
         self._demuxer = media.demuxer
 
     def add_streams(self, add_video: Any) -> Any:
@@ -344,6 +346,8 @@ class TrackCopier:
                 self._count(converted)
                 self._output.mux_one(converted)
             return
+        if self._drops_priming and copy.type == "audio" and _ends_before_zero(packet):
+            return
         self._move_behind(packet, copy)
         packet.stream = copy
         self._count(packet)
@@ -374,6 +378,11 @@ class TrackCopier:
             packet.pts = None if packet.pts is None else least + lead
             dts = least
         self._least[copy.index] = dts + self._is_strict
+
+
+def _ends_before_zero(packet: Packet) -> bool:
+    """Whether nothing of it is heard: it holds what an encoder puts before the first sample."""
+    return packet.pts is not None and packet.pts + (packet.duration or 0) <= 0
 
 
 def _with_payload(packet: Packet, payload: bytes) -> Packet:

@@ -63,7 +63,9 @@ def measure(path: Path) -> Film:
         stream = container.streams.video[0]
         times, lights = [], []
         for frame in container.decode(stream):
-            times.append(frame.pts * stream.time_base)
+            # Some containers have decoding times only. FFmpeg's guess from them may be a frame late.
+            is_guessed = container.format.name in ("avi", "asf") and frame.dts is not None
+            times.append((frame.dts if is_guessed else frame.pts) * stream.time_base)
             lights.append(float(frame.to_ndarray(format="gray").mean()) > FLASH_LUMA)
         size = (stream.width, stream.height)
     flashes = [float(time) for time, on, before in zip(times, lights, [False, *lights], strict=False) if on > before]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,21 @@ def test_what_the_container_does_not_hold_is_converted(
     ours, theirs = samples_of(result.path), samples_of(made(name))
     assert ours.shape[0] == theirs.shape[0]
     assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.3)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".wmv", ".flv", ".ts", ".mkv"])
+@pytest.mark.parametrize("name", ["clip.mp4", "wma.wmv", "pcm.m2ts"])
+def test_what_is_copied_stays_with_the_picture(name: str, suffix: str, made: Made, tmp_path: Path) -> None:
+    """The first packet of AAC lies before zero, where AVI and ASF have no place."""
+    source = made(name)
+    before = measure(source)
+    after = measure(through(source, tmp_path / f"out{suffix}").path)
+    assert len(after.times) == len(before.times)
+    steps = [round(1000 * (later - earlier)) for earlier, later in itertools.pairwise(after.times)]
+    assert set(steps[1:]) == {40}
+    assert steps[0] == 40 or (suffix, name) == (".avi", "wma.wmv")  # AVI puts the first picture to zero
+    lost = after.sound == "wmav2" and before.sound != "wmav2"  # FFmpeg's encoder has no first 43 ms
+    after.assert_in_sync(flashes=3, beeps=len(before.beeps) - lost)
 
 
 @pytest.mark.parametrize("name", ["adpcm.avi", "wma.wmv"])
