@@ -24,6 +24,7 @@ class Packet:
     duration: int = 0
     is_keyframe: bool = False
     size: int = 100
+    pos: int | None = None
     time_base: Fraction = UNIT
 
     @property
