@@ -86,18 +86,11 @@ def contenders(device: str) -> dict[str, Contender]:
     """All contenders by name, those that can't run here too."""
     ffmpeg = _find_ffmpeg()
     half = "float16" if device.startswith("cuda") else "float32"
-    engine_run = Contender(
-        _engine_run,
-        ours=True,
-        facts=lambda printed: {
-            "steady_fps": printed["results"][0]["fps"],
-            "engine": f"{printed['results'][0]['backend']} {printed['results'][0]['precision']}",
-        },
-    )
     return {
         # In a round one after the other, with an engine cache that is empty before the first.
-        "engine.run, first time": engine_run,
-        "engine.run": engine_run,
+        "engine.run, first time": _ours(_engine_run),
+        "engine.run": _ours(_engine_run),
+        "engine.run, in parts": _ours(lambda job, output: [*_engine_run(job, output), "--part-seconds", "10"]),
         "OpenCV loop, eager float32": Contender(
             lambda job, output: _worker("opencv", job, output),
             facts=lambda printed: {"steady_fps": printed["steady_fps"]},
@@ -114,6 +107,32 @@ def contenders(device: str) -> dict[str, Contender]:
             facts=lambda printed: {"steady_fps": printed["fps_processed"]},
         ),
     }
+
+
+def versions(other: Path) -> dict[str, Contender]:
+    """This version and another one, a checkout that is built."""
+
+    def run_other(job: Job, output: Path) -> list[str]:
+        return ["env", "-C", str(other.resolve()), *_engine_run(job, output)]
+
+    here, there = "engine.run", f"engine.run of {other.resolve().name}"
+    return {
+        f"{here}, first time": _ours(_engine_run),
+        f"{there}, first time": _ours(run_other),
+        here: _ours(_engine_run),
+        there: _ours(run_other),
+    }
+
+
+def _ours(command: Callable[[Job, Path], list[str]]) -> Contender:
+    return Contender(
+        command,
+        ours=True,
+        facts=lambda printed: {
+            "steady_fps": printed["results"][0]["fps"],
+            "engine": f"{printed['results'][0]['backend']} {printed['results'][0]['precision']}",
+        },
+    )
 
 
 def _engine_run(job: Job, output: Path) -> list[str]:
@@ -176,6 +195,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the generator alone before and after each contender (default: %(default)s)",
     )
+    parser.add_argument(
+        "--against", metavar="FOLDER", type=Path, help="another version in place of the peers: a checkout that is built"
+    )
     parser.add_argument("--generator-only", action="store_true", help="no video: needs no PyAV")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results, after every round")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail on a regression against these figures")
@@ -229,7 +251,8 @@ def _run_all(clip: Path, folder: Path, arguments: argparse.Namespace) -> None:
         precision=arguments.precision,
     )
     report = _start(arguments, clip, alone)
-    comparison = Comparison(_group(clip, frame), job, source, contenders(job.device), alone)
+    table = versions(arguments.against) if arguments.against else contenders(job.device)
+    comparison = Comparison(_group(clip, frame), job, source, table, alone)
     report.rows = comparison.rows
     for number in range(1, arguments.rounds + 1):
         comparison.run_round(functools.partial(print, f"round {number}:", file=sys.stderr, flush=True))
@@ -252,7 +275,11 @@ def _translator(arguments: argparse.Namespace, *, frames: int | None) -> Transla
 
 
 def _start(arguments: argparse.Namespace, clip: Path, alone: GeneratorAlone) -> Results:
-    told = {name: value for name, value in vars(arguments).items() if name not in ("command", "run", "json", "compare")}
+    told = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("command", "run", "json", "compare", "against")
+    }
     told |= {"clip": clip.name, "style": Path(arguments.style).stem}
     threads = arguments.threads or torch.get_num_threads()
     return results.start("pipeline", threads=threads, device=alone.device, arguments=told)
@@ -338,7 +365,7 @@ class Comparison:
                 outcome = None
                 if row.failure is None:
                     try:
-                        outcome = self._run(self._table[name], Path(cache))
+                        outcome = self._run(self._table[name], Path(cache) / name.partition(",")[0])
                     except EngineError as error:
                         row.failure = str(error)
                     alone.append(self._alone.seconds_per_frame())

@@ -108,6 +108,29 @@ def test_ours_keeps_everything_and_the_others_what_they_keep(measured: results.R
     assert pipe.failure or [pipe.facts[name] for name in facts] == [10, True, True, True, "h264"]
 
 
+def test_another_version_in_turn_with_this_one(clip: Path, style: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    options = [
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--generator-seconds",
+        "0.05",
+        "--backend",
+        "eager",
+    ]
+    here = Path(pipeline.__file__).parents[1]
+    assert main(["pipeline", str(clip), "--style", style, *options, "--against", str(here), "--json", str(report)]) == 0
+    rows = [row for row in results.read(report).rows if row.contender != pipeline.ALONE]
+    other = f"engine.run of {here.name}"
+    names = ["engine.run, first time", f"{other}, first time", "engine.run", other]
+    assert [row.contender for row in rows] == names
+    assert all(row.failure is None and row.facts["frames_right"] for row in rows)
+
+
 def test_the_table_lists_all_rows(measured: results.Results, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.print_table(measured)
     printed = capsys.readouterr().out

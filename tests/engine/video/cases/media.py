@@ -131,7 +131,7 @@ def interlaced(path: Path) -> Path:
     return path
 
 
-def phone(path: Path) -> Path:
+def phone(path: Path, *, data_format: bytes = b"mebx") -> Path:
     """A phone's film: besides picture and sound a second sound, metadata and a timecode that nothing else reads."""
     words = path.with_suffix(".srt")
     words.write_text("1\n00:00:00,000 --> 00:00:01,000\nwords\n")
@@ -144,7 +144,7 @@ def phone(path: Path) -> Path:
     sounds = [place for place, name in zip(entries, formats, strict=True) if name == b"ac-3"]
     words_at = next(place for place, name in zip(entries, formats, strict=True) if name in (b"tx3g", b"text"))
     handler = data.rindex(b"hdlr", 0, data.rindex(b"minf", 0, words_at)) + 12
-    for place, name in ((sounds[0], b"apac"), (words_at, b"mebx"), (handler, b"meta")):
+    for place, name in ((sounds[0], b"apac"), (words_at, data_format), (handler, b"meta")):
         data[place : place + 4] = name
     path.write_bytes(data)
     return path
@@ -181,4 +181,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "alpha.gif": lambda path: box(path, "-vf", "split[a][b];[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse"),
     "phone.mp4": phone,
     "phone.mov": phone,
+    "action_camera.mp4": lambda path: phone(path, data_format=b"gpmd"),
 }

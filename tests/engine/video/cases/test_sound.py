@@ -128,9 +128,10 @@ def test_copy_refuses_what_can_not_be_copied_or_names_it(made: Made, identity_st
 # --- phones ---
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
-def test_a_phones_film_becomes_one_that_phones_play(suffix: str, made: Made, tmp_path: Path) -> None:
-    source = made(f"phone{suffix}")
+@pytest.mark.parametrize("name", ["phone.mp4", "phone.mov", "action_camera.mp4"])
+def test_a_phones_film_becomes_one_that_phones_play(name: str, made: Made, tmp_path: Path) -> None:
+    source = made(name)
+    suffix = source.suffix
     before = measure(source)
     assert default_output(str(source), "style").suffix == suffix
     result = through(source, tmp_path / f"out{suffix}")
