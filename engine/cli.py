@@ -12,6 +12,7 @@ from engine.command_line import PROGRAM, exit_with
 # Command -> the module whose `main(arguments)` it calls, and what the help says about it.
 COMMANDS = {
     "run": ("engine.run", "translate a video, webcam, image or folder"),
+    "serve": ("engine.serve", "translate a webcam live on a page, and uploaded videos"),
     "train": ("training.train", "train a generator"),
     "evaluate": ("training.evaluate", "measure trained generators on held-out images"),
     "export": ("engine.export", "write a generator as a file for another runtime"),

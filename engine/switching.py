@@ -35,6 +35,8 @@ class StyleSwitcher:
         self._ready = {self.style: self._current}
         self._last_frame: Any = None
         self._next: tuple[str, Translator] | None = None  # set by the thread, taken between two frames
+        self._wanted = ""  # the style to make ready next, the latest one that was asked for
+        self._changed = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __call__(self, frames: Any) -> Any:
@@ -50,11 +52,30 @@ class StyleSwitcher:
 
     def next(self) -> None:
         """Goes on to the style after the current one as soon as it is ready; from any thread."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        style = self.styles[(self.styles.index(self.style) + 1) % len(self.styles)]
-        self._thread = threading.Thread(target=self._prepare, args=(style,), name="prepare style", daemon=True)
-        self._thread.start()
+        if not self.is_preparing:
+            self.to(self.styles[(self.styles.index(self.style) + 1) % len(self.styles)])
+
+    def to(self, style: str) -> None:
+        """Goes on to one of the styles as soon as it is ready; from any thread. The latest call counts."""
+        with self._changed:
+            self._wanted = style
+            if not self.is_preparing:
+                self._thread = threading.Thread(target=self._prepare_all, name="prepare style", daemon=True)
+                self._thread.start()
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a style is being made ready."""
+        return self._thread is not None
+
+    def _prepare_all(self) -> None:
+        while True:
+            with self._changed:
+                style, self._wanted = self._wanted, ""
+                if not style:
+                    self._thread = None
+                    return
+            self._prepare(style)
 
     def _prepare(self, style: str) -> None:
         try:
