@@ -101,7 +101,7 @@ def test_a_playlist_is_not_read(tmp_path: Path) -> None:
     """Not even one that names a video which is there."""
     ticks = {"pts": [index * 3600 for index in range(10)], "time_base": Fraction(1, 90000)}
     make_video(tmp_path / "part.ts", **ticks)
-    playlist = tmp_path / "source"
+    playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.4,\npart.ts\n#EXT-X-ENDLIST\n")
     with av.open(str(playlist)) as container:
         assert container.format.name == "hls"
