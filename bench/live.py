@@ -40,9 +40,6 @@ from engine.video.color import MATRIX_SMPTE170M, Color, FromBgr
 BITS = 8
 _SQUARES = BITS + 2  # and a black and a white one
 
-# Frames that come before this count as starting.
-_WARM_SECONDS = 10.0
-
 CONTENDERS = {"streamgan serve": "engine.serve", "aiortc example": "bench.live_peer"}
 
 # Notes [capture time of number n], and [time shown, age] of each translated frame, in ms.
@@ -86,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=parse_size, default=(640, 360), metavar="WxH", help="(default: 640x360)")
     parser.add_argument("--rate", type=int, default=60, help="frames per second of the camera (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each contender (default: %(default)s)")
+    parser.add_argument("--warm-seconds", type=float, default=10.0, help="that don't count (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--style", default=DEFAULT_STYLE, help="bundled style or checkpoint (default: %(default)s)")
     parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
@@ -193,7 +191,7 @@ async def _measure(module: str, camera: Path, arguments: argparse.Namespace) -> 
             for _ in range(arguments.watchers):
                 link = await page.until("state.watch")
                 watchers.append(await browser.page(link))
-            await asyncio.sleep(_WARM_SECONDS)
+            await asyncio.sleep(arguments.warm_seconds)
             await page.js("takeShown() && 0")
             first_bytes, first_cpu = _memory_bytes(number), _cpu_seconds(number)
             shown: list[list[float]] = []

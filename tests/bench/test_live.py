@@ -47,7 +47,7 @@ def test_ages_are_measured_in_the_page(tmp_path: Path) -> None:
     style = tmp_path / "tiny.safetensors"
     save_generator(build(ResNetConfig(width=4, blocks=1)), style)
     report = tmp_path / "live.json"
-    options = ["--size", "160x96", "--rate", "15", "--seconds", "3", "--style", str(style)]
+    options = ["--size", "160x96", "--rate", "15", "--seconds", "3", "--warm-seconds", "1", "--style", str(style)]
     assert main(["live", *options, "--json", str(report)]) == 0
     for row in results.read(report).rows:
         assert row.failure is None

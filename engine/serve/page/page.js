@@ -6,6 +6,7 @@ const source = $('source'), result = $('result'), stage = $('stage');
 const STATUS_MS = 4000;  // without a word from the server for so long, the connection is lost
 const HEARTBEAT_MS = 3000;
 const ADAPT_MS = 1000;
+const LEAST_RATE = 12;  // frames per second: with fewer, waiting for the next one makes the picture older
 const START_KBITS = 2500;  // browsers begin with 300 and a small picture
 
 const state = {
@@ -190,9 +191,9 @@ async function adapt() {
   const sender = state.connection && state.connection.getSenders().find(one => one.track && one.track.kind === 'video');
   if (!sender || received <= before.received) return;
   const arrived = received - before.received, lost = (dropped - before.dropped) / arrived;
-  const rate = 1000 * arrived / ADAPT_MS;
-  if (lost > 0.1) state.limit = Math.max(5, rate * (1.05 - lost));
-  else if (state.limit && lost < 0.03) state.limit *= 1.08;
+  const taken = 1000 * arrived * (1 - lost) / ADAPT_MS;
+  if (lost > 0.15) state.limit = Math.max(LEAST_RATE, 1.1 * taken);
+  else if (state.limit && lost < 0.05) state.limit *= 1.15;
   else return;
   if (state.limit > 120) state.limit = 0;
   const parameters = sender.getParameters();
