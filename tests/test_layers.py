@@ -215,8 +215,8 @@ def test_nobody_imports_private_names(imports: list[Import]) -> None:
 def test_optional_packages_are_imported_lazily(imports: list[Import]) -> None:
     """So that `engine` and `training` work with what the installation always brings.
 
-    A module that is itself imported lazily everywhere, such as engine.backends.onnx_model, may have them at its top, and
-    so may one that only such modules import, such as engine.serve.broadcast.
+    A module that is itself imported lazily everywhere, such as engine.backends.onnx_model, may have them at its top. So
+    may one that only such modules import, such as engine.serve.broadcast.
     """
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

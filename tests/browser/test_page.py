@@ -20,11 +20,11 @@ import torch
 
 pytest.importorskip("aiortc", reason="aiortc is not installed: pip install 'streamgan[live]'")
 
+from bench.chromium import CHROMIUM, Page, chromium
 from engine import save_generator
 from engine.generators import SRVGGConfig, build
 from engine.generators.resnet import ResNetConfig
 from engine.translator import Translator
-from bench.chromium import CHROMIUM, Page, chromium
 from tests.media import Audio, make_video
 
 ROOT = Path(__file__).parents[2]
