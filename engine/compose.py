@@ -16,22 +16,27 @@ Compose = Callable[[np.ndarray, np.ndarray, Fraction], np.ndarray]
 """(source, translation, seconds since the beginning) -> picture; all uint8 [H, W, 3]."""
 
 
-def composer(strength: float = 1.0, compare: str | None = None) -> Compose | None:
-    """What makes the picture of a frame and its translation; None where that is the translation itself.
-
-    Args:
-        strength: share of the translation, 0 to 1; the rest is the source.
-        compare: "split": the left half is the source's; "side": source and result beside each other; "toggle": two
-            seconds of the one, two of the other.
+class Composition:
+    """Makes the picture of a frame and its translation; its attributes may change at any time.
 
     A source that is smaller than its translation (super-resolution) is enlarged, bicubic.
-    """
-    if strength == 1.0 and compare is None:
-        return None
 
-    def compose(source: np.ndarray, translated: np.ndarray, seconds: Fraction) -> np.ndarray:
+    Attributes:
+        strength: share of the translation, 0 to 1; the rest is the source.
+        compare: "split": the left half is the source's; "side": source and result beside each other; "toggle": two
+            seconds of the one, two of the other; None: the result alone.
+    """
+
+    def __init__(self, strength: float = 1.0, compare: str | None = None) -> None:
+        self.strength, self.compare = strength, compare
+
+    def __call__(self, source: np.ndarray, translated: np.ndarray, seconds: Fraction) -> np.ndarray:
+        """As `Compose`."""
         import cv2
 
+        strength, compare = self.strength, self.compare
+        if strength == 1.0 and compare is None:
+            return translated
         height, width = translated.shape[:2]
         if source.shape[:2] != (height, width):
             source = cv2.resize(source, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -47,4 +52,7 @@ def composer(strength: float = 1.0, compare: str | None = None) -> Compose | Non
             translated[:, width // 2] = _LINE
         return translated
 
-    return compose
+
+def composer(strength: float = 1.0, compare: str | None = None) -> Compose | None:
+    """A `Composition`, or None where that is the translation itself."""
+    return None if strength == 1.0 and compare is None else Composition(strength, compare)

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import engine
-from engine.compose import composer
+from engine.compose import Composition, composer
 from engine.errors import SinkError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
@@ -77,6 +77,29 @@ class StopRequest:
             raise KeyboardInterrupt  # a compilation would go on for a minute
 
 
+class WindowControls(Composition):
+    """What the keys of the window change: see `engine.video.window.Controls`.
+
+    Args:
+        writes: a file is written too, whose picture must keep its size.
+    """
+
+    def __init__(self, options: argparse.Namespace, translator: StyleSwitcher, *, writes: bool) -> None:
+        super().__init__(options.strength, options.compare)
+        offered = (options.compare, None, "split", "toggle" if writes else "side")
+        self.comparisons: tuple[str | None, ...] = tuple(dict.fromkeys(offered))
+        self._translator = translator
+
+    def step_style(self, step: int) -> None:
+        """Goes on to another style."""
+        self._translator.step_style(step)
+
+    def describe(self) -> str:
+        """Style and engine in a few words."""
+        waiting = "..." if self._translator.is_preparing else ""
+        return f"{Path(self._translator.style).stem}{waiting}  {self._translator.engine or ''}".rstrip()
+
+
 class JobRunner:
     """Translates one job after the other with one translator.
 
@@ -129,7 +152,9 @@ class JobRunner:
                 logger.warning("%s is there already: %s is left out", output, job)
                 return
             translator = self._translator_for(source.info)
-            sink = self._open_sink(job, source, output, on_next=translator.next)
+            is_shown = options.show or (output is None and not options.benchmark)
+            controls = WindowControls(options, translator, writes=output is not None) if is_shown else None
+            sink = self._open_sink(job, source, output, controls=controls)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
                 unexplained = options.explain
@@ -148,7 +173,7 @@ class JobRunner:
                     batch=options.batch,
                     limit=options.frames,
                     on_progress=show,
-                    compose=composer(options.strength, options.compare),
+                    compose=controls or composer(options.strength, options.compare),
                 )
                 self._stop.pipeline = pipeline
                 try:
@@ -187,7 +212,7 @@ class JobRunner:
             self._translator = StyleSwitcher(self._styles, make)
         return self._translator
 
-    def _open_sink(self, job: str, source: Source, output: Path | None, *, on_next: Callable[[], None]) -> Sink:
+    def _open_sink(self, job: str, source: Source, output: Path | None, *, controls: WindowControls | None) -> Sink:
         from engine import video
 
         options = self._options
@@ -199,8 +224,8 @@ class JobRunner:
             audio=options.audio,
             overwrite=options.overwrite,
             hardware=self._hardware,
-            show=options.show or (output is None and not options.benchmark),
-            on_next=on_next,
+            show=controls is not None,
+            controls=controls,
             parts=self._parts_of(job, source),
         )
 

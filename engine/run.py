@@ -27,7 +27,7 @@ examples:
   python -m engine.run clip.mp4                              bundled style, writes clip_STYLE.mp4 beside it
   python -m engine.run clip.mp4 -o out.mp4 --style latest_net_G_A.pth
   python -m engine.run photos/ -o translated/                every image of a folder
-  python -m engine.run 0 --show                              webcam to a window, q ends
+  python -m engine.run 0 --show                              webcam to a window, h lists its keys
   python -m engine.run clip.mp4 --benchmark                  no output, just the speed
 """
 
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_not_empty,
         action="append",
         metavar="NAME|FILE",
-        help="bundled style or checkpoint; default: the first of the list; with --show several, the key n goes on",
+        help="bundled style or checkpoint; default: the first of the list; with --show several, the keys n and p change it",
     )
     parser.add_argument("--skip-existing", action="store_true", help="leave out sources whose output is there already")
     parser.add_argument("--status", type=_not_empty, metavar="OUT", help="say how far the job of this output is")
@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
     )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
-    video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
+    video.add_argument("--show", action="store_true", help="show the result in a window; the key h lists the others")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 
@@ -190,7 +190,7 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     if options.json and options.json != "-":
         check_json_target(options.json, taken=(options.source, options.output, *(options.style or [])))
     if options.style and len(options.style) > 1 and not options.show:
-        raise BackendError("several styles need a window, in which the key n goes on to the next: add --show")
+        raise BackendError("several styles need a window, in which the keys n and p change the style: add --show")
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = JobRunner(options, stop, many=len(jobs) > 1)
     status = 0

@@ -50,10 +50,10 @@ class StyleSwitcher:
         self._last_frame = frames if frames.ndim == 3 else frames[-1]
         return self._current.submit(frames)
 
-    def next(self) -> None:
-        """Goes on to the style after the current one as soon as it is ready; from any thread."""
+    def step_style(self, step: int = 1) -> None:
+        """Goes on to a style after the current one, or before it, as soon as it is ready; from any thread."""
         if not self.is_preparing:
-            self.to(self.styles[(self.styles.index(self.style) + 1) % len(self.styles)])
+            self.to(self.styles[(self.styles.index(self.style) + step) % len(self.styles)])
 
     def to(self, style: str) -> None:
         """Goes on to one of the styles as soon as it is ready; from any thread. The latest call counts."""

@@ -95,7 +95,7 @@ class Uploads:
         key = secrets.token_urlsafe(16)
         folder = self._folder / key
         folder.mkdir()
-        upload = self._uploads[key] = Upload(folder, _download_name(name, style), style)
+        upload = self._uploads[key] = Upload(folder, download_name(name, style), style)
         try:
             size = 0
             with open(folder / "source", "wb") as file:
@@ -243,7 +243,7 @@ async def _pieces(content: Any) -> AsyncIterator[bytes]:
         yield piece
 
 
-def _download_name(name: str, style: str) -> str:
+def download_name(name: str, style: str) -> str:
     """What a translation is called: `clip_vermilion.mp4`. Only harmless characters are kept."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name.replace("\\", "/")).stem)[:60].strip("._") or "video"
     return f"{stem}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(style).stem)}.mp4"

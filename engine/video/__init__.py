@@ -6,6 +6,7 @@ a video file does.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 from engine.errors import SinkError, SourceError
 from engine.parts import Parts
-from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
+from engine.video.base import DEFAULT_FRAME_RATE, Frame, Sink, Source, SourceInfo, StopStream
 from engine.video.containers import CONTAINERS
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
@@ -25,7 +26,7 @@ from engine.video.nvidia.codecs import choose_hardware
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.pyav import is_url
 from engine.video.tracks import container_for
-from engine.video.window import NullSink, TeeSink, WindowSink
+from engine.video.window import Controls, NullSink, TeeSink, WindowSink
 
 __all__ = [
     "SUFFIXES",
@@ -136,7 +137,7 @@ def open_sink(
     audio: str = "convert",
     overwrite: bool = False,
     show: bool = False,
-    on_next: Callable[[], None] | None = None,
+    controls: Controls | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
     parts: Callable[[Path], Parts] | None = None,
@@ -153,7 +154,7 @@ def open_sink(
             "none" leaves all sound out.
         overwrite: replace files that exist.
         show: show the frames in a window as well.
-        on_next: what the key n does in that window.
+        controls: what the keys of that window change.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
         parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
@@ -169,7 +170,9 @@ def open_sink(
         return sink or NullSink()
     # If a file is written as well, the window is a preview and must not hold the file back.
     time_base = None if sink or source.info.live else source.info.time_base
-    window = WindowSink(source.info.name, time_base=time_base, on_next=on_next)
+    info = dataclasses.replace(source.info, frame_rate=source.info.frame_rate or DEFAULT_FRAME_RATE)
+    record = functools.partial(FileSink, info=info, crf=crf)
+    window = WindowSink(source.info.name, time_base=time_base, controls=controls, record=record)
     return TeeSink(sink, window) if sink else window
 
 

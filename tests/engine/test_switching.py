@@ -46,8 +46,8 @@ def test_the_next_style_comes_between_two_frames() -> None:
     switcher = StyleSwitcher(["one", "second", "the third"], make_slowly)
     expected = {style: make(style)(FRAME) for style in switcher.styles}
     assert np.array_equal(switcher(FRAME), expected["one"])
-    switcher.next()
-    switcher.next()  # once more while it is made ready changes nothing
+    switcher.step_style()
+    switcher.step_style()  # once more while it is made ready changes nothing
     for _ in range(5):
         assert np.array_equal(switcher(FRAME), expected["one"])
     may_be_made.set()
@@ -55,7 +55,7 @@ def test_the_next_style_comes_between_two_frames() -> None:
     assert np.array_equal(switcher(FRAME), expected["second"])
     assert switcher.engine is not None
     for style in ("the third", "one", "second"):
-        switcher.next()
+        switcher.step_style()
         wait_for(lambda style=style: bool(switcher(FRAME).any()) and switcher.style == style)  # type: ignore[misc]
         assert np.array_equal(switcher(FRAME), expected[style])
 
@@ -68,7 +68,7 @@ def test_a_style_that_does_not_fit_is_one_line_and_the_stream_goes_on(
 ) -> None:
     switcher = StyleSwitcher(["one", style], make)
     before = switcher(FRAME)
-    switcher.next()
+    switcher.step_style()
     wait_for(lambda: bool(caplog.messages))
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("the style stays one: ")

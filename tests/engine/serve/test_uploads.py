@@ -12,7 +12,7 @@ import av
 import pytest
 
 from engine.serve.probe import Limits, probe
-from engine.serve.uploads import _download_name
+from engine.serve.uploads import download_name
 from tests.engine.serve.conftest import Serve, Served, run
 from tests.media import Audio, make_video, read
 
@@ -163,4 +163,4 @@ def test_a_client_that_goes_away_leaves_nothing(serve: Serve) -> None:
     ],
 )
 def test_names_of_downloads_are_harmless(name: str, expected: str) -> None:
-    assert _download_name(name, "folder/style.safetensors") == expected
+    assert download_name(name, "folder/style.safetensors") == expected

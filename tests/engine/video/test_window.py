@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +15,19 @@ import numpy as np
 import pytest
 
 from engine.errors import SinkError
-from engine.video import Frame, NullSink, StopStream, TeeSink, WindowSink, open_sink, open_source, window
-from tests.media import make_video
+from engine.video import (
+    FileSink,
+    Frame,
+    NullSink,
+    SourceInfo,
+    StopStream,
+    TeeSink,
+    WindowSink,
+    open_sink,
+    open_source,
+    window,
+)
+from tests.media import make_video, read
 
 FRAME = Frame(np.zeros((8, 8, 3), np.uint8), pts=0)
 
@@ -39,8 +53,9 @@ class Screen:
         self.delays_ms.append(delay_ms)
         return self.key
 
-    def imshow(self, *_: object) -> None:
+    def imshow(self, title: str, image: np.ndarray) -> None:
         self.shown += 1
+        self.image = image
 
     def destroy(self, *_: object) -> None:
         self.destroyed = True
@@ -71,15 +86,101 @@ def test_a_file_is_shown_at_its_own_speed(screen: Screen, time_base: Fraction | 
     assert after_a_gap <= 2000
 
 
-def test_the_key_n_asks_for_the_next_style(screen: Screen) -> None:
-    asked: list[int] = []
-    sink = WindowSink("clip", on_next=lambda: asked.append(screen.shown))
-    sink.write(FRAME)
-    screen.key = ord("n")
-    sink.write(FRAME)
+class Controls:
+    """Notes what the window asks for."""
+
+    def __init__(self) -> None:
+        self.strength = 1.0
+        self.compare: str | None = None
+        self.comparisons = (None, "split")
+        self.steps: list[int] = []
+
+    def step_style(self, step: int) -> None:
+        self.steps.append(step)
+
+    def describe(self) -> str:
+        return "style  engine"
+
+
+def press(sink: WindowSink, screen: Screen, keys: str, frame: Frame = FRAME) -> None:
+    """Each key while a frame is shown, and a frame more."""
+    for key in keys:
+        screen.key = ord(key)
+        sink.write(frame)
     screen.key = -1
-    sink.write(FRAME)
-    assert asked == [2]
+    sink.write(frame)
+
+
+def test_keys_change_style_strength_and_comparison(screen: Screen) -> None:
+    controls = Controls()
+    sink = WindowSink("clip", controls=controls)
+    press(sink, screen, "np")
+    assert controls.steps == [1, -1]
+    press(sink, screen, "--+")
+    assert controls.strength == 0.9
+    press(sink, screen, "c")
+    assert controls.compare == "split"
+    press(sink, screen, "c")
+    assert controls.compare is None
+    press(sink, screen, "x" + "-" * 20)
+    assert controls.strength == 0.0
+
+
+def test_the_figures_say_how_old_the_picture_is(screen: Screen) -> None:
+    big = np.zeros((180, 320, 3), np.uint8)
+    sink = WindowSink("clip", controls=Controls())
+    frame = Frame(big, pts=0, captured_seconds=time.perf_counter() - 0.2)
+    sink.write(frame)
+    sink.write(frame)
+    words = sink._figures(frame)
+    assert re.fullmatch(r"\d+ fps  2\d\d ms old  style  engine", words), words
+    assert screen.image.any()
+    assert not big.any()  # it is drawn into a copy
+    press(sink, screen, "o", frame)
+    assert not screen.image.any()
+    press(sink, screen, "h", frame)
+    assert screen.image.any()
+
+
+def test_mirror_and_freeze(screen: Screen) -> None:
+    first, second = (np.full((4, 6, 3), value, np.uint8) for value in (10, 20))
+    first[:, 0] = 200
+    sink = WindowSink("clip")
+    press(sink, screen, "om", Frame(first, pts=0))
+    assert screen.image[0, -1, 0] == 200
+    press(sink, screen, "f", Frame(first, pts=1))
+    sink.write(Frame(second, pts=2))
+    assert screen.image[0, -1, 0] == 200
+    press(sink, screen, "f", Frame(second, pts=3))
+    assert np.all(screen.image == 20)
+
+
+def test_screenshot_and_recording(screen: Screen, tmp_path: Path) -> None:
+    source = open_source(str(make_video(tmp_path / "in.mp4")))
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    record = functools.partial(FileSink, info=source.info)
+    sink = WindowSink("clip", record=record, folder=folder)
+    frames = list(source)
+    sink.write(frames[0])
+    for key, frame in zip("s r    r ", frames[1:], strict=True):
+        screen.key = ord(key)
+        sink.write(frame)
+    sink.finish()
+    film, picture = sorted(folder.iterdir(), key=lambda path: path.suffix)
+    assert (film.suffix, picture.suffix) == (".mp4", ".png")
+    assert np.array_equal(cv2.imread(str(picture)), frames[1].image)
+    assert len(read(film).times) == 5
+    assert sink.warnings == [f"{picture} is saved", f"{film} is saved"]
+
+
+def test_a_recording_that_can_not_be_written_does_not_end_the_show(screen: Screen, tmp_path: Path) -> None:
+    sink = WindowSink(
+        "clip", record=functools.partial(FileSink, info=SourceInfo("x", 8, 8)), folder=tmp_path / "missing"
+    )
+    press(sink, screen, "rs")
+    assert len(sink.warnings) == 2
+    assert screen.shown == 3
 
 
 @pytest.mark.parametrize("key", [ord("q"), 27])
