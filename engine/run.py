@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_not_empty,
         action="append",
         metavar="NAME|FILE",
-        help="bundled style or checkpoint; default: the first of the list; with --show several, the keys n and p change it",
+        help="bundled style or checkpoint; default: the first of the list; several with --show: keys n and p",
     )
     parser.add_argument("--skip-existing", action="store_true", help="leave out sources whose output is there already")
     parser.add_argument("--status", type=_not_empty, metavar="OUT", help="say how far the job of this output is")

@@ -74,6 +74,7 @@ class Media:
         sample_aspect_ratio: width of a pixel over its height; None if unknown or square.
         offset_seconds: subtracted from every timestamp of the source, all tracks alike.
         frame_rate: average, for encoders that want to know.
+        tick_rate: at which all frames lie on a tick, for containers that know nothing but a constant rate.
         start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
     """
 
@@ -84,6 +85,7 @@ class Media:
     sample_aspect_ratio: Fraction | None = None
     offset_seconds: Fraction = Fraction(0)
     frame_rate: Fraction = DEFAULT_FRAME_RATE
+    tick_rate: Fraction | None = None
     start_unit: int = 1000
 
 

@@ -32,6 +32,9 @@ SUMS_DURATIONS = ("mp4", "mov")
 WITHOUT_B_FRAMES = ("asf", "avi")
 """These have no place for times before zero: the delay of B-frames and the encoder's first samples would move all."""
 
+WITHOUT_SOUND_TIMES = ("avi",)
+"""The place of sound in these is how much comes before it, so it has to be one unbroken run from zero on."""
+
 # MPEG-4 part 2 and its relatives count time in 16 bits.
 _SMALL_CLOCKS = {"mpeg4", "msmpeg4", "msmpeg4v2"}
 _SMALL_CLOCK_LIMIT = 65535
@@ -74,6 +77,7 @@ def container_options(container: str, start_unit: int) -> dict[str, str]:
 
 def encoder_time_base(output: OutputContainer, encoder: str, wanted: Fraction | None, rate: Fraction) -> Fraction:
     """The clock `wanted`, the source's, so that timestamps stay exact; 1 / `rate` where the format has none as fine."""
+    is_variable = has_flag(output, "variable_fps") or output.format.name == "asf"  # in ms, but FFmpeg does not say so
     is_too_fine = wanted is not None and encoder in _SMALL_CLOCKS and wanted.denominator > _SMALL_CLOCK_LIMIT
     is_too_fine = is_too_fine or encoder in _CONSTANT_RATE
-    return 1 / rate if wanted is None or is_too_fine or not has_flag(output, "variable_fps") else wanted
+    return 1 / rate if wanted is None or is_too_fine or not is_variable else wanted

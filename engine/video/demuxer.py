@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import SourceError
 from engine.video.late import LateTracks
 from engine.video.packet_spool import SOUND_PACKETS_KEPT, PacketSpool, keep_first, time_of
-from engine.video.pyav import has_flag, import_av, is_live_protocol, lacks_parameters, open_followed, open_pipe
+from engine.video.pyav import has_flag, import_av, is_live_protocol, is_url, lacks_parameters, open_followed, open_pipe
 from engine.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 # Reading the same damaged spot again and again must end: so many failed reads in a row are the end of the file.
 MAX_FAILED_READS = 50
+
+CONNECTION_ERRORS = (errno.EIO, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)
+
+# A file may end in an index, which is not read: in so many bytes, or such a share of it.
+INDEX_BYTES, INDEX_SHARE = 64 << 10, 0.1
 
 # How far into a file the first packets of its tracks are looked for, and in broadcasts, where tracks may begin late.
 PACKETS_TRIED = 300
@@ -62,6 +68,7 @@ class Demuxer:
         self.damaged = self.damaged_others = 0
         self.first_packets: dict[int, list[Packet]] = {}
         self._spec = spec
+        self._position = 0  # the furthest place read in the source
         self._picture: Any = None
         self._timeline: Timeline | None = None
         self._pipe = open_pipe(spec)
@@ -77,7 +84,7 @@ class Demuxer:
         if self.lacks_presentation_times:  # and those that FFmpeg makes up for B-frames are wrong
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
-        self.has_unknown = False
+        self.has_unknown = self.is_of_unknown_length = False
         self._read_packets = self._read()
         if not self.is_live:
             self._look_ahead()
@@ -257,8 +264,13 @@ class Demuxer:
                     failed_in_a_row = 0
                     self._note(packet)
                     yield packet
+                if self._is_broadcast:  # which end anywhere, so FFmpeg takes a lost connection for the end
+                    self._check_connection()
                 return
-            except (av.error.FFmpegError, OSError):  # reading goes on behind the damage
+            except (av.error.FFmpegError, OSError) as error:  # reading goes on behind the damage
+                if is_url(self._spec) and getattr(error, "errno", None) in CONNECTION_ERRORS:
+                    self._check_connection()
+                    return
                 self.damaged += 1
                 failed_in_a_row += 1
                 if failed_in_a_row >= MAX_FAILED_READS:
@@ -267,7 +279,21 @@ class Demuxer:
                 self.has_unknown = self._transport is None or self._transport.late is None
                 return
 
+    def _check_connection(self) -> None:
+        """A server that ends the connection early. Without a length it tells nobody where its file ends.
+
+        Raises:
+            SourceError: less has come than it has announced.
+        """
+        size = self.container.size if is_url(self._spec) and not self.is_live else 0
+        unread = max(0 if self._is_broadcast else INDEX_BYTES, INDEX_SHARE * size)
+        if 0 < self._position < size - unread:
+            megabytes = f"{self._position / 1e6:.1f} of {size / 1e6:.1f} MB"
+            raise SourceError(f"{self._spec}: the connection was lost after {megabytes}; what came before is kept")
+        self.is_of_unknown_length = size <= 0 and is_url(self._spec) and not self.is_live
+
     def _note(self, packet: Any) -> None:
+        self._position = max(self._position, (packet.pos or 0) + packet.size)
         if packet.is_corrupt:
             is_other = self._picture is not None and packet.stream_index != self._picture.index
             self.damaged_others += is_other

@@ -55,6 +55,7 @@ _SETTINGS: dict[str, tuple[str, int, dict[str, str]]] = {
 
 # Options of encoders that have no constant-quality mode.
 _OPTIONS = {
+    "gif": {"gifflags": "-transdiff"},  # what did not change would show through from the frame before, in its palette
     "dnxhd": {"profile": "dnxhr_hq"},  # the older profiles know only some sizes
     "prores_ks": {"profile": "hq", "vendor": "apl0"},
 }

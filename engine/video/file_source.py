@@ -31,6 +31,9 @@ MISSING_SECONDS = 0.5
 # Larger averages are a container's clock, such as 60000 for raw DV, not a rate.
 MOST_FRAMES_PER_SECOND = 1000
 
+# A container with a constant rate gets an empty place for every tick.
+MOST_TICKS_PER_SECOND = 240
+
 
 class FileSource(Source):
     """Frames of a video file or URL.
@@ -105,6 +108,8 @@ class FileSource(Source):
             lines.append(f"{self._spec}: {self._damaged_frames} frames are damaged in the source and were repaired")
         if self._ended and (damaged or self._damaged_frames) and self._frames_lost() > 0:
             lines.append(f"{self._spec}: about {self._frames_lost()} frames are lost in the source")
+        if self._demuxer.is_of_unknown_length:
+            lines.append(f"{self._spec}: the server did not say how long it is; nothing tells whether all of it came")
         if self._demuxer.has_unknown:
             lines.append(f"{self._spec}: streams that began in the middle of it are left out")
         lines += self._pictures.notes
@@ -187,6 +192,7 @@ class FileSource(Source):
             sample_aspect_ratio=aspect if aspect != 1 else None,
             offset_seconds=offset,
             frame_rate=rate,
+            tick_rate=_tick_rate(stream.base_rate, rate),
             start_unit=math.lcm(1000, *((start - offset).denominator for start in self._demuxer.starts())),
         )
 
@@ -219,6 +225,13 @@ class FileSource(Source):
         if self._stream_end is None or self._demuxer.joins:  # joined clocks tell no duration
             return Fraction(0)
         return (self._stream_end - self._next_pts) * self._time_base
+
+
+def _tick_rate(base: Fraction | None, average: Fraction) -> Fraction:
+    """FFmpeg's guess of the rate on which all frames lie, thousandths where that is no usual one."""
+    if base is None or abs(base / average - 1) < Fraction(1, 1000):
+        return average
+    return base if average < base <= MOST_TICKS_PER_SECOND else Fraction(1000)
 
 
 def _ticks(duration: str, time_base: Fraction) -> int | None:

@@ -61,7 +61,7 @@ class PartialFile(io.RawIOBase):
     def _begin(self, path: Path, part: Path, overwrite: bool) -> None:
         self.path = path
         self.part = part
-        self.name = str(self.part)
+        self.name = os.fsencode(self.part).decode("utf-8", "replace")  # for FFmpeg, which opens nothing by it
         self.full = ""
         self._overwrite = overwrite
         self._position = 0

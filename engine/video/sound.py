@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from engine.video.containers import WITHOUT_SOUND_TIMES
 from engine.video.pyav import import_av
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class SoundConverter:
 
     The first sample keeps its time. The samples that follow are one unbroken run: a gap in the source is filled with
     silence, if it is shorter than ten minutes, and an overlap is cut, so that sound never is further than
-    `MOST_OFF_SECONDS` from its place.
+    `MOST_OFF_SECONDS` from its place. Where the container keeps no times, the run begins at zero.
 
     Args:
         stream: the source's track, whose decoder is used.
@@ -139,6 +140,7 @@ class SoundConverter:
         self.damaged_packets = 0
         settings = _settings(codec, stream)
         self.stream: Any = output.add_stream(codec, **settings)
+        self._begins_at_zero = output.format.name in WITHOUT_SOUND_TIMES
         self._drops_priming = output.format.name not in _HOLDS_PRIMING
         self._decoder: Any = stream.codec_context
         self._time_base = stream.time_base or Fraction(1, 90000)
@@ -199,7 +201,7 @@ class SoundConverter:
         rate, channels = self._form.rate, frame.layout.nb_channels
         start = frame.pts * (frame.time_base or self._time_base) if frame.pts is not None else None
         if self._end_seconds is None:
-            self._end_seconds = start or Fraction(0)
+            self._end_seconds = Fraction(0) if self._begins_at_zero else start or Fraction(0)
             self._position = round(self._end_seconds * rate)
         off = start - self._end_seconds if start is not None else Fraction(0)
         samples = frame.to_ndarray()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import SinkError
 from engine.video.base import Media
-from engine.video.containers import WITHOUT_B_FRAMES
+from engine.video.containers import WITHOUT_B_FRAMES, WITHOUT_SOUND_TIMES
 from engine.video.demuxer import Demuxer
 from engine.video.packet_spool import packet_of
 from engine.video.pyav import has_flag, import_av, lacks_parameters, video_streams
@@ -176,7 +176,8 @@ class TrackCopier:
         self._refused = 0
         self._left_out: list[Stream] = []
         self._converters: dict[int, SoundConverter] = {}
-        self._copies: dict[int, tuple[Any, str | None]] = {}  # source index -> (output stream, codec repacked to)
+        # source index -> (output stream, codecs that its packets are repacked from and to)
+        self._copies: dict[int, tuple[Any, tuple[str, str] | None]] = {}
         self._least: dict[int, int] = {}  # output index -> the least decoding time that the next packet may have
         self._is_strict = not has_flag(output, "ts_nonstrict")
         self._drops_priming = container in WITHOUT_B_FRAMES
@@ -276,13 +277,15 @@ class TrackCopier:
             self.warnings.append(f"{describe(stream)}: text kept as MP4 subtitles, without colours and positions")
         elif repacked is not None:
             copy = self._output.add_mux_stream(repacked)
+            if repacked == "webvtt":
+                self.warnings.append(f"{describe(stream)}: text kept as WebVTT, without colours and positions")
         else:
             self._left_out.append(stream)
             return
         copy.disposition = stream.disposition
         copy.metadata.update(copied_tags(stream.metadata, self._format))
         if stream.type != "attachment":
-            self._copies[stream.index] = (copy, repacked)
+            self._copies[stream.index] = copy, (codec_of(stream), repacked) if repacked is not None else None
 
     def _must_convert(self, stream: Stream) -> bool:
         """Whether a sound track can't be copied into the output, or no player would play it there.
@@ -296,9 +299,12 @@ class TrackCopier:
                 f"--audio convert encodes it again{self._hint(stream)}"
             )
         is_unusual = self._format == "mp4" and codec_of(stream).startswith("pcm_") and self._audio != "copy"
-        return is_unusual or stream.index not in self._holdable
+        has_no_times = self._format in WITHOUT_SOUND_TIMES and self._audio != "copy"
+        return is_unusual or has_no_times or stream.index not in self._holdable
 
     def _why_not(self, stream: Stream) -> str:
+        if self._format in WITHOUT_SOUND_TIMES:
+            return f"{self._format} keeps no times of sound, so it becomes one run from the beginning on"
         if stream.index in self._holdable:
             return f"few players know it in {self._format}"
         return f"{self._format} can't hold it"
@@ -337,7 +343,7 @@ class TrackCopier:
             return
         copy, repacked = self._copies[index]
         if repacked is not None:
-            payload = repack(bytes(packet), repacked)
+            payload = repack(bytes(packet), *repacked)
             if payload is None:
                 return
             packet = _with_payload(packet, payload)

@@ -119,7 +119,7 @@ class VideoEncoder:
             width + self._padding[1],
             height + self._padding[0],
             self._rate,
-            encoder_time_base(output, self._name, time_base, self._media.frame_rate),
+            encoder_time_base(output, self._name, time_base, self._media.tick_rate or self._media.frame_rate),
         )
         if any(self._padding):
             self._warn(

@@ -137,6 +137,27 @@ def test_few_frames_of_x265(tmp_path: Path, count: int) -> None:
             assert 0 <= shown - decoded <= Fraction(3, 25)
 
 
+def test_a_gif_shows_nothing_of_the_frame_before(tmp_path: Path) -> None:
+    """Its frames have palettes of their own, in which what stays the same has other numbers."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    sink = FileSink(tmp_path / "out.gif", info=info(64, 48))
+    images = [noise, np.full_like(noise, 255), noise[::-1].copy(), np.full_like(noise, 255)]
+    for number, image in enumerate(images):
+        sink.write(Frame(image, pts=number))
+    sink.finish()
+    with av.open(str(tmp_path / "out.gif")) as container:
+        shown = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    assert [int(image.min()) for image in shown[1::2]] == [255, 255]
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    sink = FileSink(path, info=info(64, 48))
+    sink.write(Frame(np.zeros((48, 64, 3), np.uint8), pts=0))
+    assert sink.finish() == path
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_no_frame(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "out.mp4", info=info(64, 48))
     with pytest.raises(SinkError, match="no frame"):

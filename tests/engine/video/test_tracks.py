@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from av.stream import Disposition
 
 from engine.video import default_output, open_sink, open_source
+from engine.video.subtitles import repack
 from tests.engine.video.through import through
 from tests.media import Audio, Text, Track, make_video, read
 
@@ -156,9 +158,10 @@ def test_what_mp4_cannot_hold_is_named(tmp_path: Path) -> None:
     )
     result = through(source, tmp_path / "out.mp4")
     (line,) = [line for line in result.warnings if "left out" in line]
+    assert "-o out.mkv keeps it" in line
     assert "attachment" in line
-    assert "-o out.mkv keeps subtitle track 3 (ass" in line
     assert "\n" not in line
+    assert [track.codec for track in result.contents.of_type("subtitle")] == ["mov_text"]
     assert_copied(read(source).of_type("audio")[:1], result.contents.of_type("audio")[:1])
 
 
@@ -185,6 +188,38 @@ def test_subrip_becomes_mp4_text_and_back(tmp_path: Path) -> None:
     (back,) = through(middle.path, tmp_path / "back.mkv").contents.of_type("subtitle")
     assert back.codec in ("subrip", "srt")
     assert back.payloads == [b"Hello", b"World & all"]
+
+
+ASS_EVENT = rb"3,0,Default,,0,0,0,,{\i1}Hello,{\i0}\NWorld & all"
+
+
+@pytest.mark.parametrize(
+    ("payload", "source", "codec", "text"),
+    [
+        (ASS_EVENT, "ass", "mov_text", b"\0\x12Hello,\nWorld & all"),
+        (ASS_EVENT, "ass", "webvtt", b"Hello,\nWorld &amp; all"),
+        (b"<i>Hello</i> &amp; all\r\n", "subrip", "webvtt", b"Hello &amp; all"),
+        (b"<v Ann>Hello</v>", "webvtt", "mov_text", b"\0\x05Hello"),
+        (b"\0\x05Hello\0\0\0\x0cstyl", "mov_text", "subrip", b"Hello"),
+        (b"\0", "mov_text", "subrip", None),
+        (b"", "mov_text", "webvtt", None),
+        (b"1,2", "ass", "subrip", b"2"),  # too few fields
+    ],
+)
+def test_the_text_of_subtitles_is_kept(payload: bytes, source: str, codec: str, text: bytes | None) -> None:
+    assert repack(payload, source, codec) == text
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm"])
+@pytest.mark.parametrize("codec", ["ass", "subrip", "webvtt"])
+def test_subtitles_of_matroska_are_kept_in_every_container(codec: str, suffix: str, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", texts=(Text(codec=codec),), size=(64, 64))
+    result = through(source, tmp_path / f"out{suffix}")
+    (track,) = result.contents.of_type("subtitle")
+    text = b"".join(track.payloads).replace(b"&amp;", b"&")
+    assert b"Hello" in text
+    assert re.search(rb"World(</i>)? & all", text)
+    assert not [line for line in result.warnings if "left out" in line]
 
 
 @pytest.mark.parametrize(

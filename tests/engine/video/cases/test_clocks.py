@@ -11,7 +11,7 @@ import av
 import pytest
 
 from tests.engine.video.cases.measures import measure
-from tests.engine.video.cases.media import AAC, H264, clip, needs_ffmpeg
+from tests.engine.video.cases.media import AAC, H264, clip, ffmpeg, needs_ffmpeg
 from tests.engine.video.through import through
 
 Made = Callable[[str], Path]
@@ -120,6 +120,19 @@ def test_sound_whose_times_fall_back_slightly_is_moved_and_kept(fall_ms: int, ma
         assert after.sound_packets == len(packets)
         after.assert_in_sync(flashes=5)
         assert not [line for line in result.warnings if "damaged" in line]
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".wmv", ".mp4"])
+def test_dropped_frames_leave_the_others_in_their_places(suffix: str, tmp_path: Path) -> None:
+    whole = clip(tmp_path / "whole.mp4", 4, *H264, *AAC)
+    every_second_one = ["-vf", "select='lt(n,50)+not(mod(n,2))'", "-fps_mode", "vfr", "-c:v", "libx264", "-bf", "2"]
+    ffmpeg("-i", whole, *every_second_one, "-c:a", "copy", tmp_path / "in.mp4")
+    before = measure(tmp_path / "in.mp4")
+    result = through(tmp_path / "in.mp4", tmp_path / f"out{suffix}")
+    after = measure(result.path)
+    assert len(after.times) == len(before.times) == 75
+    assert [time - after.times[0] for time in after.times] == [time - before.times[0] for time in before.times]
+    assert not [line for line in result.warnings if "moved" in line]
 
 
 def test_a_ten_hour_film_keeps_its_times(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     data = b""
     says_length = True
+    share = 1.0  # of the file that comes
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -137,7 +138,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(self.data)))
         self.end_headers()
         try:
-            self.wfile.write(self.data)
+            self.wfile.write(self.data[: round(self.share * len(self.data))])
         except OSError:
             return
 
@@ -150,8 +151,9 @@ def serve() -> Iterator[Callable[..., str]]:
     """Serves a file on a local port; gives its URL."""
     servers = []
 
-    def start(path: Path, *, says_length: bool) -> str:
-        handler = type("One", (Handler,), {"data": path.read_bytes(), "says_length": says_length})
+    def start(path: Path, *, says_length: bool, share: float = 1.0) -> str:
+        settings = {"data": path.read_bytes(), "says_length": says_length, "share": share}
+        handler = type("One", (Handler,), settings)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -172,3 +174,21 @@ def test_http_gives_what_the_file_gives(
     ended = child.run(serve(made(name), says_length=says_length), tmp_path / "fetched.mp4")
     assert (ended.status, ended.said.get("frames")) == (0, 125), ended
     assert_same(measure(tmp_path / "fetched.mp4"), measure(through(made(name), tmp_path / "out.mp4").path))
+
+
+@pytest.mark.parametrize("name", ["no_duration.webm", "for_pipe.ts"])
+def test_a_connection_that_is_lost_is_an_error(
+    name: str, made: Made, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    output = tmp_path / "fetched.mp4"
+    ended = child.run(serve(made(name), says_length=True, share=0.5), output)
+    assert ended.status != 0
+    assert "the connection was lost" in ended.said["error"]
+    assert not output.exists()
+    assert 40 <= len(measure(tmp_path / "fetched.partial.mp4").times) < 125
+
+
+def test_a_server_that_says_no_length_is_named(made: Made, serve: Callable[..., str], tmp_path: Path) -> None:
+    """Where its file ends, and whether it does, nobody knows."""
+    result = through(serve(made("for_pipe.ts"), says_length=False, share=0.5), tmp_path / "fetched.mp4")
+    assert any("did not say how long it is" in line for line in result.warnings), result.warnings

@@ -15,7 +15,7 @@ import pytest
 from engine.run import main
 from engine.video import default_output
 from tests.engine.video.cases.measures import measure, samples_of
-from tests.engine.video.cases.media import ffmpeg, needs_ffmpeg
+from tests.engine.video.cases.media import AAC, H264, clip, ffmpeg, needs_ffmpeg
 from tests.engine.video.through import through
 
 Made = Callable[[str], Path]
@@ -82,6 +82,31 @@ def test_what_is_copied_stays_with_the_picture(name: str, suffix: str, made: Mad
     assert steps[0] == 40 or (suffix, name) == (".avi", "wma.wmv")  # AVI puts the first picture to zero
     lost = after.sound == "wmav2" and before.sound != "wmav2"  # FFmpeg's encoder has no first 43 ms
     after.assert_in_sync(flashes=3, beeps=len(before.beeps) - lost)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".wmv", ".mp4"])
+@pytest.mark.parametrize(
+    ("made_by", "beeps"),
+    [
+        (["-af", "atrim=start=1.3", "-c:a", "aac"], 2),
+        (["-af", "atrim=start=1.3", "-c:a", "pcm_s16le"], 2),
+        (["-af", "aselect='not(between(t,1.2,1.5))'", "-fps_mode", "passthrough", "-c:a", "aac"], 4),
+    ],
+    ids=["late", "late PCM", "with a gap"],
+)
+def test_sound_keeps_its_place_where_it_is_late_or_has_a_gap(
+    made_by: list[str], beeps: int, suffix: str, tmp_path: Path
+) -> None:
+    """AVI has no times for it."""
+    whole = clip(tmp_path / "whole.mp4", 4, *H264, *AAC)
+    source = tmp_path / "in.mkv"
+    ffmpeg("-i", whole, "-c:v", "copy", *made_by, source)
+    result = through(source, tmp_path / f"out{suffix}")
+    after = measure(result.path)
+    assert [abs(late) < 0.041 for late in after.sync_seconds] == [True] * len(after.sync_seconds)
+    assert len(after.sync_seconds) >= beeps
+    if suffix == ".avi":
+        assert any("avi keeps no times of sound" in line for line in result.warnings)
 
 
 @pytest.mark.parametrize("name", ["adpcm.avi", "wma.wmv"])
