@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from engine.video import Frame, VideoHardware, video_encoder
 from engine.video.encoders import VideoParameters
 from engine.video.file_sink import FileSink
 from engine.video.nvidia import codecs
 from engine.video.nvidia.codecs import why_not_encoded
+from engine.video.nvidia.frames import FromDeviceBgr
 from engine.video.nvidia.trials import encoder_missing
+from tests.engine.cuda_stand_in import cuda_on_the_host
 from tests.engine.video.nvidia.stand_ins import no_gpu, psnr
 from tests.media import moving_picture, read
 from tests.tolerances import HARDWARE_ENCODER_DB
@@ -79,6 +83,73 @@ def test_qualities_that_the_hardware_has_not(crf: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(codecs, "encoder_missing", lambda index: None)
     video = VideoParameters(640, 360, rate=Fraction(25), time_base=Fraction(1, 25))
     assert "--crf" in str(why_not_encoded(VideoHardware(), crf, video))
+
+
+# --- frames that lie where the encoder reads them ---
+
+
+@pytest.fixture
+def shared_on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
+    """Libx264 reads pictures in NV12 where the hardware reads a device's; the list has the contexts that were made."""
+    made: list[tuple[str, str]] = []
+    create = codecs.encoder_context
+
+    def noting(name: str, options: dict[str, str], video: VideoParameters, pixel_format: str) -> Any:
+        made.append((name, pixel_format))
+        return create(name, options, video, pixel_format)
+
+    for module in (codecs, video_encoder):
+        monkeypatch.setattr(module, "ENCODER", "libx264")
+        monkeypatch.setattr(module, "SHARED_FORMAT", "nv12")
+        monkeypatch.setattr(module, "nvenc_options", lambda hardware, crf: {"crf": "10"})
+        monkeypatch.setattr(module, "FromDeviceBgr", lambda color, hardware: FromDeviceBgr(color, None))
+    monkeypatch.setattr(codecs, "encoder_context", noting)
+    monkeypatch.setattr(video_encoder, "why_not_encoded", lambda *_: None)
+    codecs.encoded_surfaces_missing.cache_clear()
+    yield made
+    codecs.encoded_surfaces_missing.cache_clear()
+
+
+def test_an_encoder_opens_at_its_first_frame_on_the_device(
+    tmp_path: Path, shared_on_the_host: list[tuple[str, str]]
+) -> None:
+    """Each of its parts does, the first one too; arrays that follow are taken by the same one."""
+    info = SimpleNamespace(frame_rate=Fraction(25), time_base=Fraction(1, 12800))
+    sink = FileSink(tmp_path / "out.mp4", info=info, hardware=VideoHardware(frames_device="cpu"))
+    contexts = []
+    for index in range(12):
+        image = moving_picture(index, 64, 48)
+        frame = torch.from_numpy(image) if index not in (4, 5) else image
+        sink.write(Frame(frame, pts=index * 512, duration=512))
+        contexts.append(sink._encoder._context)
+        if index == 5:
+            sink._mux(sink._encoder.flush())
+    assert sink._encoder._stream.codec_context is not sink._encoder._context
+    sink.finish()
+    assert [context is contexts[0] for context in contexts] == [True] * 6 + [False] * 6
+    assert len(set(map(id, contexts[6:]))) == 1
+    contents = read(tmp_path / "out.mp4")
+    assert [time * 25 for time in contents.times] == list(range(12))
+    assert [index for index, frame in enumerate(contents.frames) if frame.key_frame] == [0, 6]
+    assert min(psnr(contents.image(index), moving_picture(index, 64, 48)) for index in range(12)) >= 30
+
+
+def test_the_encoder_is_tried_with_a_frame_on_the_device(shared_on_the_host: list[tuple[str, str]]) -> None:
+    video = VideoParameters(64, 48, rate=Fraction(25), time_base=Fraction(1, 25))
+    with cuda_on_the_host():
+        assert codecs.why_not_shared(VideoHardware(), None, video) is None
+    assert shared_on_the_host == [("libx264", "nv12")] * 3
+
+
+def test_another_header_for_frames_on_the_device(
+    shared_on_the_host: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file has one header for all of its parts."""
+    options = iter([{"crf": "10"}, {"crf": "10"}, {"crf": "10", "profile": "baseline"}])
+    monkeypatch.setattr(codecs, "nvenc_options", lambda hardware, crf: next(options))
+    video = VideoParameters(64, 48, rate=Fraction(25), time_base=Fraction(1, 25))
+    with cuda_on_the_host():
+        assert "another header" in str(codecs.why_not_shared(VideoHardware(), None, video))
 
 
 # --- with a GPU ---
