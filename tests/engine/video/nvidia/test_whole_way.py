@@ -207,7 +207,7 @@ def test_from_the_hardwares_decoder_to_its_encoder(
     is_shared: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a copy through system memory, and with NV12 through it."""
+    """Without a copy through system memory, and with NV12 through it; in two parts, as long jobs are kept."""
     hardware = VideoHardware(frames_device="cuda:0")
     for trial in (decoded_surfaces_missing, encoded_surfaces_missing):
         if is_shared and (reason := trial(hardware)):
@@ -226,6 +226,14 @@ def test_from_the_hardwares_decoder_to_its_encoder(
     translate(path, tmp_path / "software.mp4", None)
     source = FileSource(str(path), hardware=hardware)
     sink = FileSink(tmp_path / "device.mp4", info=source.info, media=source.media, hardware=hardware)
+    write = sink.write
+
+    def in_two_parts(frame: Frame) -> None:
+        if frame.pts == 512 * 30:
+            sink._mux(sink._encoder.flush())
+        write(frame)
+
+    monkeypatch.setattr(sink, "write", in_two_parts)
     translator = Inverting()
     result = Pipeline(source, translator, sink, batch=1).run()
     assert (source.hardware, sink.hardware, result.warnings) == ("NVDEC", "h264_nvenc", [])
