@@ -1,8 +1,8 @@
 """The tests and the benchmarks on a GPU, in steps: `python -m tests.gpu test`, `python -m tests.gpu bench`.
 
 Cheap and basic steps come first, and the first failure ends the run. Each step has a time limit, and all of them
-together have eight minutes. The last lines are a table of the steps. Neither a network nor a virtual environment is
-needed: the steps run in the Python that runs this.
+together have eight minutes; `--from STEP` goes on where these were not enough. The last lines are a table of the steps.
+Neither a network nor a virtual environment is needed: the steps run in the Python that runs this.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ TESTS = (
     ),
     _tests("tensorrt-rtx", 120, *_marked(f"{_BACKENDS}/test_tensorrt_rtx*.py"), modules=("tensorrt_rtx", "onnx")),
     _tests("plugin", 120, *_marked(f"{_BACKENDS}/test_tensorrt_plugin*.py"), modules=("torch_tensorrt",)),
-    _tests("exports", 180, _ENGINES, "-k", "export"),
+    _tests("exports", 240, _ENGINES, "-k", "export"),
     _tests("cached engines", 120, _ENGINES, "-k", "cache", modules=("av",)),
     _tests("onnxruntime", 60, *_marked(f"{_BACKENDS}/test_onnxruntime*.py"), modules=("onnxruntime", "onnx")),
     _tests("benchmarks", 60, *_marked("tests/bench/test_*.py")),
@@ -281,13 +281,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
     parser.add_argument("what", choices=("test", "bench"))
     parser.add_argument("--results", type=Path, default=Path("bench/results"), help="of bench (default: %(default)s)")
+    parser.add_argument("--from", dest="first", metavar="STEP", help="leave out the steps before this one")
     options = parser.parse_args(argv)
+    steps = TESTS if options.what == "test" else benchmarks(options.results)
+    names = [step.name for step in steps]
+    if options.first and options.first not in names:
+        print(f"error: no step {options.first!r}: there are {', '.join(names)}", file=sys.stderr)
+        return 1
     if (reason := no_device()) is not None:
         print(f"error: {reason}", file=sys.stderr)
         return 1
     print(describe_device(), flush=True)
     try:
-        outcomes = run(TESTS if options.what == "test" else benchmarks(options.results))
+        outcomes = run(steps[names.index(options.first) if options.first else 0 :])
     except KeyboardInterrupt:
         return 130
     print("\n".join(["", *table(outcomes)]))

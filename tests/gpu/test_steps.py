@@ -121,6 +121,15 @@ def test_exit_status(
     assert last.endswith("of 480")
 
 
+def test_steps_may_be_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "TESTS", [FAILS, PASSES])
+    with cuda_on_the_host():
+        assert gpu.main(["test", "--from", "passes"]) == 0
+        assert "fails" not in capsys.readouterr().out
+        assert gpu.main(["test", "--from", "exprots"]) == 1
+    assert capsys.readouterr().err == "error: no step 'exprots': there are fails, passes\n"
+
+
 @pytest.mark.parametrize("what", ["test", "bench"])
 def test_without_a_gpu_it_is_one_line(what: str) -> None:
     done = subprocess.run(
