@@ -201,7 +201,7 @@ TESTS = (
     _tests("video", 90, *_marked("tests/engine/video/nvidia/test_*.py"), modules=("av",)),
     Step("doctor", (*_PYTHON, "-m", "engine.doctor"), 60),
     _tests("whole videos", 90, "tests/gpu/test_whole_videos.py", modules=("av",)),
-    _tests("layers", 60, _ENGINES, "-k", "layers", modules=("torch_tensorrt",)),
+    _tests("layers", 60, _ENGINES, "-k", "layers", modules=("torch_tensorrt", "av")),
     _tests(
         "tensorrt",
         180,
@@ -210,7 +210,7 @@ TESTS = (
     ),
     _tests("tensorrt-rtx", 120, *_marked(f"{_BACKENDS}/test_tensorrt_rtx*.py"), modules=("tensorrt_rtx", "onnx")),
     _tests("plugin", 120, *_marked(f"{_BACKENDS}/test_tensorrt_plugin*.py"), modules=("torch_tensorrt",)),
-    _tests("exports", 240, _ENGINES, "-k", "export"),
+    _tests("exports", 240, _ENGINES, "-k", "export", modules=("av",)),
     _tests("cached engines", 120, _ENGINES, "-k", "cache", modules=("av",)),
     _tests("onnxruntime", 60, *_marked(f"{_BACKENDS}/test_onnxruntime*.py"), modules=("onnxruntime", "onnx")),
     _tests("benchmarks", 60, *_marked("tests/bench/test_*.py")),

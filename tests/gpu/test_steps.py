@@ -174,6 +174,14 @@ def test_steps_that_choose_tests_by_name_find_some(name: str) -> None:
     assert {"layers": 1, "exports": 7, "cached engines": 2}[name] == done.stdout.count("test_engines.py::")
 
 
+@pytest.mark.parametrize("each", gpu.TESTS, ids=lambda each: each.name)
+def test_steps_whose_tests_make_videos_need_pyav(each: Step) -> None:
+    """A machine with a GPU may be without it."""
+    files = [gpu.ROOT / word for word in each.command if word.startswith("tests/") and word.endswith(".py")]
+    needs_it = any(re.search(r"^(import av|from tests\.media)\b", file.read_text(), re.MULTILINE) for file in files)
+    assert not needs_it or "av" in each.modules
+
+
 def test_every_test_that_needs_a_gpu_is_in_a_step() -> None:
     files = [word for each in gpu.TESTS for word in each.command if word.startswith("tests/")]
     marked = [file for file in (gpu.ROOT / "tests").rglob("test_*.py") if "mark.needs_cuda" in file.read_text()]
