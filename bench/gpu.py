@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import os
 import random
@@ -27,6 +28,7 @@ from bench import compare, results
 from bench.generators import count_flops, make_generator, real_frame
 from bench.peaks import Probe
 from bench.peers.torch_session import captured
+from bench.plugin import WITHOUT_PLUGIN, has_operators, without_operators
 from bench.results import Results, Row
 from engine import ops
 from engine.backends import BACKENDS, get_backend
@@ -53,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench gpu`."""
     parser.add_argument("--generator", default="resnet9-64", help="name or checkpoint file (default: %(default)s)")
     parser.add_argument("--cases", nargs="*", default=CASES, metavar="WxHxN", help="frame size and batch")
-    parser.add_argument("--backends", nargs="+", default=ON_CUDA, metavar="NAME", help=f"(default: {ON_CUDA})")
+    parser.add_argument(
+        "--backends", nargs="+", default=ON_CUDA, metavar="NAME", help=f"also {WITHOUT_PLUGIN} (default: {ON_CUDA})"
+    )
     parser.add_argument("--norms", nargs="*", default=NORMS, metavar="NxCxHxW", help="of instance_norm_act")
     parser.add_argument("--videos", nargs="*", default=VIDEOS, metavar="WxH", help="of yuv_to_bgr and bgr_to_yuv")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
@@ -205,15 +209,19 @@ def _ready(
     Raises:
         EngineError: it does not run here; another backend would have stood in.
     """
-    if reason := get_backend(backend).unavailable(device):
+    name = "tensorrt" if backend == WITHOUT_PLUGIN else backend
+    if reason := get_backend(name).unavailable(device):
         raise EngineError(reason)
     start = time.perf_counter()
-    translator = Translator(generator, backend=backend, precision=precision, device=str(device))
-    translated = translator(batch)
-    row.facts["ready_seconds"] = time.perf_counter() - start
-    engine = translator.engine
-    if engine is None or (engine.backend, engine.precision) != (backend, precision):
-        raise EngineError(f"{engine} would run instead")
+    with without_operators() if backend == WITHOUT_PLUGIN else contextlib.nullcontext():
+        translator = Translator(generator, backend=name, precision=precision, device=str(device))
+        translated = translator(batch)
+        row.facts["ready_seconds"] = time.perf_counter() - start
+        engine = translator.engine
+        if engine is None or (engine.backend, engine.precision) != (name, precision):
+            raise EngineError(f"{engine} would run instead")
+        if name == "tensorrt":
+            row.facts["has_plugin"] = has_operators(name)
     row.facts["psnr_db"] = _finite(psnr_db(translated, expected))
     for _ in range(3):
         translator(batch)

@@ -50,9 +50,8 @@ def load(folder: Path, example: np.ndarray, spec: Spec) -> Session:
     binding.bind_ortvalue_input("input", value)
     binding.bind_output("output", spec.device)
 
-    def run() -> Any:
+    def run() -> None:
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return binding
 
-    return Session(run, lambda bound: bound.copy_outputs_to_cpu()[0].astype(np.float32))
+    return Session(run, lambda _: binding.copy_outputs_to_cpu()[0].astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, fits, missing
+from engine.backends.base import BuildOptions, CompiledGenerator, FileBackend, fits, load_module, missing
 from engine.errors import BackendError, last_line
 from engine.generators import Generator
 
@@ -67,24 +68,41 @@ class ONNXRuntime(FileBackend):
 
 def _has_cuda_provider() -> bool:
     """Whether the installed onnxruntime comes with the CUDA provider. Does not import it."""
+    return bool(_cuda_libraries())
+
+
+def _cuda_libraries() -> list[Path]:
     spec = importlib.util.find_spec("onnxruntime")
     folders = spec.submodule_search_locations if spec else None
-    return any(any(Path(folder).glob("capi/*onnxruntime_providers_cuda*")) for folder in folders or ())
+    return [library for folder in folders or () for library in Path(folder).glob("capi/*onnxruntime_providers_cuda*")]
+
+
+def _not_loaded() -> str | None:
+    """Which library the CUDA provider lacks, if one; ONNX Runtime tells its log alone."""
+    try:
+        for library in _cuda_libraries():
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error) if "cannot open shared object" in str(error) else None
+    return None
 
 
 def _session(path: Path, example: Tensor, name: str, settings: dict[str, str]) -> CompiledGenerator:
     """Loads the file with the provider called `name`, which has to run all of it."""
-    import onnxruntime
-
+    onnxruntime = load_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised as well
+    onnxruntime.set_default_logger_severity(4)
     if name != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[(name, settings)])
     except Exception as error:  # its exceptions have no common base
+        if "assigned to the default CPU EP" in str(error):
+            why = _not_loaded() or "it lacks an operator"
+            raise BackendError(f"ONNX Runtime can't run all of {path.name} on {name}: {why}") from error
         raise BackendError(f"ONNX Runtime can't load {path.name}: {last_line(error)}") from error
     used = session.get_providers()[0]
     if used != name:

@@ -175,14 +175,19 @@ def _detailed(torch_tensorrt: Any) -> Iterator[None]:
 def _timing_cache(version: str) -> Iterator[Path]:
     """A file that holds what earlier builds by this version have measured, and is kept with what this one adds.
 
-    Torch-TensorRT's own is one file for all users of the machine.
+    Torch-TensorRT's own is one file for all users of the machine. A build that fails leaves none: it may be damaged.
     """
     kept = default_folder() / f"timing-{hashlib.sha256(version.encode()).hexdigest()[:16]}.bin"
     with tempfile.TemporaryDirectory(prefix="streamgan-") as folder:
         path = Path(folder) / kept.name
         with contextlib.suppress(OSError):
             shutil.copyfile(kept, path)
-        yield path
+        try:
+            yield path
+        except BaseException:
+            with contextlib.suppress(OSError):
+                kept.unlink()
+            raise
         with contextlib.suppress(OSError), written_beside(kept) as part:
             shutil.copyfile(path, part)
 

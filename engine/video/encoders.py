@@ -119,11 +119,9 @@ def pixel_format_of(codec: Any) -> str:
     return names[0] if names else "yuv420p"
 
 
-def encoder_context(
-    name: str, options: dict[str, str], video: VideoParameters, pixel_format: str, hwaccel: Any = None
-) -> Any:
+def encoder_context(name: str, options: dict[str, str], video: VideoParameters, pixel_format: str) -> Any:
     """An encoder for a video, not yet open, outside of any container."""
-    context = import_av().CodecContext.create(name, "w", hwaccel=hwaccel)
+    context = import_av().CodecContext.create(name, "w")
     context.width, context.height, context.pix_fmt = video.width, video.height, pixel_format
     context.time_base, context.framerate = video.time_base, video.rate
     context.options = dict(options)

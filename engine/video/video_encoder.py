@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,11 @@ from engine.video.nvidia.codecs import why_not_encoded, why_not_shared
 from engine.video.nvidia.frames import FromDeviceBgr, padded
 from engine.video.nvidia.trials import (
     ENCODER,
+    SHARED_FORMAT,
     SOFTWARE_ENCODER,
     VideoHardware,
     device_errors,
     nvenc_options,
-    shared_accelerator,
 )
 from engine.video.palette import PaletteFromBgr
 from engine.video.pyav import import_av
@@ -92,7 +91,6 @@ class VideoEncoder:
         self.warnings = [warning] if warning else []
         self._rate = media.frame_rate.limit_denominator(1 << 30)
         self._from_device_bgr: FromDeviceBgr | None = None
-        self._sharing: VideoHardware | None = None  # the encoder reads frames where torch has them
         if not can_hold(self._container, self._name):
             raise SinkError(
                 f"{path}: {self._container} can't hold {self._name} video; leave --codec out, or name the output .mkv"
@@ -151,9 +149,8 @@ class VideoEncoder:
         self._options = nvenc_options(hardware, self._crf)
         if not isinstance(image, np.ndarray):
             self._pixel_format = "nv12"
-            if image.is_cuda and why_not_shared(hardware, self._crf, self._video) is None:
-                self._sharing = hardware
-            self._from_device_bgr = FromDeviceBgr(color, self._sharing)
+            is_shared = image.is_cuda and why_not_shared(hardware, self._crf, self._video) is None
+            self._from_device_bgr = FromDeviceBgr(color, hardware if is_shared else None)
 
     def add_stream(self, output: OutputContainer, template: Any) -> Any:
         """Adds the encoder's stream to the output and opens the encoder.
@@ -165,21 +162,20 @@ class VideoEncoder:
         Raises:
             FrameSizeError: the encoder can't encode frames of this size.
         """
-        with shared_accelerator(self._sharing) if self._sharing else contextlib.nullcontext() as shared:
-            self._stream: Any = output.add_stream(
-                self._name,
-                rate=self._rate,
-                options=self._options_here(),
-                **({"hwaccel": shared} if shared is not None else {}),
-                width=self._video.width,
-                height=self._video.height,
-                time_base=self._video.time_base,
-                pix_fmt=self._pixel_format,
-            )
+        self._stream: Any = output.add_stream(
+            self._name,
+            rate=self._rate,
+            options=self._options_here(),
+            width=self._video.width,
+            height=self._video.height,
+            time_base=self._video.time_base,
+            pix_fmt=self._pixel_format,
+        )
         if template is not None:
             self._stream.metadata.update(copied_tags(template.metadata, self._container))
             self._stream.disposition = template.disposition
         self._unused = self._stream.codec_context
+        self._set(self._unused)
         self._open(self._unused)
         return self._stream
 
@@ -189,7 +185,7 @@ class VideoEncoder:
             options.pop("bf", None)
         return options
 
-    def _open(self, context: Any) -> None:
+    def _set(self, context: Any) -> None:
         context.thread_count = self._threads
         if self._container in WITHOUT_B_FRAMES:
             context.max_b_frames = 0
@@ -200,6 +196,8 @@ class VideoEncoder:
             context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
         if self._container in ("mp4", "mov") and context.codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"  # Apple's players show nothing of hev1
+
+    def _open(self, context: Any) -> None:
         try:
             context.open()
         except (import_av().error.FFmpegError, OSError, ValueError) as error:
@@ -210,16 +208,25 @@ class VideoEncoder:
 
     def _opened_again(self) -> Any:
         """Another encoder like the stream's, which begins with a key frame."""
+        context = self._another(self._pixel_format)
+        self._open(context)
+        self._require_header(context)
+        return context
+
+    def _another(self, pixel_format: str) -> Any:
+        """Another encoder like the stream's, which opens at its first frame."""
         context: Any = import_av().CodecContext.create(self._name, "w")
         context.options = self._options_here()
         context.framerate, context.time_base = self._rate, self._video.time_base
-        context.width, context.height, context.pix_fmt = self._video.width, self._video.height, self._pixel_format
+        context.width, context.height, context.pix_fmt = self._video.width, self._video.height, pixel_format
         context.flags = self._stream.codec_context.flags
         context.codec_tag = self._stream.codec_context.codec_tag
-        self._open(context)
+        self._set(context)
+        return context
+
+    def _require_header(self, context: Any) -> None:
         if context.extradata != self._stream.codec_context.extradata:
             raise SinkError(f"{self._path}: {self._name} can't encode in parts; --part-seconds 0 makes one piece")
-        return context
 
     # --- encoding ---
 
@@ -251,6 +258,11 @@ class VideoEncoder:
         """Encodes a frame; returns the packets that are ready. The first one after `flush` is a key frame."""
         picture.pts, picture.time_base = pts, self._video.time_base
         self._frames += 1
+        if self._context is None and picture.format.name == SHARED_FORMAT:
+            self._context, self._unused = self._another(SHARED_FORMAT), None
+            packets = self._context.encode(picture)
+            self._require_header(self._context)
+            return packets
         if self._context is None:
             self._context, self._unused = self._unused or self._opened_again(), None
         return self._context.encode(picture)

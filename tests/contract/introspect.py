@@ -91,7 +91,8 @@ def signature_of(function: Any) -> list[dict[str, Any]]:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return []
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    kinds = {parameter.kind: parameter.name for parameter in signature.parameters.values()}
+    other_names = _read_from(function, kinds.get(inspect.Parameter.VAR_KEYWORD, ""))
     parameters = [
         {
             "name": parameter.name,
@@ -107,17 +108,31 @@ def signature_of(function: Any) -> list[dict[str, Any]]:
         {
             "parameters": parameters,
             "more_positions": inspect.Parameter.VAR_POSITIONAL in kinds,
-            "more_names": inspect.Parameter.VAR_KEYWORD in kinds,
+            "more_names": inspect.Parameter.VAR_KEYWORD in kinds and other_names is None,
+            "other_names": other_names or [],
             "returns": _written(signature.return_annotation),
         }
     ]
+
+
+def _read_from(function: Any, kwargs: str) -> list[str] | None:
+    """The keywords that a function reads from its `**kwargs`, if it does nothing else with it."""
+    try:
+        source = inspect.getsource(function).split(f"**{kwargs}", 1)[1] if kwargs else ""
+    except (OSError, IndexError):
+        return None
+    names = re.findall(rf'\b{kwargs}(?:\[|\.get\(|\.pop\()"(\w+)"', source) if kwargs else []
+    names += re.findall(rf'"(\w+)" in {kwargs}\b', source) if kwargs else []
+    return names if names and len(names) == len(re.findall(rf"\b{kwargs}\b", source)) else None
 
 
 def _written(annotation: Any) -> str:
     if annotation is inspect.Signature.empty:
         return ""
     is_plain = isinstance(annotation, type) and not hasattr(annotation, "__origin__")
-    return f"{annotation.__module__}.{annotation.__qualname__}" if is_plain else str(annotation).strip("'")
+    if isinstance(annotation, str):
+        return re.sub(r"\bC\.", "", annotation.strip("'"))  # ONNX Runtime's name for its extension
+    return f"{annotation.__module__}.{annotation.__qualname__}" if is_plain else str(annotation)
 
 
 class Introspection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,7 +138,8 @@ class Bindings:
 
 def _signature(described: Mapping[str, Any]) -> Signature:
     parameters = tuple(Parameter(**parameter) for parameter in described["parameters"])
-    return Signature(parameters, described["more_positions"], described["more_names"], returns=described["returns"])
+    more, names = described["more_positions"], frozenset(described.get("other_names", ()))
+    return Signature(parameters, more, described["more_names"], names, described["returns"])
 
 
 class Contract:
@@ -209,9 +211,18 @@ def bindings_in(folder: Path, name: str) -> Bindings:
     (extension,) = folder.glob(f"{package}/*.so")
     with tempfile.TemporaryDirectory() as temporary:
         stand_in_libraries(extension, Path(temporary))
-        command = [sys.executable, str(INTROSPECT), package, name]
-        environment = {"LD_LIBRARY_PATH": temporary, "PYTHONPATH": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        return _introspected(package, name, {"LD_LIBRARY_PATH": temporary, "PYTHONPATH": str(folder)})
+
+
+@functools.cache
+def package_in(folder: Path | None, name: str) -> Bindings:
+    """The library `name` from its unpacked wheel, which needs no others to be loaded; None: as it is installed."""
+    return _introspected(name, name, {**os.environ, **({"PYTHONPATH": str(folder)} if folder is not None else {})})
+
+
+def _introspected(package: str, name: str, environment: dict[str, str]) -> Bindings:
+    command = [sys.executable, str(INTROSPECT), package, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     return Bindings(json.loads(done.stdout.splitlines()[-1]))
 

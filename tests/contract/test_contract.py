@@ -10,19 +10,18 @@ import ast
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from tests.contract.inference import Inference
+from tests.contract.renaming import ROOT, guarded_problems, problems, program, with_other_name
 from tests.contract.sources import Sources
 from tests.contract.surface import Contract, bindings_in
 from tests.contract.values import Use
 from tests.contract.wheels import requirements, unpacked
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("engine", "training", "bench")
+USES_THEM = "tensorrt|trt"
+"""What a module of ours has in it that has to do with these libraries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +79,9 @@ def contract(versions: Versions) -> Contract:
     )
 
 
-def program() -> dict[str, ast.Module]:
-    """Our modules that have to do with these libraries."""
-    files = (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")))
-    texts = {str(file.relative_to(ROOT)): file.read_text() for file in files}
-    return {file: ast.parse(text) for file, text in texts.items() if re.search("tensorrt|trt", text, re.IGNORECASE)}
-
-
 @functools.cache
 def inferred(versions: Versions) -> list[Inference]:
-    return infer(program(), contract(versions))
+    return infer(program(USES_THEM), contract(versions))
 
 
 def infer(modules: dict[str, ast.Module], contract: Contract) -> list[Inference]:
@@ -101,19 +93,6 @@ def infer(modules: dict[str, ast.Module], contract: Contract) -> list[Inference]
 
 def uses(versions: Versions) -> list[Use]:
     return [use for inference in inferred(versions) for use in inference.uses]
-
-
-def problems(found: Sequence[Use]) -> list[str]:
-    return [use.problem for use in found if use.problem is not None and not use.is_guarded]
-
-
-def guarded_problems(found: Sequence[Use]) -> list[str]:
-    """Of what our code asks for before it uses it: some version of some library has to have it."""
-    answers: dict[object, list[str | None]] = {}
-    for use in found:
-        if use.is_guarded:
-            answers.setdefault((use.place, use.kind), []).append(use.problem)
-    return [each[0] for each in answers.values() if each[0] is not None and None not in each]
 
 
 @each_version
@@ -142,37 +121,6 @@ def test_objects_are_followed(versions: Versions) -> None:
 
 # --- a renamed use is a failure
 
-RENAMED = "renamed_by_the_test"
-
-
-def with_other_name(use: Use) -> dict[str, ast.Module]:
-    """The program with another name in one place: a call gets a keyword that there is not."""
-    changed = program()
-    places = 0
-    for node in ast.walk(changed[use.place.file]):
-        place = (getattr(node, "end_lineno", 0), getattr(node, "end_col_offset", 0))
-        start = (getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
-        here, text = (use.place.line, use.place.column), use.place.text
-        if isinstance(node, ast.Call) and use.kind == "call" and start == here and ast.unparse(node.func) == text:
-            node.keywords.append(ast.copy_location(ast.keyword(RENAMED, ast.Constant(True)), node))
-        elif isinstance(node, ast.Attribute) and place == here and node.attr == text:
-            node.attr = RENAMED
-        elif isinstance(node, ast.Constant) and place == here and node.value == text:
-            node.value = RENAMED
-        elif isinstance(node, ast.keyword) and start == here and node.arg == text:
-            node.arg = RENAMED
-        elif isinstance(node, ast.alias) and place == here and node.name == text:
-            node.name += RENAMED
-        elif isinstance(node, ast.ImportFrom) and place == here and node.module == text:
-            node.module = text + RENAMED
-        elif isinstance(node, ast.FunctionDef) and use.kind == "method" and start == here and node.name == text:
-            node.name = RENAMED
-        else:
-            continue
-        places += 1
-    assert places, use
-    return changed
-
 
 def renamable() -> list[Use]:
     """All uses but the imports of whole libraries: what has another name there is none of them."""
@@ -180,7 +128,8 @@ def renamable() -> list[Use]:
 
 
 def is_noticed(use: Use, versions: Versions) -> bool:
-    found = [each for inference in infer(with_other_name(use), contract(versions)) for each in inference.uses]
+    renamed = infer(with_other_name(use, program(USES_THEM)), contract(versions))
+    found = [each for inference in renamed for each in inference.uses]
     return bool(problems(found) + guarded_problems(found))
 
 

@@ -281,3 +281,16 @@ def test_signatures_of_python_functions() -> None:
     (found,) = signature_of(function)
     assert [each["name"] for each in found["parameters"]] == ["first", "second", "third"]
     assert (found["more_positions"], found["more_names"], found["returns"]) == (True, True, "Path")
+
+
+def test_keywords_that_a_function_reads_itself() -> None:
+    def function(**options: int) -> int:
+        return options.get("first", 0) + options["second"] if "second" in options else 0
+
+    def passed_on(**options: int) -> object:
+        return dict(**options) or options["first"]
+
+    (found,) = signature_of(function)
+    assert (set(found["other_names"]), found["more_names"]) == ({"first", "second"}, False)
+    (found,) = signature_of(passed_on)
+    assert (found["other_names"], found["more_names"]) == ([], True)

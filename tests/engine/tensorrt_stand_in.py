@@ -48,11 +48,16 @@ class ILogger:
 
 
 class Context:
-    """An IExecutionContext; `capturing` says whether a graph is captured at the moment."""
+    """An IExecutionContext; `capturing` says whether a graph is captured at the moment.
 
-    def __init__(self, engine: Engine, allocation: Any) -> None:
+    Attributes:
+        config: what it was made by, a RuntimeConfig or a strategy alone.
+    """
+
+    def __init__(self, engine: Engine, config: Any) -> None:
+        allocation = getattr(config, "allocation", config)
         assert allocation is ExecutionContextAllocationStrategy.USER_MANAGED
-        self.engine = engine
+        self.engine, self.config = engine, config
         self.shape: Shape | None = None if -1 in engine.shape else engine.shape
         self.memory = 0
         self.addresses: dict[str, int] = {}
@@ -130,9 +135,7 @@ class Engine:
 
     def create_execution_context(self, strategy: Any) -> Context:
         assert not self.capturing()
-        allocation = getattr(strategy, "allocation", strategy)
-        self.strategy = getattr(strategy, "dynamic_shapes_kernel_specialization_strategy", None)
-        self.contexts.append(Context(self, allocation))
+        self.contexts.append(Context(self, strategy))
         return self.contexts[-1]
 
     def create_runtime_config(self) -> RuntimeConfig:

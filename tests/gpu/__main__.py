@@ -1,8 +1,8 @@
 """The tests and the benchmarks on a GPU, in steps: `python -m tests.gpu test`, `python -m tests.gpu bench`.
 
 Cheap and basic steps come first, and the first failure ends the run. Each step has a time limit, and all of them
-together have eight minutes. The last lines are a table of the steps. Neither a network nor a virtual environment is
-needed: the steps run in the Python that runs this.
+together have eight minutes; `--from STEP` goes on where these were not enough. The last lines are a table of the steps.
+Neither a network nor a virtual environment is needed: the steps run in the Python that runs this.
 """
 
 from __future__ import annotations
@@ -186,6 +186,7 @@ def _marked(pattern: str, *, but: str = "") -> tuple[str, ...]:
 
 
 _BACKENDS = "tests/engine/backends"
+_ENGINES = "tests/gpu/test_engines.py"
 
 TESTS = (
     _BUILD,
@@ -200,6 +201,7 @@ TESTS = (
     _tests("video", 90, *_marked("tests/engine/video/nvidia/test_*.py"), modules=("av",)),
     Step("doctor", (*_PYTHON, "-m", "engine.doctor"), 60),
     _tests("whole videos", 90, "tests/gpu/test_whole_videos.py", modules=("av",)),
+    _tests("layers", 60, _ENGINES, "-k", "layers", modules=("torch_tensorrt", "av")),
     _tests(
         "tensorrt",
         180,
@@ -208,6 +210,8 @@ TESTS = (
     ),
     _tests("tensorrt-rtx", 120, *_marked(f"{_BACKENDS}/test_tensorrt_rtx*.py"), modules=("tensorrt_rtx", "onnx")),
     _tests("plugin", 120, *_marked(f"{_BACKENDS}/test_tensorrt_plugin*.py"), modules=("torch_tensorrt",)),
+    _tests("exports", 240, _ENGINES, "-k", "export", modules=("av",)),
+    _tests("cached engines", 120, _ENGINES, "-k", "cache", modules=("av",)),
     _tests("onnxruntime", 60, *_marked(f"{_BACKENDS}/test_onnxruntime*.py"), modules=("onnxruntime", "onnx")),
     _tests("benchmarks", 60, *_marked("tests/bench/test_*.py")),
     Step(
@@ -223,7 +227,8 @@ TESTS = (
         environment={**_REQUIRED, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     ),
 )
-"""What is basic first: kernels, then frames, then videos, then the engines of NVIDIA's libraries."""
+"""What is basic first: kernels, then frames, then videos, then the engines of NVIDIA's libraries, by themselves and in
+whole runs. What an engine of TensorRT tells of its layers is kept in build/gpu before the first one is judged."""
 
 
 def benchmarks(results: Path) -> tuple[Step, ...]:
@@ -231,7 +236,7 @@ def benchmarks(results: Path) -> tuple[Step, ...]:
     cases = ("--cases", "256x256x1", "1280x720x1")
     measure = (*_PYTHON, "-m", "bench", "gpu")
     own = ("--backends", "fused", "eager", "torchscript", "inductor", "--budget", "200")
-    tensorrt = ("--backends", "fused", "tensorrt", "--budget", "120", "--norms", "--videos")
+    tensorrt = ("--backends", "fused", "tensorrt", "tensorrt-without-plugin", "--budget", "120", "--norms", "--videos")
     rtx = ("--backends", "fused", "tensorrt-rtx", "--budget", "60", "--norms", "--videos")
     return (
         _BUILD,
@@ -251,6 +256,14 @@ def benchmarks(results: Path) -> tuple[Step, ...]:
     )
 
 
+def describe_device() -> str:
+    """The GPU and the versions that all steps run with, in one line."""
+    import torch
+
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return f"{name}, sm{major}{minor}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
 def no_device() -> str | None:
     """Why there is no CUDA device for the steps, in one line; None if there is one."""
     try:
@@ -268,12 +281,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
     parser.add_argument("what", choices=("test", "bench"))
     parser.add_argument("--results", type=Path, default=Path("bench/results"), help="of bench (default: %(default)s)")
+    parser.add_argument("--from", dest="first", metavar="STEP", help="leave out the steps before this one")
     options = parser.parse_args(argv)
+    steps = TESTS if options.what == "test" else benchmarks(options.results)
+    names = [step.name for step in steps]
+    if options.first and options.first not in names:
+        print(f"error: no step {options.first!r}: there are {', '.join(names)}", file=sys.stderr)
+        return 1
     if (reason := no_device()) is not None:
         print(f"error: {reason}", file=sys.stderr)
         return 1
+    print(describe_device(), flush=True)
     try:
-        outcomes = run(TESTS if options.what == "test" else benchmarks(options.results))
+        outcomes = run(steps[names.index(options.first) if options.first else 0 :])
     except KeyboardInterrupt:
         return 130
     print("\n".join(["", *table(outcomes)]))

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import ON_CUDA
+from bench.plugin import WITHOUT_PLUGIN
+from tests.engine.cuda_stand_in import cuda_on_the_host
 from tests.gpu import __main__ as gpu
 from tests.gpu.__main__ import Step, is_good, run, table
 
@@ -111,10 +113,21 @@ def test_the_table_tells_step_result_and_seconds() -> None:
 def test_exit_status(
     steps: list[Step], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu, "no_device", lambda: None)
     monkeypatch.setattr(gpu, "TESTS", steps)
-    assert gpu.main(["test"]) == status
-    assert "of 480" in capsys.readouterr().out
+    with cuda_on_the_host():
+        assert gpu.main(["test"]) == status
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Stand-in, sm89, torch \S+, CUDA \S+", first)
+    assert last.endswith("of 480")
+
+
+def test_steps_may_be_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "TESTS", [FAILS, PASSES])
+    with cuda_on_the_host():
+        assert gpu.main(["test", "--from", "passes"]) == 0
+        assert "fails" not in capsys.readouterr().out
+        assert gpu.main(["test", "--from", "exprots"]) == 1
+    assert capsys.readouterr().err == "error: no step 'exprots': there are fails, passes\n"
 
 
 @pytest.mark.parametrize("what", ["test", "bench"])
@@ -142,7 +155,31 @@ def test_steps_name_what_there_is(each: Step) -> None:
         first = each.command.index("--backends") + 1
         names = each.command[first : each.command.index("--budget")]
         assert names
-        assert set(names) <= set(ON_CUDA)
+        assert set(names) <= {*ON_CUDA, WITHOUT_PLUGIN}
+
+
+def test_engines_come_after_what_they_stand_on() -> None:
+    names = [each.name for each in gpu.TESTS]
+    order = ["build", "kernels", "frames", "video", "whole videos", "layers", "tensorrt", "plugin", "exports"]
+    assert [name for name in names if name in order] == order
+    assert names.index("exports") < names.index("cached engines") < names.index("memcheck")
+
+
+@pytest.mark.parametrize("name", ["layers", "exports", "cached engines"])
+def test_steps_that_choose_tests_by_name_find_some(name: str) -> None:
+    (each,) = (step for step in gpu.TESTS if step.name == name)
+    command = [word for word in each.command if word != "-x"]
+    done = subprocess.run([*command, "--collect-only"], capture_output=True, text=True, cwd=gpu.ROOT)
+    assert done.returncode == 0, done.stdout
+    assert {"layers": 1, "exports": 7, "cached engines": 2}[name] == done.stdout.count("test_engines.py::")
+
+
+@pytest.mark.parametrize("each", gpu.TESTS, ids=lambda each: each.name)
+def test_steps_whose_tests_make_videos_need_pyav(each: Step) -> None:
+    """A machine with a GPU may be without it."""
+    files = [gpu.ROOT / word for word in each.command if word.startswith("tests/") and word.endswith(".py")]
+    needs_it = any(re.search(r"^(import av|from tests\.media)\b", file.read_text(), re.MULTILINE) for file in files)
+    assert not needs_it or "av" in each.modules
 
 
 def test_every_test_that_needs_a_gpu_is_in_a_step() -> None:

@@ -16,6 +16,7 @@ from engine.video.encoders import VideoParameters, encoder_context
 from engine.video.nvidia.frames import FromDeviceBgr, tensor_of
 from engine.video.nvidia.trials import (
     ENCODER,
+    SHARED_FORMAT,
     SOFTWARE_ENCODER,
     TRIAL,
     TRIAL_FRAMES,
@@ -31,6 +32,7 @@ from engine.video.nvidia.trials import (
     nvenc_options,
     sample_format,
     shared_accelerator,
+    torch_is_current,
     trial_packets,
 )
 from engine.video.pyav import import_av, indexed_frames, open_input
@@ -229,15 +231,29 @@ def decoded_surfaces_missing(hardware: VideoHardware) -> str | None:
 
 
 def why_not_shared(hardware: VideoHardware, crf: int | None, video: VideoParameters) -> str | None:
-    """Why the encoder can't read such a video's tensors where they are, None if it can: it has been opened for them."""
+    """Why the encoder can't read such a video's tensors where they are, None if it can: it has taken one."""
     if (missing := encoded_surfaces_missing(hardware)) is not None:
         return missing
+    import torch
+
     try:
-        with shared_accelerator(hardware) as shared:
-            encoder_context(ENCODER, nvenc_options(hardware, crf), video, "nv12", shared).open()
+        plain, context = (
+            encoder_context(ENCODER, nvenc_options(hardware, crf), video, pixel_format)
+            for pixel_format in ("nv12", SHARED_FORMAT)
+        )
+        for each in (plain, context):
+            each.flags |= import_av().codec.context.Flags.global_header
+        plain.open()
+        convert = FromDeviceBgr(Color(), hardware)
+        shape = (video.height, video.width, 3)
+        picture = convert(torch.zeros(shape, dtype=torch.uint8, device=f"cuda:{hardware.device_index}"))
+        picture.pts, picture.time_base = 0, video.time_base
+        context.encode(picture)
+        context.encode(None)
     except device_errors() as error:
         return first_line(error)
-    return None
+    # A file has the header of the one, and the frames of the other.
+    return None if context.extradata == plain.extradata else "the encoder has another header for frames on the device"
 
 
 @functools.cache
@@ -246,14 +262,15 @@ def encoded_surfaces_missing(hardware: VideoHardware) -> str | None:
     import torch
 
     try:
-        with shared_accelerator(hardware) as shared:
-            context = encoder_context(ENCODER, nvenc_options(hardware, None), TRIAL, "nv12", shared)
-            ramp = torch.linspace(40, 200, TRIAL.width, device=f"cuda:{hardware.device_index}")
+        device = torch.device("cuda", hardware.device_index)
+        with torch_is_current(device):
+            context = encoder_context(ENCODER, nvenc_options(hardware, None), TRIAL, SHARED_FORMAT)
+            ramp = torch.linspace(40, 200, TRIAL.width, device=device)
             across, down = ramp.expand(TRIAL.height, -1), ramp[:, None].expand(-1, TRIAL.width)
             image = torch.stack([across, down, across.flip(1)], dim=-1).byte()
             convert = FromDeviceBgr(Color(), hardware)
             packets = encoded((convert(image) for _ in range(TRIAL_FRAMES)), context)
-        pictures = [ToBgr(Color(), TRIAL.width, TRIAL.height)(frame) for frame in decoded(packets)]
+            pictures = [ToBgr(Color(), TRIAL.width, TRIAL.height)(frame) for frame in decoded(packets)]
     except device_errors() as error:
         return first_line(error)
     wrong = [psnr_db(picture, host_image(image)) < _TRIAL_DB for picture in pictures]

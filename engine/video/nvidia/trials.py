@@ -29,6 +29,10 @@ ENCODER = "h264_nvenc"
 SOFTWARE_ENCODER = "libx264"
 """The encoder that `ENCODER` replaces where the user names none."""
 
+SHARED_FORMAT = "cuda"
+"""The pixel format of an encoder that reads frames where torch has them. It opens at its first frame, which tells it
+where they are; opened with PyAV's description of the hardware, it would take memory for 32 frames more."""
+
 TRIAL = VideoParameters(256, 256, rate=Fraction(25), time_base=Fraction(1, 12800))
 """The video of a trial. Its clock is as fine as that of MP4 files."""
 
@@ -63,7 +67,7 @@ def device_errors() -> tuple[type[Exception], ...]:
 
 
 def accelerator(device_index: int, **settings: Any) -> Any:
-    """PyAV's description of NVIDIA's decoder or encoder."""
+    """PyAV's description of NVIDIA's decoder."""
     from av.codec.hwaccel import HWAccel
 
     # FFmpeg's own fallback would go on in one thread without a warning.
@@ -72,7 +76,7 @@ def accelerator(device_index: int, **settings: Any) -> Any:
 
 @contextlib.contextmanager
 def shared_accelerator(hardware: VideoHardware) -> Iterator[Any]:
-    """PyAV's description of decoder or encoder in torch's context, to be opened inside; their frames stay there."""
+    """PyAV's description of the decoder in torch's context, to be opened inside; its frames stay there."""
     import torch
 
     with torch_is_current(torch.device("cuda", hardware.device_index)):

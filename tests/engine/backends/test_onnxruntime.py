@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from engine.backends import BACKENDS  # noqa: E402
+from engine.backends import onnxruntime as module  # noqa: E402
 
 CPU = torch.device("cpu")
 backend = BACKENDS["onnxruntime"]
@@ -101,6 +103,31 @@ def test_another_provider_in_the_place_of_cuda_is_an_error(monkeypatch: pytest.M
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with cuda_on_the_host(), pytest.raises(BackendError, match="runs on CPUExecutionProvider instead of CUDA"):
         backend.load(path, torch.zeros(EXAMPLE.shape, device="cuda"), "fp32")
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_nodes_that_cuda_does_not_run_are_an_error(
+    is_loaded: bool, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """Its provider's own libraries may be missing, of which ONNX Runtime tells its log alone."""
+
+    def session(*_: object, **__: object) -> None:
+        raise RuntimeError("This session contains graph nodes that are assigned to the default CPU EP, but ...")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(module, "_cuda_libraries", lambda: [] if is_loaded else [Path("libnone.so")])
+    reason = "it lacks an operator" if is_loaded else r"libnone\.so: cannot open shared object file: [\w ]+"
+    match = rf"^ONNX Runtime can't run all of {path.name} on CUDAExecutionProvider: {reason}$"
+    with cuda_on_the_host(), pytest.raises(BackendError, match=match):
+        backend.load(path, torch.zeros(EXAMPLE.shape, device="cuda"), "fp32")
+
+
+def test_a_package_that_does_not_load_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libonnxruntime.so: no such file')")
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendError, match=r"^onnxruntime is installed, but can't be loaded: libonnxruntime\.so"):
+        backend.load(path, EXAMPLE, "fp32")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fast"])

@@ -281,6 +281,28 @@ def test_timings_are_kept_in_our_cache(libraries: tuple[TorchTensorRT, Engine], 
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_timings_of_a_build_that_fails_are_not_kept(
+    libraries: tuple[TorchTensorRT, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file would let every build fail."""
+    compiler, _ = libraries
+    (tmp_path / "cache").mkdir()
+
+    def build() -> None:
+        backend.build(small_generator("resnet"), HALF, "fp16", tmp_path / "generator.plan")
+
+    def convert(program: Any, *, timing_cache_path: str, **_: Any) -> bytes:
+        if Path(timing_cache_path).is_file():
+            raise RuntimeError("the timing cache is damaged")
+        return b"engine"
+
+    build()
+    monkeypatch.setattr(compiler.dynamo, "convert_exported_program_to_serialized_trt_engine", convert)
+    with pytest.raises(BackendError, match="the timing cache is damaged"):
+        build()
+    build()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_generator_is_exported_for_every_size(
     name: str, libraries: tuple[TorchTensorRT, Engine], tmp_path: Path
@@ -304,6 +326,14 @@ def test_every_generator_is_exported_for_every_size(
         for symbol, found in compiler.program.range_constraints.items()
     }
     assert [ranges[side] for side in sides] == [(low, high) for low, high in zip(sizes[0], sizes[2], strict=True)]
+
+
+def test_an_engine_begins_at_the_least_size_that_is_exported(libraries: Any, tmp_path: Path) -> None:
+    """Twice the multiple, where a profile would begin at once."""
+    unet, example = build(UNetConfig(width=4, downsamplings=6)).eval(), torch.zeros(1, 3, 192, 128, dtype=torch.float16)
+    backend.build(unet, example, "fp16", tmp_path / "generator.plan", dynamic=True)
+    (asked,) = libraries[0].asked["inputs"]
+    assert (asked["min_shape"], asked["opt_shape"]) == ((1, 3, 128, 128), (1, 3, 192, 128))
 
 
 def test_a_size_that_can_not_be_exported_for_every_size(libraries: Any, tmp_path: Path) -> None:

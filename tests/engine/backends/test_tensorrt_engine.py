@@ -174,11 +174,15 @@ def rtx(engine: Engine, path: Path, version: str = "1.7") -> RTXEngine:
 
 def test_kernels_are_compiled_for_graphs_of_ours(tmp_path: Path) -> None:
     """Not lazily, after the capture, and not in a graph of the library's inside of ours."""
-    run = rtx(engine_of(small_generator("resnet")), tmp_path / "x.engine")
+    engine = engine_of(small_generator("resnet"))
+    run = rtx(engine, tmp_path / "x.engine")
     eager = DynamicShapesKernelSpecializationStrategy.EAGER
     assert run._config.dynamic_shapes_kernel_specialization_strategy is eager
     assert run._config.cuda_graph_strategy is CudaGraphStrategy.DISABLED
     assert run._config.cache is run._kernels
+    assert [context.config for context in engine.contexts] == [run._config]
+    run.new_slot()
+    assert [context.config for context in engine.contexts] == [run._config] * 2
 
 
 def test_kernels_are_kept_beside_the_engine(tmp_path: Path) -> None:
