@@ -20,6 +20,7 @@ from engine.errors import SinkError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
+from engine.times import show_time
 
 if TYPE_CHECKING:
     from engine.parts import Parts
@@ -122,6 +123,7 @@ class JobRunner:
                 hardware=self._hardware,
                 deinterlace=options.deinterlace != "no",
                 background=options.background,
+                time_range=video.TimeRange(options.start, options.end),
             )
         ) as source:
             output = None if options.benchmark else self._output_of(job, source)
@@ -223,6 +225,8 @@ class JobRunner:
                 "--crf": options.crf,
                 "--deinterlace": options.deinterlace,
                 "--background": options.background,
+                "--start": options.start and show_time(options.start),
+                "--end": options.end and show_time(options.end),
                 "--frames": options.frames,
                 "--strength": options.strength,
                 "--compare": options.compare,

@@ -19,6 +19,7 @@ from engine.parts import describe
 from engine.report import check_json_target, write_json
 from engine.samples import SAMPLE
 from engine.sizes import parse_size
+from engine.times import parse_time
 
 logger = logging.getLogger("streamgan")
 
@@ -139,6 +140,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--compare",
         choices=COMPARISONS,
         help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
+    )
+    video.add_argument(
+        "--start",
+        type=parse_time,
+        metavar="TIME",
+        help="begin with the first frame shown at this time or later: seconds, M:SS or H:MM:SS, with decimals if need "
+        "be; the output begins at zero",
+    )
+    video.add_argument(
+        "--end", type=parse_time, metavar="TIME", help="leave out what is shown at this time of the source or later"
     )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")

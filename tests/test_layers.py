@@ -32,7 +32,7 @@ LAYERS = (
     # Small modules, each one thing.
     (
         *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
-        *("reference", "samples", "sizes", "_native", ""),  # "": `engine` itself, the version and the public names
+        *("reference", "samples", "sizes", "times", "_native", ""),  # "": `engine` itself
     ),
 )
 """The modules and folders of `engine`, from the top down. Each imports from its own line and from lines below it."""

@@ -16,6 +16,7 @@ from engine.errors import SinkError, SourceError
 from engine.parts import Parts
 from engine.video.base import Frame, Sink, Source, SourceInfo, StopStream
 from engine.video.containers import CONTAINERS
+from engine.video.cut import TimeRange
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
@@ -42,6 +43,7 @@ __all__ = [
     "SourceInfo",
     "StopStream",
     "TeeSink",
+    "TimeRange",
     "VideoHardware",
     "WindowSink",
     "choose_hardware",
@@ -65,6 +67,7 @@ def open_source(
     hardware: VideoHardware | None = None,
     deinterlace: bool = True,
     background: tuple[int, int, int] = (0, 0, 0),
+    time_range: TimeRange | None = None,
 ) -> Source:
     """Opens whatever the user named.
 
@@ -76,13 +79,21 @@ def open_source(
         hardware: to decode video files on; None is software.
         deinterlace: makes whole pictures of video frames that are interlaced.
         background: what is behind transparent pixels of a video, as bytes of blue, green and red.
+        time_range: what is wanted of a video; None is all.
 
     Raises:
-        SourceError: there is nothing, or nothing with a picture.
+        SourceError: there is nothing, or nothing with a picture; or the range has no frames, or can't be had.
     """
     open_file = functools.partial(
-        FileSource, threads=threads, hardware=hardware, deinterlace=deinterlace, background=background
+        FileSource,
+        threads=threads,
+        hardware=hardware,
+        time_range=time_range,
+        deinterlace=deinterlace,
+        background=background,
     )
+    if time_range and (is_camera(spec) or _has_images(spec)):
+        raise SourceError(f"{spec}: --start and --end take a range of a video, and it is none")
     if is_camera(spec):
         return open_camera(spec, size=live_size)
     if is_url(spec):
@@ -100,6 +111,13 @@ def open_source(
     if is_image(path) and path.is_file():
         return ImageSource(spec, [path])
     return open_file(spec)
+
+
+def _has_images(spec: str) -> bool:
+    files = media_files(spec)
+    if files is None:
+        return not is_url(spec) and is_image(Path(spec)) and Path(spec).is_file()
+    return any(map(is_image, files))
 
 
 def default_output(spec: str, style: str, source: Source | None = None) -> Path:

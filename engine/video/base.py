@@ -15,6 +15,7 @@ from engine.video.color import Color
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.video.cut import Cut
     from engine.video.demuxer import Demuxer
 
 DEFAULT_FRAME_RATE = Fraction(25)
@@ -75,6 +76,7 @@ class Media:
         offset_seconds: subtracted from every timestamp of the source, all tracks alike.
         frame_rate: average, for encoders that want to know.
         start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
+        cut: the range of the source that is in the output; None is all.
     """
 
     demuxer: Demuxer | None = dataclasses.field(default=None, compare=False)
@@ -85,6 +87,7 @@ class Media:
     offset_seconds: Fraction = Fraction(0)
     frame_rate: Fraction = DEFAULT_FRAME_RATE
     start_unit: int = 1000
+    cut: Cut | None = None
 
 
 class Source(Protocol):
