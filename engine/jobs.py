@@ -89,7 +89,7 @@ class JobRunner:
     def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
         from engine.device import choose_device, is_surely_cpu
         from engine.styles import DEFAULT_STYLE
-        from engine.video import choose_hardware
+        from engine.video import TimeRange, choose_hardware
 
         self.summaries: list[dict[str, Any]] = []
         self.missing = 0
@@ -98,8 +98,13 @@ class JobRunner:
         self._many = many
         self._styles = options.style or [DEFAULT_STYLE]
         self._translator: StyleSwitcher | None = None
+        is_preview = options.preview is not None
+        self._time_range = TimeRange(options.preview if is_preview else options.start, options.end, is_still=is_preview)
+        self._comparison = options.compare
+        if is_preview and options.compare != "split":
+            self._comparison = "side"
         self._is_on_cpu = is_surely_cpu(options.device)
-        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
+        needs_no_hardware = is_preview or (self._is_on_cpu and options.hwaccel != "cuda")
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
         if self._hardware is not None and (options.engine or not takes_device_frames(options.backend)):
             # Frames of the other backends pass through system memory: better at once than twice.
@@ -123,7 +128,7 @@ class JobRunner:
                 hardware=self._hardware,
                 deinterlace=options.deinterlace != "no",
                 background=options.background,
-                time_range=video.TimeRange(options.start, options.end),
+                time_range=self._time_range,
             )
         ) as source:
             output = None if options.benchmark else self._output_of(job, source)
@@ -150,7 +155,7 @@ class JobRunner:
                     batch=options.batch,
                     limit=options.frames,
                     on_progress=show,
-                    compose=composer(options.strength, options.compare),
+                    compose=composer(options.strength, self._comparison),
                 )
                 self._stop.pipeline = pipeline
                 try:
@@ -203,6 +208,7 @@ class JobRunner:
             hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),
             on_next=on_next,
+            stays=(lambda: self._stop.signal_number is None) if options.preview is not None else None,
             parts=self._parts_of(job, source),
         )
 
@@ -263,13 +269,20 @@ class JobRunner:
             except OSError as error:
                 raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
         else:
-            return Path(options.output)
+            return self._named(Path(options.output))
         proposed = video.default_output(job, Path(self._styles[0]).stem, source)
         if folder is not None and not proposed.suffix:
             return folder  # images keep their names in it
         if folder is not None:
             proposed = folder / proposed.name
+        proposed = self._named(proposed)
         return proposed if options.overwrite or options.skip_existing else unused(proposed)
+
+    def _named(self, output: Path) -> Path:
+        """The name of what is written: of a preview, that of a picture beside the output."""
+        if self._options.preview is None or output.suffix.lower() == ".png":
+            return output
+        return output.with_suffix(".preview.png")
 
 
 def _least(*counts: int | None) -> int | None:

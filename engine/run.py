@@ -13,7 +13,7 @@ import engine
 from engine.allocator import keep_freed_memory
 from engine.command_line import command_name, exit_with
 from engine.compose import COMPARISONS
-from engine.errors import BackendError, EngineError
+from engine.errors import BackendError, EngineError, SourceError
 from engine.jobs import JobRunner, StopRequest
 from engine.parts import describe
 from engine.report import check_json_target, write_json
@@ -151,6 +151,13 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument(
         "--end", type=parse_time, metavar="TIME", help="leave out what is shown at this time of the source or later"
     )
+    video.add_argument(
+        "--preview",
+        type=parse_time,
+        metavar="TIME",
+        help="translate the frame of this time alone: NAME.preview.png, beside the output's name, has source and "
+        "result side by side (--compare split: in halves); --show shows it instead",
+    )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; q or Esc ends")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
@@ -202,6 +209,8 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
         check_json_target(options.json, taken=(options.source, options.output, *(options.style or [])))
     if options.style and len(options.style) > 1 and not options.show:
         raise BackendError("several styles need a window, in which the key n goes on to the next: add --show")
+    if options.preview is not None and (options.start is not None or options.end is not None):
+        raise SourceError("--preview names one time: give it without --start and --end")
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = JobRunner(options, stop, many=len(jobs) > 1)
     status = 0

@@ -93,7 +93,7 @@ def open_source(
         background=background,
     )
     if time_range and (is_camera(spec) or _has_images(spec)):
-        raise SourceError(f"{spec}: --start and --end take a range of a video, and it is none")
+        raise SourceError(f"{spec}: {time_range.option} takes a time of a video, and this is none")
     if is_camera(spec):
         return open_camera(spec, size=live_size)
     if is_url(spec):
@@ -155,6 +155,7 @@ def open_sink(
     overwrite: bool = False,
     show: bool = False,
     on_next: Callable[[], None] | None = None,
+    stays: Callable[[], bool] | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
     parts: Callable[[Path], Parts] | None = None,
@@ -172,6 +173,7 @@ def open_sink(
         overwrite: replace files that exist.
         show: show the frames in a window as well.
         on_next: what the key n does in that window.
+        stays: whether that window still shows its last frame; it does until a key is pressed. None closes it at once.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
         parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
@@ -187,7 +189,7 @@ def open_sink(
         return sink or NullSink()
     # If a file is written as well, the window is a preview and must not hold the file back.
     time_base = None if sink or source.info.live else source.info.time_base
-    window = WindowSink(source.info.name, time_base=time_base, on_next=on_next)
+    window = WindowSink(source.info.name, time_base=time_base, on_next=on_next, stays=stays)
     return TeeSink(sink, window) if sink else window
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ class TimeRange:
     Attributes:
         start: the first frame is the first one that is shown at this time or later; None is the source's own first.
         end: frames that are shown at this time or later are left out; None is the source's end.
-        is_still: one picture is wanted, and nothing of the other tracks.
+        is_still: the first frame alone is wanted, as a picture.
 
     Raises:
         SourceError: it ends before it starts.
@@ -41,6 +42,13 @@ class TimeRange:
                 "the end has to be later than the start"
             )
 
+    @property
+    def option(self) -> str:
+        """The option that asks for it, for messages."""
+        if self.is_still:
+            return "--preview"
+        return "--end" if self.start is None else "--start"
+
     def __bool__(self) -> bool:
         return self.start is not None or self.end is not None
 
@@ -55,12 +63,13 @@ class Cut:
         zero: the source's beginning on its timeline, in seconds.
 
     Attributes:
+        wanted: the range that is asked for.
         zero, start, end: the source's beginning, and the limits of the range, on the timeline.
         begin: when the output's time 0 is on the timeline, known once the first frame is.
     """
 
     def __init__(self, wanted: TimeRange, zero: Fraction) -> None:
-        self.zero = zero
+        self.wanted, self.zero = wanted, zero
         self.start = None if wanted.start is None else wanted.start + zero
         self.end = None if wanted.end is None else wanted.end + zero
         self.begin = self.start or Fraction(0)
@@ -71,7 +80,7 @@ class Cut:
             return self.end
         return seconds + self.begin if self.end is None else min(seconds + self.begin, self.end)
 
-    def frames(self, frames: Generator[Frame, None, None], unit: Fraction) -> Iterator[Frame]:
+    def frames(self, frames: Iterator[Frame], unit: Fraction) -> Iterator[Frame]:
         """The frames up to the end of the range, at their times in the output.
 
         Args:
@@ -79,6 +88,8 @@ class Cut:
             unit: of those times, in seconds.
         """
         begin = round(self.begin / unit)
+        if self.wanted.is_still:
+            frames = itertools.islice(frames, 1)
         if self.end is None:
             for frame in frames:
                 yield dataclasses.replace(frame, pts=(frame.pts or 0) - begin)
@@ -89,7 +100,6 @@ class Cut:
             return
         for frame in frames:
             if (frame.pts or 0) >= end:  # the one before is shown until then
-                frames.close()
                 last = dataclasses.replace(last, duration=end - (last.pts or 0))
                 break
             yield dataclasses.replace(last, pts=(last.pts or 0) - begin)

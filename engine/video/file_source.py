@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class FileSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         return self._all() if self._cut is None else self._cut.frames(self._all(), self._time_base)
 
-    def _all(self) -> Generator[Frame, None, None]:
+    def _all(self) -> Iterator[Frame]:
         """The frames from the first one of the range to the end of the source."""
         self._iterating = True
         self._demuxer.drop_others()
@@ -159,7 +159,7 @@ class FileSource(Source):
         if not self._time_range:
             return None
         if self._demuxer.is_live:
-            raise SourceError(f"{self._spec}: it is live; --start and --end take a range of a recording")
+            raise SourceError(f"{self._spec}: it is live, and {self._time_range.option} takes a time of a recording")
         return Cut(
             self._time_range,
             max(Fraction(0), min(self._demuxer.starts(), default=Fraction(0)) - self._demuxer.offset_seconds),
@@ -217,7 +217,8 @@ class FileSource(Source):
             duration = before[0][0].duration or self._default_duration
             shown = show_time((self._next_pts - duration) * self._time_base - self._cut.zero)
             asked = show_time(start - self._cut.zero)
-            raise SourceError(f"{self._spec}: --start {asked} is beyond its end, the last frame is shown at {shown}")
+            asked = f"{self._cut.wanted.option} {asked}"
+            raise SourceError(f"{self._spec}: {asked} is beyond its end, the last frame is shown at {shown}")
         return False
 
     def _begin(self, before: list[Decoded], first: Decoded, pts: int) -> None:
@@ -322,6 +323,8 @@ class FileSource(Source):
 
     def _count_range(self, cut: Cut, rate: Fraction) -> int | None:
         """Frames of the range at a constant rate; as many as there are, at most."""
+        if cut.wanted.is_still:
+            return 1
         ends = [] if cut.end is None else [cut.end]
         if self._stream_end is not None:
             ends.append(self._stream_end * self._time_base)

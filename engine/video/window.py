@@ -23,6 +23,10 @@ _KEY_ESCAPE = 27
 _LONGEST_FRAME_SECONDS = 2.0
 
 
+# How often a window that stays looks for a key.
+_STAYING_MS = 50
+
+
 class NullSink(Sink):
     """Takes frames and keeps nothing: for measuring."""
 
@@ -38,6 +42,7 @@ class WindowSink(Sink):
         time_base: seconds per unit of the frames' timestamps, to keep a file to its own speed; None shows a frame as
             soon as it comes, as live sources want it.
         on_next: what the key n does.
+        stays: whether the last frame is still shown when no more come; it is until a key is pressed. None: it is not.
 
     Raises:
         SinkError: no display, or an OpenCV without windows.
@@ -46,10 +51,16 @@ class WindowSink(Sink):
     needs_calling_thread = True
 
     def __init__(
-        self, title: str, *, time_base: Fraction | None = None, on_next: Callable[[], None] | None = None
+        self,
+        title: str,
+        *,
+        time_base: Fraction | None = None,
+        on_next: Callable[[], None] | None = None,
+        stays: Callable[[], bool] | None = None,
     ) -> None:
         self._title = title
         self._on_next = on_next
+        self._stays = stays
         self._time_base = time_base
         self._shown_at = 0.0
         self._shown_pts: int | None = None
@@ -92,6 +103,10 @@ class WindowSink(Sink):
         return min(seconds, _LONGEST_FRAME_SECONDS) - (time.perf_counter() - self._shown_at)
 
     def finish(self, *, is_cut: bool = False) -> Path | None:
+        while self._is_open and self._stays is not None and self._stays():
+            key = cv2.waitKey(_STAYING_MS)
+            if key >= 0 or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                break
         self._close()
         return None
 

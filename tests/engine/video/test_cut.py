@@ -295,7 +295,7 @@ def test_images_have_no_times(tmp_path: Path) -> None:
     path = tmp_path / "in.png"
     path.write_bytes(b"anything")
     for spec in (str(path), "0"):
-        with pytest.raises(SourceError, match="take a range of a video"):
+        with pytest.raises(SourceError, match="--start takes a time of a video, and this is none"):
             open_source(spec, time_range=cut(1))
 
 
