@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("run", "cli", "doctor", "export"),  # command lines
-    ("jobs", "report"),  # one source -> one output
+    ("jobs", "job_queue", "dry_run", "report"),  # one source -> one output
     ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine
