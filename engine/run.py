@@ -244,7 +244,7 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
             status = stop.exit_status
             break
     if dry_run is not None:
-        print("\n".join(dry_run.lines()))
+        print("\n".join(dry_run.lines()), file=sys.stderr if options.json == "-" else sys.stdout)
     elif len(jobs) > 1 and not options.quiet:
         print("\n".join(summary_table(jobs)), file=sys.stderr)
     if options.json:

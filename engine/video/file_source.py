@@ -224,6 +224,7 @@ class FileSource(Source):
     def _begin(self, before: list[Decoded], first: Decoded, pts: int) -> None:
         """The range begins with this frame; `before` has the one before it, if there is one."""
         assert self._cut is not None
+        described = self._begun[0][0] if self._begun else first[0]
         self._cut.begin = pts * self._time_base
         if self._cut.end is not None and self._cut.begin >= self._cut.end:
             start, end = (show_time(time - self._cut.zero) for time in (self._cut.start or 0, self._cut.end))
@@ -232,7 +233,7 @@ class FileSource(Source):
             self._lead = before[0][0]
         self._begun = [*before, first] if self._lead is not None else [first]
         self._damaged_before = self._decoder.damaged_packets
-        self._describe(first[0])
+        self._describe(first[0] if self._decoder.is_software else described)  # a frame on a device tells less
         self._next_pts = pts
 
     def _choose_stream(self) -> VideoStream:
