@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from engine.errors import SourceError
 from engine.run import main
-from engine.video import FileSource, TimeRange, open_source
+from engine.video import FileSource, TimeRange, VideoHardware, open_sink, open_source
 from engine.video.video_decoder import VideoDecoder
+from tests.engine.video.nvidia.test_codecs import stand_in  # noqa: F401 - a fixture
 from tests.engine.video.sync import apart_ms, flash_times, make_clip
 from tests.engine.video.through import through
 from tests.media import Audio, Text, make_video, read
@@ -95,6 +99,14 @@ def test_the_frames_are_those_of_the_range(name: str, films: dict[str, Path]) ->
         assert source.warnings == []
 
 
+@pytest.mark.parametrize("name", ["closed.mp4", "late.mp4", "late.mkv", "late.ts"])
+def test_an_end_alone_leaves_the_times(name: str, films: dict[str, Path]) -> None:
+    """It counts from the beginning of the source, which need not be 0."""
+    whole = itertools.islice(open_source(str(films[name])), 50)
+    made = list(open_source(str(films[name]), time_range=cut(None, 2)))
+    assert [frame.pts for frame in made] == [frame.pts for frame in whole]
+
+
 def test_a_seek_spares_decoding(films: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     original = VideoDecoder._decode_in_software
@@ -146,6 +158,26 @@ def test_a_pipe_is_cut(films: dict[str, Path], tmp_path: Path) -> None:
     assert len(made) == 25
     assert all(np.array_equal(image, wanted) for image, wanted in zip(made, expected, strict=True))
     writer.join(10)
+
+
+@pytest.mark.parametrize("fail_at", [None, 10, 40])
+def test_hardware_cuts_as_software_does(
+    fail_at: int | None,
+    tmp_path: Path,
+    stand_in: SimpleNamespace,  # noqa: F811 - the fixture
+) -> None:
+    """Also where it fails before the range or in it."""
+    stand_in.fail_at, stand_in.error = fail_at, av.error.InvalidDataError(1094995529, "Invalid data")
+    path = make_video(tmp_path / "in.mp4", pts=EVEN[:75], options=OPEN_GOP, audio=(Audio(seconds=3.0),))
+    made, expected = tmp_path / "made.mkv", tmp_path / "expected.mkv"
+    through(path, expected, time_range=cut("1.1", "2.3"), codec="ffv1")
+    source = open_source(str(path), time_range=cut("1.1", "2.3"), hardware=VideoHardware())
+    sink = open_sink(str(made), source, codec="ffv1")
+    for frame in source:
+        sink.write(frame)
+    sink.finish()
+    assert stand_in.opened == 1
+    assert [track.packets for track in read(made).tracks] == [track.packets for track in read(expected).tracks]
 
 
 @pytest.mark.parametrize("name", ["closed.mp4", "late.mkv", "closed.ts", "uneven.mp4"])
