@@ -117,18 +117,20 @@ class DryRun:
         return self._speeds[key]
 
     def _measure(self, job: str, trial: JobRunner) -> tuple[float, str]:
-        begin: list[float] = []
+        seen: list[tuple[float, int]] = []  # moments, and how many frames were written then
 
         def stop(progress: Progress) -> None:
             if progress.frames:
-                begin.append(time.monotonic())
-            if len(begin) > 1 and begin[-1] - begin[0] > _SECONDS and trial.stop.pipeline is not None:
+                seen.append((time.monotonic(), progress.frames))
+            if seen and seen[-1][0] - seen[0][0] > _SECONDS and trial.stop.pipeline is not None:
                 trial.stop.pipeline.stop()
 
         trial.on_progress = stop
         trial.run(job)
         (summary,) = trial.summaries
-        fps = summary["fps"] or 1e3 / max(1e-3, sum(summary["stage_ms"].values()))
+        seconds, frames = (last - first for first, last in zip(seen[0], seen[-1], strict=True)) if seen else (0, 0)
+        # A job of a few frames is over at once: then its stages count one after the other.
+        fps = frames / seconds if frames and seconds else 1e3 / max(1e-3, sum(summary["stage_ms"].values()))
         return fps, f"{summary['backend']} {summary['precision']}"
 
 
