@@ -271,6 +271,22 @@ def test_sources_beside_a_file(tmp_path: Path) -> None:
         groups_of(options, parser)
 
 
+def test_a_translator_stays_for_jobs_that_ask_for_the_same(
+    films: list[Path], style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, original = [], StyleSwitcher.__init__
+
+    def counting(switcher: StyleSwitcher, styles: Any, make: Any) -> None:
+        made.append(styles)
+        original(switcher, styles, make)
+
+    monkeypatch.setattr(StyleSwitcher, "__init__", counting)
+    job = f"[[job]]\nsource = '{films[0]}'\nframes = 2\n"
+    file = written(tmp_path / "jobs.toml", job + job + "crf = 30\n" + job + "precision = 'bf16'\n")
+    assert main(["--jobs", str(file), *options_of(style), "--quiet"]) == 0
+    assert len(made) == 2
+
+
 # --- a dry run ---
 
 
