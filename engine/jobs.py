@@ -20,6 +20,7 @@ from engine.errors import SinkError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
+from engine.times import show_time
 
 if TYPE_CHECKING:
     from engine.parts import Parts
@@ -31,6 +32,9 @@ logger = logging.getLogger("streamgan")
 
 # Frames of a file that the CPU works on at the same time: their threads need not wait for each other.
 _FRAMES_AT_ONCE = 2
+
+# What a translator depends on.
+_GENERATOR_OPTIONS = ("style", "backend", "precision", "device", "norm_mode", "engine", "threads", "explain")
 
 # A second signal counts after so long.
 _SAME_SIGNAL_SECONDS = 1.0
@@ -81,12 +85,14 @@ class WindowControls(Composition):
     """What the keys of the window change: see `engine.video.window.Controls`.
 
     Args:
-        writes: a file is written too, whose picture must keep its size.
+        strength, compare: in the beginning.
+        translator: whose style the keys change.
+        output: what is written too, so the picture must keep its size; None: nothing.
     """
 
-    def __init__(self, options: argparse.Namespace, translator: StyleSwitcher, *, writes: bool) -> None:
-        super().__init__(options.strength, options.compare)
-        offered = (options.compare, None, "split", "toggle" if writes else "side")
+    def __init__(self, strength: float, compare: str | None, translator: StyleSwitcher, output: Path | None) -> None:
+        super().__init__(strength, compare)
+        offered = (compare, None, "split", "toggle" if output is not None else "side")
         self.comparisons: tuple[str | None, ...] = tuple(dict.fromkeys(offered))
         self._translator = translator
 
@@ -103,25 +109,43 @@ class WindowControls(Composition):
 class JobRunner:
     """Translates one job after the other with one translator.
 
+    Args:
+        options: of the command line.
+        stop: ends the job that is under way.
+        many: there are several jobs, so an output is a folder.
+        before: what has translated other jobs; its translator goes on where the options ask for the same.
+
     Attributes:
         summaries: JSON values of each job that is done.
         missing: pictures that could not be read, in all jobs.
+        options, stop: as given.
+        on_progress: called as that of `Pipeline`, if it is there.
     """
 
-    def __init__(self, options: argparse.Namespace, stop: StopRequest, *, many: bool) -> None:
+    def __init__(
+        self, options: argparse.Namespace, stop: StopRequest, *, many: bool, before: JobRunner | None = None
+    ) -> None:
         from engine.device import choose_device, is_surely_cpu
         from engine.styles import DEFAULT_STYLE
-        from engine.video import choose_hardware
+        from engine.video import TimeRange, choose_hardware
 
         self.summaries: list[dict[str, Any]] = []
         self.missing = 0
-        self._options = options
-        self._stop = stop
+        self.options = options
+        self.stop = stop
+        self.on_progress: Callable[[Progress], None] | None = None
         self._many = many
         self._styles = options.style or [DEFAULT_STYLE]
-        self._translator: StyleSwitcher | None = None
+        self._generator = [getattr(options, name) for name in _GENERATOR_OPTIONS]
+        is_same = before is not None and before._generator == self._generator
+        self._translator: StyleSwitcher | None = before._translator if before is not None and is_same else None
+        is_preview = options.preview is not None
+        self._time_range = TimeRange(options.preview if is_preview else options.start, options.end, is_still=is_preview)
+        self._comparison = options.compare
+        if is_preview and options.compare != "split":
+            self._comparison = "side"
         self._is_on_cpu = is_surely_cpu(options.device)
-        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
+        needs_no_hardware = is_preview or (self._is_on_cpu and options.hwaccel != "cuda")
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
         if self._hardware is not None and (options.engine or not takes_device_frames(options.backend)):
             # Frames of the other backends pass through system memory: better at once than twice.
@@ -137,31 +161,24 @@ class JobRunner:
         from engine.pipeline import Pipeline
         from engine.runners.base import describe_measurements
 
-        options = self._options
-        with contextlib.closing(
-            video.open_source(
-                job,
-                live_size=options.camera_size,
-                hardware=self._hardware,
-                deinterlace=options.deinterlace != "no",
-                background=options.background,
-            )
-        ) as source:
-            output = None if options.benchmark else self._output_of(job, source)
+        options = self.options
+        with contextlib.closing(self.open_source(job)) as source:
+            output = self.output_of(job, source)
             if output is not None and options.skip_existing and output.is_file():
                 logger.warning("%s is there already: %s is left out", output, job)
                 return
             translator = self._translator_for(source.info)
             is_shown = options.show or (output is None and not options.benchmark)
-            controls = WindowControls(options, translator, writes=output is not None) if is_shown else None
+            controls = WindowControls(options.strength, self._comparison, translator, output) if is_shown else None
             sink = self._open_sink(job, source, output, controls=controls)
-            frame_count = _least(source.info.frame_count, options.frames)
-            with ProgressBar(frame_count, disable=options.quiet) as bar:
+            with ProgressBar(self.frame_count(source.info), disable=options.quiet) as bar:
                 unexplained = options.explain
 
                 def show(progress: Progress) -> None:
                     nonlocal unexplained
                     bar.show(progress)
+                    if self.on_progress is not None:
+                        self.on_progress(progress)
                     if unexplained and translator.choice:
                         bar.write(describe_measurements(translator.choice))
                         unexplained = False
@@ -173,24 +190,41 @@ class JobRunner:
                     batch=options.batch,
                     limit=options.frames,
                     on_progress=show,
-                    compose=controls or composer(options.strength, options.compare),
+                    compose=controls or composer(options.strength, self._comparison),
                 )
-                self._stop.pipeline = pipeline
+                self.stop.pipeline = pipeline
                 try:
                     result = pipeline.run()
                 finally:
-                    self._stop.pipeline = None
+                    self.stop.pipeline = None
         self.missing += source.missing
         hardware = video.hardware_used(source, sink)
         self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
         if not options.quiet:
             print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
 
+    def open_source(self, job: str) -> Source:
+        """Opens a source as the options say."""
+        from engine import video
+
+        return video.open_source(
+            job,
+            live_size=self.options.camera_size,
+            hardware=self._hardware,
+            deinterlace=self.options.deinterlace != "no",
+            background=self.options.background,
+            time_range=self._time_range,
+        )
+
+    def frame_count(self, info: SourceInfo) -> int | None:
+        """How many frames of a source are translated; None: unknown."""
+        return _least(info.frame_count, self.options.frames)
+
     def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
         from engine.switching import StyleSwitcher
         from engine.translator import Translator
 
-        options = self._options
+        options = self.options
         expected_frames = None if info.live else _least(info.frame_count, options.frames)
 
         def make(style: str) -> Translator:
@@ -215,7 +249,7 @@ class JobRunner:
     def _open_sink(self, job: str, source: Source, output: Path | None, *, controls: WindowControls | None) -> Sink:
         from engine import video
 
-        options = self._options
+        options = self.options
         return video.open_sink(
             str(output) if output else None,
             source,
@@ -226,6 +260,7 @@ class JobRunner:
             hardware=self._hardware,
             show=controls is not None,
             controls=controls,
+            stays=(lambda: self.stop.signal_number is None) if options.preview is not None else None,
             parts=self._parts_of(job, source),
         )
 
@@ -234,7 +269,7 @@ class JobRunner:
         from engine.parts import Parts, identity_of
         from engine.styles import locate_generator
 
-        options = self._options
+        options = self.options
         is_kept = options.part_seconds != 0 and not options.show and self._hardware is None
         if not is_kept or source.info.live or not Path(job).is_file():
             return None
@@ -248,6 +283,8 @@ class JobRunner:
                 "--crf": options.crf,
                 "--deinterlace": options.deinterlace,
                 "--background": options.background,
+                "--start": options.start and show_time(options.start),
+                "--end": options.end and show_time(options.end),
                 "--frames": options.frames,
                 "--strength": options.strength,
                 "--compare": options.compare,
@@ -264,33 +301,50 @@ class JobRunner:
 
         return make
 
-    def _output_of(self, job: str, source: Source) -> Path | None:
-        """Where the result of `job` goes; None: only to a window."""
+    @property
+    def makes_folder(self) -> bool:
+        """Whether the output is a folder that is made where there is none."""
+        output = self.options.output
+        is_folder = output is not None and (Path(output).is_dir() or output.endswith(("/", os.sep)))
+        return output is not None and (self._many or is_folder)
+
+    def output_of(self, job: str, source: Source, *, is_dry: bool = False) -> Path | None:
+        """Where the result of `job` goes, into a folder that is made unless `is_dry`; None: only to a window."""
         from engine import video
         from engine.video.partial_file import unused
 
-        options = self._options
+        options = self.options
+        if options.benchmark:
+            return None
         if options.output is None:
             if source.info.live or options.show:
                 return None
             folder = Path.cwd() if job == str(SAMPLE) else None
-        elif self._many or Path(options.output).is_dir() or options.output.endswith(("/", os.sep)):
+        elif self.makes_folder:
             folder = Path(options.output)
             is_meant = options.output.endswith(("/", os.sep)) or folder.is_dir()
             if not is_meant and folder.suffix.lower() in video.SUFFIXES:
                 raise SinkError(f"{folder}: names one file, and there are several sources; name a folder")
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                if not is_dry:
+                    folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SinkError(f"can't make the folder {folder}: {error.strerror}") from error
         else:
-            return Path(options.output)
+            return self._named(Path(options.output))
         proposed = video.default_output(job, Path(self._styles[0]).stem, source)
         if folder is not None and not proposed.suffix:
             return folder  # images keep their names in it
         if folder is not None:
             proposed = folder / proposed.name
+        proposed = self._named(proposed)
         return proposed if options.overwrite or options.skip_existing else unused(proposed)
+
+    def _named(self, output: Path) -> Path:
+        """The name of what is written: of a preview, that of a picture beside the output."""
+        if self.options.preview is None or output.suffix.lower() == ".png":
+            return output
+        return output.with_suffix(".preview.png")
 
 
 def _least(*counts: int | None) -> int | None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import logging
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import engine
 from engine.allocator import keep_freed_memory
 from engine.command_line import command_name, exit_with
 from engine.compose import COMPARISONS
-from engine.errors import BackendError, EngineError
+from engine.dry_run import DryRun
+from engine.errors import BackendError, EngineError, SourceError
+from engine.job_queue import Job, groups_of, summary_table
 from engine.jobs import JobRunner, StopRequest
 from engine.parts import describe
 from engine.report import check_json_target, write_json
-from engine.samples import SAMPLE
 from engine.sizes import parse_size
+from engine.times import parse_time
 
 logger = logging.getLogger("streamgan")
 
@@ -36,15 +41,17 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m engine.run`."""
     parser = argparse.ArgumentParser(
         prog=command_name("engine.run"),
+        usage="%(prog)s [SOURCE ...] [-o OUT] [--style NAME|FILE] [options]",
         description="Translate a video, webcam, image or folder with a GAN generator.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source",
-        nargs="?",
+        nargs="*",
         type=_source,
-        help="video file, image, folder or glob of either, webcam index (0) or /dev/videoN, URL; default: sample clip",
+        help="video file, image, folder or glob of either, webcam index (0) or /dev/videoN, URL; several are done one "
+        "after the other; default: sample clip",
     )
     parser.add_argument(
         "-o",
@@ -60,6 +67,18 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME|FILE",
         help="bundled style or checkpoint; default: the first of the list; several with --show: keys n and p",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_not_empty,
+        metavar="FILE",
+        help="jobs from a TOML file: [[job]] tables with source, output and any option by its long name; options above "
+        "the first table hold for all",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing; say what would be done, and how long that takes by a short measurement",
     )
     parser.add_argument("--skip-existing", action="store_true", help="leave out sources whose output is there already")
     parser.add_argument("--status", type=_not_empty, metavar="OUT", help="say how far the job of this output is")
@@ -140,6 +159,23 @@ def build_parser() -> argparse.ArgumentParser:
         choices=COMPARISONS,
         help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
     )
+    video.add_argument(
+        "--start",
+        type=parse_time,
+        metavar="TIME",
+        help="begin with the first frame shown at this time or later: seconds, M:SS or H:MM:SS, with decimals if need "
+        "be; the output begins at zero",
+    )
+    video.add_argument(
+        "--end", type=parse_time, metavar="TIME", help="leave out what is shown at this time of the source or later"
+    )
+    video.add_argument(
+        "--preview",
+        type=parse_time,
+        metavar="TIME",
+        help="translate the frame of this time alone: NAME.preview.png, beside the output's name, has source and "
+        "result side by side (--compare split: in halves); --show shows it instead",
+    )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; the key h lists the others")
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
@@ -180,33 +216,78 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+        return _report(error, debug=False)
 
 
 def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
-    from engine import video
-
-    if options.json and options.json != "-":
-        check_json_target(options.json, taken=(options.source, options.output, *(options.style or [])))
-    if options.style and len(options.style) > 1 and not options.show:
-        raise BackendError("several styles need a window, in which the keys n and p change the style: add --show")
-    jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
-    runner = JobRunner(options, stop, many=len(jobs) > 1)
-    status = 0
-    for job in jobs:
+    groups = groups_of(options, build_parser())
+    jobs = [job for group in groups for job in group.jobs]
+    for group in groups:
+        group.check(_check)
+    status, runner, dry_run = 0, None, DryRun() if options.dry_run else None
+    for group in groups:
         try:
-            runner.run(job)
+            runner = JobRunner(group.options, stop, many=len(group.jobs) > 1, before=runner)
         except EngineError as error:
-            if len(jobs) == 1:
+            if len(groups) == 1:
                 raise
-            status = _report(error, debug=options.debug, name=job)
+            for job in group.jobs:
+                job.fail(error)
+                status = _report(error, debug=options.debug, name=job.source)
+            continue
+        run = runner.run if dry_run is None else functools.partial(dry_run.look, runner)
+        for job in group.jobs:
+            status = _do(job, run, runner, is_only=len(jobs) == 1, debug=options.debug) or status
+            if stop.signal_number is not None:
+                break
         if stop.signal_number is not None:
             status = stop.exit_status
             break
+    if dry_run is not None:
+        print("\n".join(dry_run.lines()), file=sys.stderr if options.json == "-" else sys.stdout)
+    elif len(jobs) > 1 and not options.quiet:
+        print("\n".join(summary_table(jobs)), file=sys.stderr)
     if options.json:
-        write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
-    return status or (1 if runner.missing else 0)
+        others = {
+            "failed": [{"source": job.source, "error": job.error} for job in jobs if job.state == "failed"],
+            "not_begun": [job.source for job in jobs if job.state == "not begun"],
+        }
+        done = [job.summary for job in jobs if job.summary is not None]
+        plans = {} if dry_run is None else {"plans": [dataclasses.asdict(plan) for plan in dry_run.plans]}
+        write_json(options.json, {"version": engine.__version__, "results": done, **others, **plans})
+    return status
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises EngineError where options don't go together."""
+    from engine.video import TimeRange
+
+    if options.json and options.json != "-":
+        check_json_target(options.json, taken=(*options.source, options.output, *(options.style or [])))
+    if options.style and len(options.style) > 1 and not options.show:
+        raise BackendError("several styles need a window, in which the keys n and p change the style: add --show")
+    if options.preview is not None and (options.start is not None or options.end is not None):
+        raise SourceError("--preview names one time: give it without --start and --end")
+    TimeRange(options.start, options.end)
+
+
+def _do(job: Job, run: Callable[[str], None], runner: JobRunner, *, is_only: bool, debug: bool) -> int:
+    """Does a job; raises its failure if it is the only one, else reports it. Returns its exit status."""
+    done, missing = len(runner.summaries), runner.missing
+    try:
+        run(job.source)
+    except KeyboardInterrupt:
+        job.state = "stopped"
+        if is_only:
+            raise
+        return 1
+    except Exception as error:
+        job.fail(error)
+        if is_only:
+            raise
+        return _report(error, debug=debug, name=job.source)
+    job.end(runner.summaries[-1] if len(runner.summaries) > done else None)
+    return 1 if runner.missing > missing else 0
 
 
 def _list_styles() -> None:
@@ -220,10 +301,13 @@ def _list_styles() -> None:
         print(f"  licence: {style.licence}")
 
 
-def _report(error: EngineError, *, debug: bool, name: str = "") -> int:
+def _report(error: Exception, *, debug: bool, name: str = "") -> int:
     if debug:
         traceback.print_exception(error)
     where = f"{name}: " if name and name not in str(error) else ""
+    if not isinstance(error, EngineError):
+        print(f"error: {where}unexpected {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
     kept = f"; what was done is in {error.partial}" if error.partial else ""
     print(f"error: {where}{error}{kept}", file=sys.stderr)
     return 1

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("run", "cli", "doctor", "export", "serve"),  # command lines
-    ("jobs", "report"),  # one source -> one output
+    ("jobs", "job_queue", "dry_run", "report"),  # one source -> one output
     ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine
@@ -32,7 +32,7 @@ LAYERS = (
     # Small modules, each one thing.
     (
         *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
-        *("reference", "samples", "sizes", "_native", ""),  # "": `engine` itself, the version and the public names
+        *("reference", "samples", "sizes", "times", "_native", ""),  # "": `engine` itself
     ),
 )
 """The modules and folders of `engine`, from the top down. Each imports from its own line and from lines below it."""

@@ -17,6 +17,7 @@ from engine.errors import SinkError, SourceError
 from engine.parts import Parts
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Sink, Source, SourceInfo, StopStream
 from engine.video.containers import CONTAINERS
+from engine.video.cut import TimeRange
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
@@ -43,6 +44,7 @@ __all__ = [
     "SourceInfo",
     "StopStream",
     "TeeSink",
+    "TimeRange",
     "VideoHardware",
     "WindowSink",
     "choose_hardware",
@@ -66,6 +68,7 @@ def open_source(
     hardware: VideoHardware | None = None,
     deinterlace: bool = True,
     background: tuple[int, int, int] = (0, 0, 0),
+    time_range: TimeRange | None = None,
 ) -> Source:
     """Opens whatever the user named.
 
@@ -77,13 +80,21 @@ def open_source(
         hardware: to decode video files on; None is software.
         deinterlace: makes whole pictures of video frames that are interlaced.
         background: what is behind transparent pixels of a video, as bytes of blue, green and red.
+        time_range: what is wanted of a video; None is all.
 
     Raises:
-        SourceError: there is nothing, or nothing with a picture.
+        SourceError: there is nothing, or nothing with a picture; or the range has no frames, or can't be had.
     """
     open_file = functools.partial(
-        FileSource, threads=threads, hardware=hardware, deinterlace=deinterlace, background=background
+        FileSource,
+        threads=threads,
+        hardware=hardware,
+        time_range=time_range,
+        deinterlace=deinterlace,
+        background=background,
     )
+    if time_range and (is_camera(spec) or _has_images(spec)):
+        raise SourceError(f"{spec}: {time_range.option} takes a time of a video, and this is none")
     if is_camera(spec):
         return open_camera(spec, size=live_size)
     if is_url(spec):
@@ -101,6 +112,13 @@ def open_source(
     if is_image(path) and path.is_file():
         return ImageSource(spec, [path])
     return open_file(spec)
+
+
+def _has_images(spec: str) -> bool:
+    files = media_files(spec)
+    if files is None:
+        return not is_url(spec) and is_image(Path(spec)) and Path(spec).is_file()
+    return any(map(is_image, files))
 
 
 def default_output(spec: str, style: str, source: Source | None = None) -> Path:
@@ -138,6 +156,7 @@ def open_sink(
     overwrite: bool = False,
     show: bool = False,
     controls: Controls | None = None,
+    stays: Callable[[], bool] | None = None,
     threads: int = 0,
     hardware: VideoHardware | None = None,
     parts: Callable[[Path], Parts] | None = None,
@@ -155,6 +174,7 @@ def open_sink(
         overwrite: replace files that exist.
         show: show the frames in a window as well.
         controls: what the keys of that window change.
+        stays: whether that window still shows its last frame; it does until a key is pressed. None closes it at once.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
         parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
@@ -172,7 +192,7 @@ def open_sink(
     time_base = None if sink or source.info.live else source.info.time_base
     info = dataclasses.replace(source.info, frame_rate=source.info.frame_rate or DEFAULT_FRAME_RATE)
     record = functools.partial(FileSink, info=info, crf=crf)
-    window = WindowSink(source.info.name, time_base=time_base, controls=controls, record=record)
+    window = WindowSink(source.info.name, time_base=time_base, controls=controls, record=record, stays=stays)
     return TeeSink(sink, window) if sink else window
 
 

@@ -15,6 +15,7 @@ from engine.video.color import Color
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.video.cut import Cut
     from engine.video.demuxer import Demuxer
 
 DEFAULT_FRAME_RATE = Fraction(25)
@@ -76,6 +77,7 @@ class Media:
         frame_rate: average, for encoders that want to know.
         tick_rate: at which all frames lie on a tick, for containers that know nothing but a constant rate.
         start_unit: parts of a second in which the start of every track is a whole number, at least 1000.
+        cut: the range of the source that is in the output; None is all.
     """
 
     demuxer: Demuxer | None = dataclasses.field(default=None, compare=False)
@@ -87,6 +89,7 @@ class Media:
     frame_rate: Fraction = DEFAULT_FRAME_RATE
     tick_rate: Fraction | None = None
     start_unit: int = 1000
+    cut: Cut | None = None
 
 
 class Source(Protocol):

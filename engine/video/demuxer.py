@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import SourceError
+from engine.video.cut import Cut
 from engine.video.late import LateTracks
 from engine.video.packet_spool import SOUND_PACKETS_KEPT, PacketSpool, keep_first, time_of
 from engine.video.pyav import has_flag, import_av, is_live_protocol, is_url, lacks_parameters, open_followed, open_pipe
@@ -52,6 +53,7 @@ class Demuxer:
 
     Attributes:
         container: the open source.
+        cut: the range that is wanted of it, set before anything is read; None is all.
         streams: what is known of it; `late_tracks` has what appears later.
         offset_seconds: subtracted from every timestamp, all tracks alike.
         is_live: it arrives in real time and has no end of its own.
@@ -66,6 +68,7 @@ class Demuxer:
 
     def __init__(self, spec: str, *, hwaccel: Any = None) -> None:
         self.damaged = self.damaged_others = 0
+        self.cut: Cut | None = None
         self.first_packets: dict[int, list[Packet]] = {}
         self._spec = spec
         self._position = 0  # the furthest place read in the source
@@ -105,6 +108,16 @@ class Demuxer:
     def can_be_opened_twice(self) -> bool:
         return self._pipe is None and not self.is_live
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether `seek` leads to a key frame for sure: the container lists them, and has one clock."""
+        return self.can_be_opened_twice and self.container.format.name.startswith(("mov", "matroska"))
+
+    @property
+    def has_track_places(self) -> bool:
+        """Whether `seek` leads each track to its own place; otherwise they begin behind the key frame in the file."""
+        return bool(self.container.format.name.startswith("mov"))
+
     def starts(self) -> list[Fraction]:
         """Where each track starts, in seconds of the source's clock."""
         return [
@@ -118,6 +131,23 @@ class Demuxer:
         self._picture = picture
         self._timeline = Timeline(self.offset_seconds, picture=picture.index, can_leap=self._is_broadcast)
         self._mapped = self._map()
+
+    def seek(self, seconds: Fraction) -> bool:
+        """Goes to a key frame of the picture that is decoded at a time or before it; False: that can't be done."""
+        av = import_av()
+        place = round((seconds + self.offset_seconds) / self._picture.time_base)
+        try:
+            self.container.seek(place, stream=self._picture)
+        except (av.error.FFmpegError, OSError):
+            return False
+        self._ahead.clear()
+        self._last_seen.clear()
+        self._read_packets = self._read()
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = PacketSpool()
+        self.choose(self._picture)
+        return True
 
     def keep_others(self) -> None:
         """Says that somebody will take the other tracks' packets and close the source."""
@@ -156,17 +186,21 @@ class Demuxer:
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
         """Packets of the other tracks up to a time, all if it is None, as far as the source has been read.
 
+        The times are those of the output.
+
         Args:
             is_last: no more pictures are wanted, so the source is read on until the time is reached everywhere.
         """
-        while (packet := self._take(until_seconds, is_last or self._reads_others_only)) is not None:
-            yield packet
+        until = until_seconds if self.cut is None else self.cut.in_source(until_seconds)
+        while (packet := self._take(until, is_last or self._reads_others_only)) is not None:
+            if self.cut is None or self.cut.place(packet):
+                yield packet
 
     def late_tracks(self) -> LateTracks | None:
         """Tracks that have appeared in a transport stream since it was opened, once it has been read."""
         if self._transport is None or self._transport.late is None or self._timeline is None:
             return None
-        return LateTracks(self._transport, self._timeline.shifts)
+        return LateTracks(self._transport, self._timeline.shifts, self.cut)
 
     def drop_others(self) -> None:
         """Drops the other tracks' packets from here on, if nobody wants them."""
@@ -221,7 +255,7 @@ class Demuxer:
                 # FFmpeg takes the seam for damage, as the packets' counters don't go on there.
                 self.damaged -= is_behind_join and any(self._corrupt)
                 self._corrupt.append(packet.is_corrupt)
-            elif self._spool is not None:
+            elif self._spool is not None and (self.cut is None or self.cut.may_take(packet)):
                 if is_behind_join and packet.dts is not None:
                     self._spool.make_room(index, packet.dts)
                 self._spool.put(packet)

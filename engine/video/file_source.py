@@ -11,8 +11,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import SourceError
+from engine.times import show_time
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceInfo
 from engine.video.color import color_of, is_placed_low, output_color
+from engine.video.cut import Cut, TimeRange
 from engine.video.demuxer import Demuxer
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.picture import Pictures
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 # A file whose last frame ends this much earlier than its index says is cut off. Less is rounding of durations.
 MISSING_SECONDS = 0.5
 
+# How far before a range reading begins: where each track has its place, and where the other tracks may lie before the
+# picture. The second is tried where the first one does not lead to a key frame.
+SEEK_SECONDS, INTERLEAVED_SEEK_SECONDS = (0, 10), (10, 60)
+
 # Larger averages are a container's clock, such as 60000 for raw DV, not a rate.
 MOST_FRAMES_PER_SECOND = 1000
 
@@ -42,13 +48,22 @@ class FileSource(Source):
         spec: path or URL.
         threads: decoder threads; 0 lets FFmpeg choose.
         hardware: to decode on, if it takes the stream, and where its frames stay, if they can; None is software.
+        time_range: what is wanted of it; None is all.
         picture: `deinterlace` and `background`, see `Pictures`.
 
     Raises:
-        SourceError: no such file, no video in it, or nothing in it can be decoded.
+        SourceError: no such file, no video in it, nothing in it can be decoded, or nothing is shown in the range.
     """
 
-    def __init__(self, spec: str, *, threads: int = 0, hardware: VideoHardware | None = None, **picture: Any) -> None:
+    def __init__(
+        self,
+        spec: str,
+        *,
+        threads: int = 0,
+        hardware: VideoHardware | None = None,
+        time_range: TimeRange | None = None,
+        **picture: Any,
+    ) -> None:
         self._spec = spec
         self._picture_settings = picture
         self._notes: list[str] = []
@@ -58,28 +73,30 @@ class FileSource(Source):
         self._stream_end: int | None = None
         self._closed = threading.Event()
         self._iterating = False
-        self._demuxer = Demuxer(spec)
-        self._container = self._demuxer.container
+        self._threads, self._hardware, self._time_range = threads, hardware, time_range
+        self._lead: VideoFrame | None = None  # the frame before the range, which its first one is deinterlaced with
+        self._damaged_before = 0
+        self._open()
         try:
-            self._stream = self._choose_stream()
-            self._stream.thread_type = "AUTO"
-            self._stream.thread_count = threads
-            self._demuxer.choose(self._stream)
-            self._decoder = VideoDecoder(spec, self._demuxer, self._stream, hardware=hardware, closed=self._closed)
-            self._decoded = self._decoder.decode()
-            self._first = self._first_frame()
-            self._describe(self._first[0])
+            if self._cut is not None and self._cut.start is not None:
+                self._go_to(self._cut.start)
         except BaseException:
             self._demuxer.close()
             raise
 
     def __iter__(self) -> Iterator[Frame]:
+        return self._all() if self._cut is None else self._cut.frames(self._all(), self._time_base)
+
+    def _all(self) -> Iterator[Frame]:
+        """The frames from the first one of the range to the end of the source."""
         self._iterating = True
         self._demuxer.drop_others()
         try:
-            for decoded, image in self._pictures.of(itertools.chain([self._first], self._decoded)):
+            for decoded, image in self._pictures.of(itertools.chain(self._begun, self._decoded)):
                 if self._closed.is_set():
                     return
+                if decoded is self._lead:
+                    continue
                 yield self._frame(decoded, image)
             self._ended = not self._closed.is_set()
         finally:
@@ -101,7 +118,7 @@ class FileSource(Source):
     def warnings(self) -> list[str]:
         """One line for each kind of trouble met so far, with counts."""
         lines = [*self._decoder.notes, *self._notes]
-        damaged = self._decoder.damaged_packets
+        damaged = self._decoder.damaged_packets - self._damaged_before
         if damaged:
             lines.append(f"{self._spec}: {damaged} damaged packets; what could be decoded of them is in the output")
         if self._damaged_frames:
@@ -122,6 +139,107 @@ class FileSource(Source):
         return lines
 
     # --- opening ---
+
+    def _open(self) -> None:
+        self._demuxer = Demuxer(self._spec)
+        self._container = self._demuxer.container
+        try:
+            self._stream = self._choose_stream()
+            self._stream.thread_type = "AUTO"
+            self._stream.thread_count = self._threads
+            self._demuxer.choose(self._stream)
+            self._cut = self._demuxer.cut = self._place_range()
+            self._decoder = VideoDecoder(
+                self._spec, self._demuxer, self._stream, hardware=self._hardware, closed=self._closed
+            )
+            self._decoded = self._decoder.decode()
+            self._begun = [self._first_frame()]
+            self._describe(self._begun[0][0])
+        except BaseException:
+            self._demuxer.close()
+            raise
+
+    def _place_range(self) -> Cut | None:
+        """The range on the timeline. Its times count from where the first track begins, as players count."""
+        if not self._time_range:
+            return None
+        if self._demuxer.is_live:
+            raise SourceError(f"{self._spec}: it is live, and {self._time_range.option} takes a time of a recording")
+        return Cut(
+            self._time_range,
+            max(Fraction(0), min(self._demuxer.starts(), default=Fraction(0)) - self._demuxer.offset_seconds),
+        )
+
+    def _go_to(self, start: Fraction) -> None:
+        """Goes on to the first frame that is shown at a time or later: from a key frame before it, or frame by frame.
+
+        Raises:
+            SourceError: there is none.
+        """
+        has_sought, first = False, (self._begun[0][0].pts or 0) * self._time_base
+        for back in self._seeks():
+            if start - back <= first:
+                break
+            has_sought = True
+            self._decoded.close()
+            if self._demuxer.seek(start - back):
+                self._decoded, self._begun = self._decoder.decode(), []
+                if self._skip_to(start, is_exact=False):
+                    return
+        if has_sought:
+            self._demuxer.close()
+            self._open()
+        self._skip_to(start, is_exact=True)
+
+    def _seeks(self) -> tuple[int, ...]:
+        """How many seconds before the range reading may begin, in the order in which that is tried."""
+        if not self._decoder.is_software or not self._demuxer.can_seek:
+            return ()
+        assert self._time_range is not None
+        needs_no_others = self._time_range.is_still or self._demuxer.has_track_places
+        return SEEK_SECONDS if needs_no_others else INTERLEAVED_SEEK_SECONDS
+
+    def _skip_to(self, start: Fraction, *, is_exact: bool) -> bool:
+        """Decodes up to the first frame of the range, which then is the next one.
+
+        Args:
+            is_exact: reading began at the file's beginning. Otherwise frames are those of the file from the first
+                decoded key frame on, so one has to be shown before the range; False is returned if none is.
+        """
+        before: list[Decoded] = []
+        for decoded in itertools.chain(self._begun, self._decoded):
+            frame = decoded[0]
+            pts = self._stamp(frame)
+            time = pts * self._time_base
+            is_exact |= frame.key_frame and frame.pts is not None and time <= start
+            if time >= start:
+                if is_exact:
+                    self._begin(before, decoded, pts)
+                return is_exact
+            before = [decoded]
+        if is_exact:
+            assert self._cut is not None
+            duration = before[0][0].duration or self._default_duration
+            shown = show_time((self._next_pts - duration) * self._time_base - self._cut.zero)
+            asked = show_time(start - self._cut.zero)
+            asked = f"{self._cut.wanted.option} {asked}"
+            raise SourceError(f"{self._spec}: {asked} is beyond its end, the last frame is shown at {shown}")
+        return False
+
+    def _begin(self, before: list[Decoded], first: Decoded, pts: int) -> None:
+        """The range begins with this frame; `before` has the one before it, if there is one."""
+        assert self._cut is not None
+        described = self._begun[0][0] if self._begun else first[0]
+        self._cut.begin = pts * self._time_base
+        if self._cut.end is not None and self._cut.begin >= self._cut.end:
+            start, end = (show_time(time - self._cut.zero) for time in (self._cut.start or 0, self._cut.end))
+            raise SourceError(f"{self._spec}: no frame is shown between --start {start} and --end {end}")
+        if first[0].interlaced_frame and before:
+            self._lead = before[0][0]
+        self._begun = [*before, first] if self._lead is not None else [first]
+        self._damaged_before = self._decoder.damaged_packets
+        self._describe(first[0] if self._decoder.is_software else described)  # a frame on a device tells less
+        self._next_pts = pts
 
     def _choose_stream(self) -> VideoStream:
         streams = video_streams(self._demuxer.streams)
@@ -168,6 +286,8 @@ class FileSource(Source):
         rate = next((rate for rate in said if rate and rate <= MOST_FRAMES_PER_SECOND), DEFAULT_FRAME_RATE)
         offset = self._demuxer.offset_seconds
         self._next_pts = 0
+        starts = ((start - offset).denominator for start in self._demuxer.starts())
+        units = (stream.time_base.denominator for stream in self._demuxer.streams if stream.time_base is not None)
         self._default_duration = max(1, round(1 / (rate * self._time_base)))
         self.info = SourceInfo(
             name=self._spec,
@@ -193,10 +313,13 @@ class FileSource(Source):
             offset_seconds=offset,
             frame_rate=rate,
             tick_rate=_tick_rate(stream.base_rate, rate),
-            start_unit=math.lcm(1000, *((start - offset).denominator for start in self._demuxer.starts())),
+            start_unit=math.lcm(1000, *(units if self._cut is not None else starts)),
+            cut=self._cut,
         )
 
     def _count_frames(self, rate: Fraction) -> int | None:
+        if self._cut is not None:
+            return self._count_range(self._cut, rate)
         if self._stream.frames:
             return indexed_frames(self._stream)
         if self._stream.duration is not None:
@@ -205,20 +328,34 @@ class FileSource(Source):
             return round(Fraction(self._container.duration, 1_000_000) * rate) or None
         return None
 
+    def _count_range(self, cut: Cut, rate: Fraction) -> int | None:
+        """Frames of the range at a constant rate; as many as there are, at most."""
+        if cut.wanted.is_still:
+            return 1
+        ends = [] if cut.end is None else [cut.end]
+        if self._stream_end is not None:
+            ends.append(self._stream_end * self._time_base)
+        elif self._container.duration is not None:
+            ends.append(Fraction(self._container.duration, 1_000_000))
+        return max(1, math.ceil((min(ends) - cut.begin) * rate)) if ends else None
+
     # --- frames ---
+
+    def _stamp(self, decoded: VideoFrame) -> int:
+        """The time at which the next frame is shown, in the source's unit."""
+        pts = decoded.pts if decoded.pts is not None else decoded.dts
+        pts = self._next_pts if pts is None else pts
+        self._next_pts = pts + (decoded.duration or self._default_duration)
+        return pts
 
     def _frame(self, decoded: VideoFrame, image: np.ndarray | Tensor) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
-        duration = decoded.duration or self._default_duration
-        pts = decoded.pts if decoded.pts is not None else decoded.dts
-        pts = self._next_pts if pts is None else pts
-        self._next_pts = pts + duration
-        return Frame(image=image, pts=pts, duration=duration)
+        return Frame(image=image, pts=self._stamp(decoded), duration=decoded.duration or self._default_duration)
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""
-        return 0 if self._demuxer.joins else (self.info.frame_count or 0) - self._frames
+        return 0 if self._demuxer.joins or self._cut is not None else (self.info.frame_count or 0) - self._frames
 
     def _seconds_missing(self) -> Fraction:
         """Seconds between the end of the last frame and the end that the file's index promises."""

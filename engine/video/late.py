@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from engine.video.cut import Cut
 from engine.video.packet_spool import keep_first, move, time_of
 from engine.video.partial_file import Reader
 from engine.video.pyav import BROADCAST_OPTIONS, import_av, lacks_parameters
@@ -26,6 +27,7 @@ class LateTracks:
     Args:
         transport: what has kept them.
         shifts: places in the source, and what is added to times from there on.
+        cut: the range that is wanted; None is all.
 
     Attributes:
         container, streams, first_packets, damaged_others: as in `Demuxer`.
@@ -34,8 +36,8 @@ class LateTracks:
 
     damaged_others = 0
 
-    def __init__(self, transport: Transport, shifts: list[tuple[int, Fraction]]) -> None:
-        self._transport, self._shifts = transport, shifts
+    def __init__(self, transport: Transport, shifts: list[tuple[int, Fraction]], cut: Cut | None = None) -> None:
+        self._transport, self._shifts, self._cut = transport, shifts, cut
         self.first_packets: dict[int, list[Packet]] = {}
         self.container = self._open()
         for packet in self._read():
@@ -51,10 +53,12 @@ class LateTracks:
         self._next: Packet | None = next(self._packets, None)
 
     def others(self, until_seconds: Fraction | None, *, is_last: bool = False) -> Iterator[Packet]:
-        """Packets up to a time, all if it is None."""
-        while self._next is not None and (until_seconds is None or time_of(self._next) <= until_seconds):
+        """Packets up to a time of the output, all if it is None."""
+        until = until_seconds if self._cut is None else self._cut.in_source(until_seconds)
+        while self._next is not None and (until is None or time_of(self._next) <= until):
             packet, self._next = self._next, next(self._packets, None)
-            yield packet
+            if self._cut is None or self._cut.place(packet):
+                yield packet
 
     def _open(self) -> Any:
         assert self._transport.late is not None

@@ -331,6 +331,8 @@ class TrackCopier:
             shift = round(self._media.offset_seconds / (chapter["time_base"] or 1))
             chapter["start"] -= shift
             chapter["end"] -= shift
+        if self._media.cut is not None:
+            chapters = self._media.cut.chapters(chapters)
         if chapters:
             self._output.set_chapters(chapters)
 

@@ -68,6 +68,11 @@ class VideoDecoder:
                 self._note_if_wanted(hardware, f"decoded in software: {reason}")
 
     @property
+    def is_software(self) -> bool:
+        """Whether all is decoded in software, from the next packet that is read on."""
+        return self._offered is None
+
+    @property
     def damaged_packets(self) -> int:
         return self._failed_packets + self._demuxer.damaged
 

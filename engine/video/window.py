@@ -34,6 +34,10 @@ _RATE_SECONDS = 2.0
 _STRENGTH_STEP = 0.1
 
 
+# How often a window that stays looks for a key.
+_STAYING_MS = 50
+
+
 class NullSink(Sink):
     """Takes frames and keeps nothing: for measuring."""
 
@@ -85,6 +89,7 @@ class WindowSink(Sink):
         controls: of style, strength and comparison; None: there are none.
         record: opens a sink for a recording of what is shown.
         folder: where screenshots and recordings go.
+        stays: whether the last frame is still shown when no more come; it is until a key is pressed. None: it is not.
 
     Attributes:
         warnings: the files that were saved.
@@ -103,8 +108,10 @@ class WindowSink(Sink):
         controls: Controls | None = None,
         record: Callable[[Path], Sink] | None = None,
         folder: Path | None = None,
+        stays: Callable[[], bool] | None = None,
     ) -> None:
         self._title = title
+        self._stays = stays
         self._time_base = time_base
         self._controls = controls
         self._record = record
@@ -153,6 +160,10 @@ class WindowSink(Sink):
         self._obey(chr(key))
 
     def finish(self, *, is_cut: bool = False) -> Path | None:
+        while self._is_open and self._stays is not None and self._stays():
+            key = cv2.waitKey(_STAYING_MS)
+            if key >= 0 or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                break
         self._close()
         return None
 

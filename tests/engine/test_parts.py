@@ -200,6 +200,24 @@ def test_another_setting_is_named(
     assert len(read(output).times) == 100
 
 
+def test_a_range_goes_on_where_it_was(
+    film: Path, style: Path, tmp_path: Path, interruption: Interruption, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its limits belong to the job."""
+    whole, output = tmp_path / "whole.mkv", tmp_path / "out.mkv"
+    kept = ("--part-seconds", SECONDS, "--start", "0.5")
+    assert run(film, whole, style, *kept, "--end", "0:03.5") == 0
+    interruption.at = [20, 60]
+    for _ in range(2):
+        assert run(film, output, style, *kept, "--end", "3.5") == 1
+    capsys.readouterr()
+    assert run(film, output, style, *kept) == 1
+    assert "another --end (0:03.5, now None)" in error_line(capsys)
+    assert run(film, output, style, *kept, "--end", "3.5") == 0
+    assert len(read(whole).times) == 75
+    assert_same(read(output), read(whole))
+
+
 def test_a_damaged_part_is_done_again(
     film: Path, style: Path, tmp_path: Path, interruption: Interruption, capsys: pytest.CaptureFixture[str]
 ) -> None:

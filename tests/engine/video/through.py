@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from engine.video import Sink, Source, open_sink, open_source
+from engine.video import Sink, Source, TimeRange, open_sink, open_source
 from tests.media import Contents, read
 
 
@@ -28,9 +28,9 @@ class Result:
         return [*self.source.warnings, *self.sink.warnings]
 
 
-def through(spec: Path | str, output: Path, **options: Any) -> Result:
-    """Copies every frame of `spec` to `output` and finishes it."""
-    source = open_source(str(spec))
+def through(spec: Path | str, output: Path, *, time_range: TimeRange | None = None, **options: Any) -> Result:
+    """Copies every frame of `spec`, or of a range of it, to `output` and finishes it."""
+    source = open_source(str(spec), time_range=time_range)
     sink = open_sink(str(output), source, **options)
     frames = 0
     for frame in source:
