@@ -318,7 +318,7 @@ def test_a_signal_keeps_what_is_done(number: signal.Signals, times_sent: int, cl
     clip = repeated(clip, 10, tmp_path / "long.mp4")  # 1,440 frames: no processor is through before the signal comes
     output = tmp_path / "results" / "out.mp4"
     output.parent.mkdir()
-    process = start([str(clip), "-o", str(output), "--part-seconds", "0"])  # no parts where it takes a minute
+    process = start([str(clip), "-o", str(output), "--part-seconds", "0"])
     deadline = time.monotonic() + 60
     while sum(path.stat().st_size for path in output.parent.iterdir()) < 100_000:
         assert time.monotonic() < deadline
