@@ -19,7 +19,7 @@ from engine.errors import SourceError
 from engine.run import main
 from engine.video import FileSource, TimeRange, VideoHardware, open_sink, open_source
 from engine.video.video_decoder import VideoDecoder
-from tests.engine.video.nvidia.test_codecs import stand_in  # noqa: F401 - a fixture
+from tests.engine.video.nvidia.conftest import stand_in  # noqa: F401 - a fixture
 from tests.engine.video.sync import apart_ms, flash_times, make_clip
 from tests.engine.video.through import through
 from tests.media import Audio, Text, make_video, read
