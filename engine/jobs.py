@@ -77,6 +77,17 @@ class StopRequest:
             raise KeyboardInterrupt  # a compilation would go on for a minute
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenJob:
+    """A source and its output, not translated yet; `parts`: of the output, if it is kept in parts."""
+
+    name: str
+    source: Source
+    sink: Sink
+    output: Path | None
+    parts: Parts | None
+
+
 class JobRunner:
     """Translates one job after the other with one translator.
 
@@ -98,7 +109,8 @@ class JobRunner:
         self._styles = options.style or [DEFAULT_STYLE]
         self._translator: StyleSwitcher | None = None
         self._is_on_cpu = is_surely_cpu(options.device)
-        needs_no_hardware = self._is_on_cpu and options.hwaccel != "cuda"
+        # What a hardware encoder makes is not kept in parts.
+        needs_no_hardware = (self._is_on_cpu or options.cluster) and options.hwaccel != "cuda"
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
         if self._hardware is not None and (options.engine or not takes_device_frames(options.backend)):
             # Frames of the other backends pass through system memory: better at once than twice.
@@ -110,26 +122,55 @@ class JobRunner:
         Raises:
             EngineError: it could not be done; `error.partial` says what was kept.
         """
+        opened = self.open(job)
+        if opened is not None:
+            self.translate(opened)
+
+    def open(self, job: str) -> OpenJob | None:
+        """Opens a source and its output; None if that is there and to be left as it is.
+
+        Raises:
+            EngineError: one of them can't be opened.
+        """
+        options = self._options
+        source = self.open_source(job)
+        try:
+            output = None if options.benchmark else self._output_of(job, source)
+            if output is not None and options.skip_existing and output.is_file():
+                logger.warning("%s is there already: %s is left out", output, job)
+                source.close()
+                return None
+            sink, parts = self._open_sink(job, source, output, on_next=self.translator_for(source.info).next)
+        except BaseException:
+            source.close()
+            raise
+        return OpenJob(job, source, sink, output, parts)
+
+    def open_source(self, job: str) -> Source:
+        """Opens a source as the options say."""
+        from engine import video
+
+        return video.open_source(
+            job,
+            live_size=self._options.camera_size,
+            hardware=self._hardware,
+            deinterlace=self._options.deinterlace != "no",
+            background=self._options.background,
+        )
+
+    def translate(self, opened: OpenJob) -> None:
+        """Translates what was opened, and closes it.
+
+        Raises:
+            EngineError: as `run`.
+        """
         from engine import video
         from engine.pipeline import Pipeline
         from engine.runners.base import describe_measurements
 
-        options = self._options
-        with contextlib.closing(
-            video.open_source(
-                job,
-                live_size=options.camera_size,
-                hardware=self._hardware,
-                deinterlace=options.deinterlace != "no",
-                background=options.background,
-            )
-        ) as source:
-            output = None if options.benchmark else self._output_of(job, source)
-            if output is not None and options.skip_existing and output.is_file():
-                logger.warning("%s is there already: %s is left out", output, job)
-                return
-            translator = self._translator_for(source.info)
-            sink = self._open_sink(job, source, output, on_next=translator.next)
+        options, source, sink = self._options, opened.source, opened.sink
+        with contextlib.closing(source):
+            translator = self.translator_for(source.info)
             frame_count = _least(source.info.frame_count, options.frames)
             with ProgressBar(frame_count, disable=options.quiet) as bar:
                 unexplained = options.explain
@@ -161,7 +202,8 @@ class JobRunner:
         if not options.quiet:
             print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
 
-    def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
+    def translator_for(self, info: SourceInfo) -> StyleSwitcher:
+        """The translator of all jobs; made for the first one."""
         from engine.switching import StyleSwitcher
         from engine.translator import Translator
 
@@ -187,11 +229,21 @@ class JobRunner:
             self._translator = StyleSwitcher(self._styles, make)
         return self._translator
 
-    def _open_sink(self, job: str, source: Source, output: Path | None, *, on_next: Callable[[], None]) -> Sink:
+    def _open_sink(
+        self, job: str, source: Source, output: Path | None, *, on_next: Callable[[], None]
+    ) -> tuple[Sink, Parts | None]:
+        """The output, and the parts that it is kept in."""
         from engine import video
 
-        options = self._options
-        return video.open_sink(
+        options, make_parts = self._options, self._parts_of(job, source)
+        made: list[Parts] = []
+
+        def keep(path: Path) -> Parts:
+            assert make_parts is not None
+            made.append(make_parts(path))
+            return made[0]
+
+        sink = video.open_sink(
             str(output) if output else None,
             source,
             crf=options.crf,
@@ -201,12 +253,13 @@ class JobRunner:
             hardware=self._hardware,
             show=options.show or (output is None and not options.benchmark),
             on_next=on_next,
-            parts=self._parts_of(job, source),
+            parts=keep if make_parts is not None else None,
         )
+        return sink, made[0] if made else None
 
     def _parts_of(self, job: str, source: Source) -> Callable[[Path], Parts] | None:
         """Makes the parts of an output; None where nothing can be kept, or the source can't be read again."""
-        from engine.parts import Parts, identity_of
+        from engine.parts import SECONDS, Parts, identity_of
         from engine.styles import locate_generator
 
         options = self._options
@@ -232,7 +285,7 @@ class JobRunner:
                 output,
                 frames_depend_on,
                 frame_count=_least(source.info.frame_count, options.frames),
-                seconds=options.part_seconds,
+                seconds=options.part_seconds or (SECONDS if options.cluster else None),
                 restart=options.restart,
                 keep=options.keep_parts,
             )

@@ -29,6 +29,9 @@ logger = logging.getLogger("streamgan")
 SECONDS = 10.0
 """Length of a part; a quarter less where the picture changes, a quarter more where it doesn't."""
 
+TOLERANCE = 0.25
+"""Share of its length by which a part may be shorter or longer."""
+
 WORTH_KEEPING_SECONDS = 60.0
 """A job that is expected to take less is not kept in parts."""
 
@@ -88,15 +91,36 @@ class TimestampDigest:
         return self._digest.hexdigest()
 
 
-class PartWriter:
-    """Writes a part, which is there once `complete` has returned."""
+@dataclasses.dataclass(frozen=True)
+class MadePart:
+    """A part that was made elsewhere.
 
-    def __init__(self, folder: Path, first: int) -> None:
+    Attributes:
+        first, end, timestamps, sha256: as of `Part`.
+        picture: (height, width) of its frames.
+        payload: the file of its packets.
+    """
+
+    first: int
+    end: int
+    timestamps: str
+    sha256: str
+    picture: tuple[int, int]
+    payload: bytes = dataclasses.field(repr=False)
+
+
+class PartRecorder:
+    """Writes the packets of a part that begins with frame `first` to a file."""
+
+    def __init__(self, first: int, file: IO[bytes]) -> None:
         self._first = first
-        self._path = folder / f"{first:09d}{_PACKETS}"
-        self._file: IO[bytes] = self._path.open("wb")
+        self._file = file
         self._digest = hashlib.sha256()
         self._timestamps = TimestampDigest()
+
+    @property
+    def frame_count(self) -> int:
+        return self._timestamps.count
 
     def add_frame(self, pts: int) -> None:
         """A frame whose packet will come."""
@@ -109,15 +133,29 @@ class PartWriter:
             self._file.write(data)
             self._digest.update(data)
 
+    def part(self, path: Path) -> Part:
+        """What was written, to this path."""
+        end = self._first + self.frame_count
+        return Part(self._first, end, str(self._timestamps), self._digest.hexdigest(), path)
+
+    def made(self, picture: tuple[int, int], payload: bytes) -> MadePart:
+        """What was written, `payload`, of frames of this (height, width)."""
+        part = self.part(Path())
+        return MadePart(part.first, part.end, part.timestamps, part.sha256, picture, payload)
+
+
+class PartWriter(PartRecorder):
+    """Writes a part into a folder. It is there once `complete` has returned."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._path = folder / f"{first:09d}{_PACKETS}"
+        super().__init__(first, self._path.open("wb"))
+
     def complete(self) -> Part:
         """Forces it to the disk, its manifest last."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        end = self._first + self._timestamps.count
-        part = Part(self._first, end, str(self._timestamps), self._digest.hexdigest(), self._path)
-        manifest = {"first": part.first, "end": part.end, "timestamps": part.timestamps, "sha256": part.sha256}
-        _write_json(self._path.with_suffix(_MANIFEST), manifest)
+        part = self.part(self._path)
+        _sync(self._file)
+        _write_manifest(part)
         return part
 
     def discard(self) -> None:
@@ -142,6 +180,7 @@ class Parts:
         seconds: length of a part.
         picture: (height, width) of the frames, known once there is a part.
         is_active: whether frames are kept in parts.
+        is_counted: the numbers of frames are known from decoding only, not from the source's packets.
 
     Raises:
         SinkError: parts are there that belong to another job, or another process works on it.
@@ -160,7 +199,7 @@ class Parts:
         self.folder = folder_of(output)
         self.seconds = seconds or SECONDS
         self.picture: tuple[int, int] | None = None
-        self.is_active = False
+        self.is_active = self.is_counted = False
         self._output = output
         self._job = json.loads(json.dumps(job))
         self._frame_count = frame_count
@@ -186,6 +225,11 @@ class Parts:
     def frame_count(self) -> int:
         """How many frames are there from earlier runs."""
         return sum(part.end - part.first for part in self._parts)
+
+    @property
+    def engine(self) -> str | None:
+        """What translated the frames; None as long as that is unknown."""
+        return self._engine
 
     def keeps(self, number: int) -> bool:
         """Whether a frame of the source is in a part; the first is 0."""
@@ -218,16 +262,52 @@ class Parts:
 
     # --- a part more ---
 
+    def missing(self, frame_count: int) -> list[tuple[int, int]]:
+        """The frames of a source that has so many, which are in no part: (first, end) of each gap."""
+        firsts = [0, *(part.end for part in self._parts)]
+        ends = [*(part.first for part in self._parts), frame_count]
+        return [(first, end) for first, end in zip(firsts, ends, strict=True) if first < min(end, frame_count)]
+
     def begin(self, first: int, picture: tuple[int, int]) -> PartWriter:
         """A part of frames from this one on, (height, width) each."""
+        self._describe(picture)
+        return PartWriter(self.folder, first)
+
+    def add(self, made: MadePart) -> None:
+        """Takes a part that was made elsewhere.
+
+        Raises:
+            SinkError: it can't be written, or was damaged on its way.
+        """
+        if hashlib.sha256(made.payload).hexdigest() != made.sha256:
+            raise SinkError(f"{self._output}: frames {made.first} to {made.end - 1} were damaged on their way here")
+        try:
+            self._describe(made.picture)
+            path = self.folder / f"{made.first:09d}{_PACKETS}"
+            part = Part(made.first, made.end, made.timestamps, made.sha256, path)
+            with path.open("wb") as file:
+                file.write(made.payload)
+                _sync(file)
+            _write_manifest(part)
+        except OSError as error:
+            raise SinkError(f"can't keep parts in {self.folder}: {error.strerror}") from error
+        bisect.insort(self._parts, part, key=lambda other: other.first)
+
+    def drop(self, *, is_counted: bool) -> None:
+        """Removes all of them, and says whether the numbers of frames are known from decoding only."""
+        if self._lock is not None:
+            self._begin_again()
+        self._parts, self.is_counted = [], is_counted
+
+    def _describe(self, picture: tuple[int, int]) -> None:
+        """Says what the parts are of, where that is not known yet."""
         if self._lock is None:
             self.folder.mkdir(exist_ok=True)
             self._acquire()
         if self.picture != picture or not (self.folder / _JOB).exists():
             self.picture = picture
             about = {"format": _FORMAT, "frames": self._frame_count, "picture": picture, "engine": self._engine}
-            _write_json(self.folder / _JOB, {**about, "job": self._job})
-        return PartWriter(self.folder, first)
+            _write_json(self.folder / _JOB, {**about, "is_counted": self.is_counted, "job": self._job})
 
     # --- the end ---
 
@@ -272,6 +352,7 @@ class Parts:
             return
         self._refuse(about["job"], self._job)
         self._engine, self.picture = about["engine"], tuple(about["picture"])
+        self.is_counted = bool(about.get("is_counted"))
         for part in self._complete_parts():
             if not self._parts or part.first >= self._parts[-1].end:
                 self._parts.append(part)
@@ -350,6 +431,18 @@ def _activity(folder: Path) -> str:
         if not _locked(lock):
             return "a process is working on it"
     return "no process is working on it: the same command goes on"
+
+
+def _sync(file: IO[bytes]) -> None:
+    """Closes a file once it is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _write_manifest(part: Part) -> None:
+    manifest = {"first": part.first, "end": part.end, "timestamps": part.timestamps, "sha256": part.sha256}
+    _write_json(part.path.with_suffix(_MANIFEST), manifest)
 
 
 def _locked(file: IO[bytes]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -145,6 +146,15 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 
+    cluster = parser.add_argument_group("cluster")
+    cluster.add_argument(
+        "--cluster",
+        type=_not_empty,
+        metavar="auto|ADDRESS",
+        help="have the frames translated by the workers of a Ray cluster: auto: the one that runs on this machine, or "
+        "HOST:PORT of its head; --threads is the cores of one worker",
+    )
+
     report = parser.add_argument_group("report")
     report.add_argument(
         "--json", type=_not_empty, metavar="FILE", help="write the summary as JSON; - for standard output"
@@ -194,16 +204,22 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
     jobs = video.expand(options.source) if options.source is not None else [str(SAMPLE)]
     runner = JobRunner(options, stop, many=len(jobs) > 1)
     status = 0
-    for job in jobs:
-        try:
-            runner.run(job)
-        except EngineError as error:
-            if len(jobs) == 1:
-                raise
-            status = _report(error, debug=options.debug, name=job)
-        if stop.signal_number is not None:
-            status = stop.exit_status
-            break
+    with contextlib.ExitStack() as stack:
+        run = runner.run
+        if options.cluster:
+            from engine.cluster.spread import SpreadRunner
+
+            run = stack.enter_context(SpreadRunner(options, runner, jobs)).run
+        for job in jobs:
+            try:
+                run(job)
+            except EngineError as error:
+                if len(jobs) == 1:
+                    raise
+                status = _report(error, debug=options.debug, name=job)
+            if stop.signal_number is not None:
+                status = stop.exit_status
+                break
     if options.json:
         write_json(options.json, {"version": engine.__version__, "results": runner.summaries})
     return status or (1 if runner.missing else 0)

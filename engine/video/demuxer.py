@@ -98,6 +98,18 @@ class Demuxer:
     def can_be_opened_twice(self) -> bool:
         return self._pipe is None and not self.is_live
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether `seek` works: not in broadcasts, whose clock may restart, and not without presentation times."""
+        return self.can_be_opened_twice and not (self._is_broadcast or self.lacks_presentation_times)
+
+    def seek(self, pts: int) -> None:
+        """Goes on reading at the last key frame of the picture that is shown at that time or before it."""
+        self.container.seek(pts, stream=self._picture)
+        self._ahead.clear()
+        self._read_packets = self._read()
+        self.choose(self._picture)
+
     def starts(self) -> list[Fraction]:
         """Where each track starts, in seconds of the source's clock."""
         return [

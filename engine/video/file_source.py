@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import re
@@ -14,6 +15,8 @@ from engine.errors import SourceError
 from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceInfo
 from engine.video.color import color_of, is_placed_low, output_color
 from engine.video.demuxer import Demuxer
+from engine.video.frame_index import FrameIndex
+from engine.video.frame_reader import FrameReader
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.picture import Pictures
 from engine.video.pyav import indexed_frames, is_url, video_streams
@@ -55,6 +58,7 @@ class FileSource(Source):
         self._stream_end: int | None = None
         self._closed = threading.Event()
         self._iterating = False
+        self._reader: FrameReader | None = None
         self._demuxer = Demuxer(spec)
         self._container = self._demuxer.container
         try:
@@ -82,6 +86,49 @@ class FileSource(Source):
         finally:
             self._decoded.close()
             self._demuxer.release()
+
+    def timestamps(self) -> Iterator[int]:
+        """Decodes the whole file and yields its frames' timestamps; in place of iterating."""
+        self._iterating = True
+        self._demuxer.drop_others()
+        for decoded, _ in itertools.chain([self._first], self._decoded):
+            yield self._stamp(decoded)
+
+    def read(self, index: FrameIndex, first: int, end: int) -> Iterator[Frame]:
+        """Yields the frames from `first` to before `end`, as iterating does, again and again; in place of iterating.
+
+        Args:
+            index: of this file's frames, always the same one.
+
+        Raises:
+            IrregularError: the frames are not those of the index.
+            SourceError: earlier frames are asked for than last time, and the index has no key frames.
+        """
+        if self._reader is None:
+            self._iterating = True
+            self._demuxer.drop_others()
+            frames = itertools.chain([self._first], self._decoded)
+            self._reader = FrameReader(self._spec, self._demuxer, self._decoder, frames, index)
+        reader = self._reader
+        reader.go_to(first)
+        if first and reader.peek().interlaced_frame:
+            reader.go_to(first - 1)  # whole pictures are made of the frames before and behind, too
+        pictures = Pictures(self._spec, self._first[0], **self._picture_settings)
+        fed: collections.deque[int] = collections.deque()
+
+        def feed() -> Iterator[Decoded]:
+            is_interlaced = False
+            while reader.next_number < min(end + is_interlaced, len(index.timestamps)):
+                fed.append(reader.next_number)
+                frame = reader.take()
+                is_interlaced = frame.interlaced_frame
+                yield frame, None
+
+        for decoded, image in pictures.of(feed()):
+            number = fed.popleft()
+            if first <= number < end:
+                duration = decoded.duration or self._default_duration
+                yield Frame(image=image, pts=index.timestamps[number], duration=duration)
 
     def close(self) -> None:
         """Ends the iteration at its next frame; may be called from any thread."""
@@ -204,11 +251,15 @@ class FileSource(Source):
     def _frame(self, decoded: VideoFrame, image: np.ndarray | Tensor) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
-        duration = decoded.duration or self._default_duration
+        pts = self._stamp(decoded)
+        return Frame(image=image, pts=pts, duration=self._next_pts - pts)
+
+    def _stamp(self, decoded: VideoFrame) -> int:
+        """The frame's timestamp; where it has none, it follows the frame before."""
         pts = decoded.pts if decoded.pts is not None else decoded.dts
         pts = self._next_pts if pts is None else pts
-        self._next_pts = pts + duration
-        return Frame(image=image, pts=pts, duration=duration)
+        self._next_pts = pts + (decoded.duration or self._default_duration)
+        return pts
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""
