@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("run", "cli", "doctor", "export"),  # command lines
+    ("cluster",),  # jobs on many machines
     ("jobs", "report"),  # one source -> one output
     ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),

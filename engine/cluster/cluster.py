@@ -140,6 +140,7 @@ class Cluster:
         """Forgets tasks; what workers still make of them is thrown away."""
         for task in tasks:
             task.is_dropped = True
+        self._waiting = collections.deque(task for task in self._waiting if not task.is_dropped)
 
     def step(self, seconds: float) -> None:
         """Gives workers what to do, and waits up to so long until one of them has done something.
@@ -187,7 +188,9 @@ class Cluster:
                 if slot.actor is None and not slot.refusal:
                     self._start(slot)
         refusals = [slot.refusal for slot in self._all()]
-        if refusals and all(refusals):
+        if not refusals:
+            raise ClusterError(f"no node of the cluster has the {self._threads or 1} cores of a worker (--threads)")
+        if all(refusals):
             raise ClusterError(f"no worker can be used: {refusals[-1]}")
 
     def _places(self, node_id: str, node: dict[str, Any]) -> list[_Slot]:
@@ -199,10 +202,8 @@ class Cluster:
         return [_Slot(node_id, name, each, 0) for _ in range(int(cpus // each) if each else 0)]
 
     def _start(self, slot: _Slot) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         options = {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "max_restarts": 0, "max_task_retries": 0}
-        here = NodeAffinitySchedulingStrategy(slot.node_id, soft=False)
+        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(slot.node_id, soft=False)
         slot.actor = self._ray.remote(**options)(Worker).options(scheduling_strategy=here).remote()
         slot.is_ready = False
         slot.starts += 1
@@ -213,10 +214,12 @@ class Cluster:
         was_making = slot.under_way[0][1] if slot.under_way else None
         tasks = [task for _, task in slot.under_way if task is not None]
         slot.under_way.clear()
+        if slot.actor is not None:
+            self._ray.kill(slot.actor)  # it may only be out of reach
         slot.actor = None
         slot.is_ready = False
         for task in reversed(tasks):
-            self._waiting.appendleft(task)
+            self._put_back(task)
         if was_making is not None:
             logger.warning("a worker on %s died (%s): %s are done again", slot.name, why, was_making)
             was_making.attempts += 1
@@ -242,14 +245,11 @@ class Cluster:
                     self._give(slot)
 
     def _give(self, slot: _Slot) -> None:
-        for task in list(self._waiting):
-            if task.is_dropped:
-                self._waiting.remove(task)
-            elif slot not in task.excluded:
-                self._waiting.remove(task)
-                order = task.orders[bool(slot.gpus)]
-                slot.under_way.append((slot.actor.make.remote(order, task.first, task.end), task))
-                return
+        task = next((task for task in self._waiting if slot not in task.excluded), None)
+        if task is not None:
+            self._waiting.remove(task)
+            order = task.orders[bool(slot.gpus)]
+            slot.under_way.append((slot.actor.make.remote(order, task.first, task.end), task))
 
     def _finish(self, slot: _Slot, reference: Any) -> None:
         """Takes a result."""
@@ -291,6 +291,10 @@ class Cluster:
                 self._fail(task, ClusterError(f"worker on {slot.name}: {cause}"))
                 return
             logger.warning("worker on %s: %s: left to %d others", slot.name, cause, len(others))
+            self._put_back(task)
+
+    def _put_back(self, task: Task) -> None:
+        if not task.is_dropped:
             self._waiting.appendleft(task)
 
     def _fail(self, task: Task, error: EngineError) -> None:
@@ -304,6 +308,7 @@ def _connected(address: str) -> Any:
     """Ray, connected to a cluster."""
     try:
         import ray
+        import ray.util.scheduling_strategies
     except ImportError as error:
         raise ClusterError('--cluster needs Ray: python -m pip install "streamgan[cluster]"') from error
     if address != "auto":
@@ -361,4 +366,4 @@ def _why_dead(error: BaseException) -> str:
     text = str(error)
     if "No module named" in text:
         return next(line for line in text.splitlines() if "No module named" in line).strip()
-    return last_line(error)
+    return last_line(error).split(". ")[0].rstrip(".")

@@ -211,6 +211,7 @@ class _SpreadJob:
         options = copy.copy(self._options)
         options.precision = self._precision()
         options.style = [str(checkpoint.absolute()) if Path(style).exists() else style]
+        options.device = "cuda"  # Ray shows each worker its own
         on_cpu = copy.copy(options)
         on_cpu.device = "cpu"
         content = None
