@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from engine.errors import SinkError
-from engine.files import sha256, written_beside
+from engine.files import sha256
+from engine.part_files import MANIFEST, PACKETS, MadePart, Part, PartWriter, write_json, write_part
 
 logger = logging.getLogger("streamgan")
 
@@ -36,133 +34,7 @@ WORTH_KEEPING_SECONDS = 60.0
 """A job that is expected to take less is not kept in parts."""
 
 _FORMAT = 1
-_PACKETS, _MANIFEST, _JOB, _LOCK = ".packets", ".json", "job.json", "lock"
-
-# pts, dts, whether it is a key frame, size of the payload that follows.
-_HEADER = struct.Struct("<qq?I")
-
-
-class PartPacket(NamedTuple):
-    """What an encoder gave: timestamps in its unit, and the payload."""
-
-    pts: int
-    dts: int
-    is_keyframe: bool
-    payload: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A complete part.
-
-    Attributes:
-        first: number of its first frame in the source.
-        end: number of the frame behind its last one.
-        timestamps: what `TimestampDigest` makes of its frames' timestamps.
-        sha256: of the file of its packets.
-    """
-
-    first: int
-    end: int
-    timestamps: str
-    sha256: str
-    path: Path = dataclasses.field(compare=False)
-
-    def packets(self) -> Iterator[PartPacket]:
-        """In the encoder's order."""
-        with self.path.open("rb") as file:
-            while header := file.read(_HEADER.size):
-                pts, dts, is_keyframe, size = _HEADER.unpack(header)
-                yield PartPacket(pts, dts, is_keyframe, file.read(size))
-
-
-class TimestampDigest:
-    """Tells sequences of timestamps apart, whatever their length."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._digest = hashlib.sha256()
-
-    def add(self, pts: int) -> None:
-        self.count += 1
-        self._digest.update(b"%d," % pts)
-
-    def __str__(self) -> str:
-        return self._digest.hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class MadePart:
-    """A part that was made elsewhere.
-
-    Attributes:
-        first, end, timestamps, sha256: as of `Part`.
-        picture: (height, width) of its frames.
-        payload: the file of its packets.
-    """
-
-    first: int
-    end: int
-    timestamps: str
-    sha256: str
-    picture: tuple[int, int]
-    payload: bytes = dataclasses.field(repr=False)
-
-
-class PartRecorder:
-    """Writes the packets of a part that begins with frame `first` to a file."""
-
-    def __init__(self, first: int, file: IO[bytes]) -> None:
-        self._first = first
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._timestamps = TimestampDigest()
-
-    @property
-    def frame_count(self) -> int:
-        return self._timestamps.count
-
-    def add_frame(self, pts: int) -> None:
-        """A frame whose packet will come."""
-        self._timestamps.add(pts)
-
-    def add_packet(self, packet: PartPacket) -> None:
-        """A packet, in the encoder's order."""
-        header = _HEADER.pack(packet.pts, packet.dts, packet.is_keyframe, len(packet.payload))
-        for data in (header, packet.payload):
-            self._file.write(data)
-            self._digest.update(data)
-
-    def part(self, path: Path) -> Part:
-        """What was written, to this path."""
-        end = self._first + self.frame_count
-        return Part(self._first, end, str(self._timestamps), self._digest.hexdigest(), path)
-
-    def made(self, picture: tuple[int, int], payload: bytes) -> MadePart:
-        """What was written, `payload`, of frames of this (height, width)."""
-        part = self.part(Path())
-        return MadePart(part.first, part.end, part.timestamps, part.sha256, picture, payload)
-
-
-class PartWriter(PartRecorder):
-    """Writes a part into a folder. It is there once `complete` has returned."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        self._path = folder / f"{first:09d}{_PACKETS}"
-        super().__init__(first, self._path.open("wb"))
-
-    def complete(self) -> Part:
-        """Forces it to the disk, its manifest last."""
-        part = self.part(self._path)
-        _sync(self._file)
-        _write_manifest(part)
-        return part
-
-    def discard(self) -> None:
-        """Removes what there is of it."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+_JOB, _LOCK = "job.json", "lock"
 
 
 class Parts:
@@ -283,12 +155,7 @@ class Parts:
             raise SinkError(f"{self._output}: frames {made.first} to {made.end - 1} were damaged on their way here")
         try:
             self._describe(made.picture)
-            path = self.folder / f"{made.first:09d}{_PACKETS}"
-            part = Part(made.first, made.end, made.timestamps, made.sha256, path)
-            with path.open("wb") as file:
-                file.write(made.payload)
-                _sync(file)
-            _write_manifest(part)
+            part = write_part(self.folder, made)
         except OSError as error:
             raise SinkError(f"can't keep parts in {self.folder}: {error.strerror}") from error
         bisect.insort(self._parts, part, key=lambda other: other.first)
@@ -307,7 +174,7 @@ class Parts:
         if self.picture != picture or not (self.folder / _JOB).exists():
             self.picture = picture
             about = {"format": _FORMAT, "frames": self._frame_count, "picture": picture, "engine": self._engine}
-            _write_json(self.folder / _JOB, {**about, "is_counted": self.is_counted, "job": self._job})
+            write_json(self.folder / _JOB, {**about, "is_counted": self.is_counted, "job": self._job})
 
     # --- the end ---
 
@@ -344,7 +211,7 @@ class Parts:
     def _read(self) -> None:
         about = _read_json(self.folder / _JOB)
         if about is None or about.get("format") != _FORMAT or not isinstance(about.get("job"), dict):
-            if any(self.folder.glob(f"*{_MANIFEST}")):
+            if any(self.folder.glob(f"*{MANIFEST}")):
                 logger.warning(
                     "%s: its description is damaged or of another version: all frames are done again", self.folder
                 )
@@ -364,8 +231,8 @@ class Parts:
             logger.warning("%s: %d frames are there from an earlier run", self._output, self.frame_count)
 
     def _complete_parts(self) -> Iterator[Part]:
-        for manifest in sorted(self.folder.glob(f"[0-9]*{_MANIFEST}")):
-            path = manifest.with_suffix(_PACKETS)
+        for manifest in sorted(self.folder.glob(f"[0-9]*{MANIFEST}")):
+            path = manifest.with_suffix(PACKETS)
             try:
                 found = _read_json(manifest) or {}
                 first, end = int(found["first"]), int(found["end"])
@@ -414,7 +281,7 @@ def describe(output: Path) -> list[str]:
     if about is None:
         done = "it is complete" if output.exists() else "nothing of it is there"
         raise SinkError(f"{output}: no unfinished job ({done}); jobs of over a minute are kept in {folder.name}")
-    manifests = [_read_json(path) or {} for path in sorted(folder.glob(f"[0-9]*{_MANIFEST}"))]
+    manifests = [_read_json(path) or {} for path in sorted(folder.glob(f"[0-9]*{MANIFEST}"))]
     frames = sum(manifest.get("end", 0) - manifest.get("first", 0) for manifest in manifests)
     total = about.get("frames")
     of_all = f" of {total} ({frames / total:.0%})" if total else ""
@@ -431,18 +298,6 @@ def _activity(folder: Path) -> str:
         if not _locked(lock):
             return "a process is working on it"
     return "no process is working on it: the same command goes on"
-
-
-def _sync(file: IO[bytes]) -> None:
-    """Closes a file once it is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _write_manifest(part: Part) -> None:
-    manifest = {"first": part.first, "end": part.end, "timestamps": part.timestamps, "sha256": part.sha256}
-    _write_json(part.path.with_suffix(_MANIFEST), manifest)
 
 
 def _locked(file: IO[bytes]) -> bool:
@@ -467,10 +322,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
-    with written_beside(path) as part, part.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())

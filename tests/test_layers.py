@@ -32,7 +32,8 @@ LAYERS = (
     ("video",),
     # Small modules, each one thing.
     (
-        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
+        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity"),
+        *("part_files", "parts", "precision"),
         *("reference", "samples", "sizes", "_native", ""),  # "": `engine` itself, the version and the public names
     ),
 )

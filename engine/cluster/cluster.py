@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.cluster.worker import Worker, versions
 from engine.errors import ClusterError, EngineError, first_line, last_line
-from engine.parts import MadePart
+from engine.part_files import MadePart
 from engine.video.frame_index import IrregularError
 
 logger = logging.getLogger("streamgan")
@@ -320,7 +320,7 @@ def _connected(address: str) -> Any:
             "another one, with `ray start --address=HOST:PORT`"
         )
     with _signal_handlers_kept():
-        ray.init(address, logging_level="error", log_to_driver=False)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     return ray
 
 

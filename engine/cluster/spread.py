@@ -17,7 +17,8 @@ from engine.cluster.worker import Order
 from engine.errors import ClusterError, EngineError
 from engine.files import sha256
 from engine.jobs import JobRunner, OpenJob
-from engine.parts import MadePart, Parts, identity_of
+from engine.part_files import MadePart
+from engine.parts import Parts, identity_of
 from engine.report import ProgressBar
 from engine.styles import DEFAULT_STYLE, locate_generator
 from engine.video import FileSource

@@ -15,7 +15,8 @@ from engine.compose import composer
 from engine.errors import BackendError, CheckpointError, SourceError
 from engine.files import sha256
 from engine.jobs import JobRunner, StopRequest
-from engine.parts import MadePart, identity_of
+from engine.part_files import MadePart
+from engine.parts import identity_of
 from engine.styles import locate_generator
 from engine.video import FileSource
 from engine.video.base import Frame, Source, SourceInfo

@@ -67,15 +67,15 @@ def index_packets(spec: str, stream_index: int) -> FrameIndex | None:
             return None
         demuxer.choose(demuxer.container.streams[stream_index])
         demuxer.drop_others()
-        shown = (packet for packet in demuxer.pictures() if packet.size and not packet.is_discard)
-        times = [(packet.pts, packet.is_keyframe) for packet in shown]
-        if demuxer.joins or demuxer.damaged or any(pts is None for pts, _ in times):
+        packets = (packet for packet in demuxer.pictures() if packet.size and not packet.is_discard)
+        shown = [(packet.pts, packet.is_keyframe) for packet in packets]
+        if demuxer.joins or demuxer.damaged:
             return None
     finally:
         demuxer.close()
-    times.sort()
+    times = sorted((pts, is_keyframe) for pts, is_keyframe in shown if pts is not None)
     timestamps = [pts for pts, _ in times]
-    if len(set(timestamps)) < len(timestamps):
+    if len(set(timestamps)) < len(shown):
         return None
     return FrameIndex(timestamps, [number for number, (_, is_keyframe) in enumerate(times) if is_keyframe])
 

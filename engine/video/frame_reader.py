@@ -97,9 +97,9 @@ class FrameReader:
             self._recent.clear()
             self._ahead.clear()
             self.next_number = key
-            while self.peek().pts is not None and self.peek().pts < wanted:  # of open groups of pictures, or earlier
+            while (pts := self.peek().pts) is not None and pts < wanted:  # of open groups of pictures, or earlier
                 self._ahead.clear()
-            if self.peek().pts == wanted:
+            if pts == wanted:
                 return
             key = self._index.keyframe_before(key - 1)
         raise IrregularError(f"{self._spec}: frame {self.next_number} can't be found")

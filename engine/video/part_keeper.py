@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import SinkError
-from engine.parts import TOLERANCE, Part, PartPacket, Parts, PartWriter, TimestampDigest
+from engine.part_files import Part, PartPacket, PartWriter, TimestampDigest
+from engine.parts import TOLERANCE, Parts
 from engine.video.packet_spool import packet_of
 
 logger = logging.getLogger("streamgan")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SinkError, first_line
-from engine.parts import MadePart, PartPacket, PartRecorder
+from engine.part_files import MadePart, PartPacket, PartRecorder
 from engine.video.base import Frame, Media, Sink, SourceInfo
 from engine.video.containers import container_of, container_options
 from engine.video.pyav import import_av

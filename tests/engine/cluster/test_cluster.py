@@ -42,7 +42,11 @@ class Job:
 
 
 def made_cluster(
-    monkeypatch: pytest.MonkeyPatch, nodes: dict[str, dict[str, float]], *, threads: int | None = 1, use_gpus: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: dict[str, dict[str, float]],
+    *,
+    threads: int | None = 1,
+    use_gpus: bool = True,
 ) -> tuple[Cluster, Ray]:
     ray = Ray(nodes)
     monkeypatch.setattr(cluster_module, "_connected", lambda address: ray)
@@ -101,7 +105,7 @@ def test_a_part_that_kills_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         return order, first, end
 
     ray.make = make
-    with pytest.raises(ClusterError, match="workers died of frames 30 to 39: The actor died$"):
+    with pytest.raises(ClusterError, match=r"workers died of frames 30 to 39: The actor died$"):
         Job(cluster, 10).run()
     assert len(tried) == MOST_ATTEMPTS
 
@@ -132,7 +136,7 @@ def test_no_worker_can_do_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SourceError("film.mp4 can't be read there")
 
     ray.make = make
-    with pytest.raises(ClusterError, match="worker on .: film.mp4 can't be read there$"):
+    with pytest.raises(ClusterError, match=r"worker on .: film.mp4 can't be read there$"):
         Job(cluster, 10).run()
 
 
@@ -159,7 +163,7 @@ def test_a_worker_that_never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RayError("The actor died:\n  in a file\nModuleNotFoundError: No module named 'engine'\n")
 
     ray.greet = greet
-    with pytest.raises(ClusterError, match="worker on a: ModuleNotFoundError: No module named 'engine'$"):
+    with pytest.raises(ClusterError, match=r"worker on a: ModuleNotFoundError: No module named 'engine'$"):
         Job(cluster, 1).run()
     assert len(ray.actors) == MOST_STARTS
 

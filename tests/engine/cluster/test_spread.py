@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -139,13 +140,11 @@ class Killer:
     def kill_worker(self) -> bool:
         """Kills one that is making a part; False if there is none."""
         for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda _: random.random()):
-            try:
+            with contextlib.suppress(OSError):
                 is_worker = (process / "cmdline").read_bytes().startswith(b"ray::Worker.make")
                 if is_worker and str(self._cache).encode() in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
                     return True
-            except OSError:
-                continue
         return False
 
     def kill_driver(self) -> tuple[set[str], set[str]]:
