@@ -1,4 +1,4 @@
-"""One part of a video: what an encoder made of some frames, from a key frame on, in a file with a manifest beside it."""
+"""One part of a video: what an encoder made of frames, from a key frame on, in a file with a manifest beside it."""
 
 from __future__ import annotations
 

@@ -81,10 +81,8 @@ def test_decoding_begins_at_the_last_key_frame(tmp_path: Path, monkeypatch: pyte
     source = FileSource(str(path))
     assert len(list(source.read(index, 0, 20))) == 20
     sought: list[int] = []
-    seek = type(source.media.demuxer).seek  # type: ignore[union-attr]
-    monkeypatch.setattr(
-        type(source.media.demuxer), "seek", lambda demuxer, pts: (sought.append(pts), seek(demuxer, pts))
-    )
+    seek = Demuxer.seek
+    monkeypatch.setattr(Demuxer, "seek", lambda demuxer, pts: (sought.append(pts), seek(demuxer, pts)))
     for first, end in [(20, 40), (40, 50), (90, 95), (95, 100), (60, 61)]:
         list(source.read(index, first, end))
     assert sought == [512 * 80, 512 * 60]  # else it reads on
