@@ -78,6 +78,7 @@ class MadePart:
         first, end, timestamps, sha256: as of `Part`.
         picture: (height, width) of its frames.
         payload: the file of its packets.
+        has_notes: there is something to be said of the source's pictures.
     """
 
     first: int
@@ -86,6 +87,7 @@ class MadePart:
     sha256: str
     picture: tuple[int, int]
     payload: bytes = dataclasses.field(repr=False)
+    has_notes: bool = False
 
 
 class PartRecorder:

@@ -12,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from engine.cluster.cluster import Cluster, Task
 from engine.cluster.worker import Order
+from engine.device import host_image
 from engine.errors import ClusterError, EngineError
 from engine.files import sha256
 from engine.jobs import JobRunner, OpenJob
@@ -82,6 +85,7 @@ class SpreadRunner:
             raise
         self._forget_first()
         if begun is not None:
+            begun.spare_decoding()
             self._runner.translate(begun.opened)
 
     def _forget_first(self) -> None:
@@ -139,8 +143,10 @@ class _SpreadJob:
         self._cluster = cluster
         self._error: EngineError | None = None
         self._tasks: list[Task] = []
+        self._image: np.ndarray | None = None  # of the source, one from which an engine can be chosen
         try:
             self._parts = self._parts_of(opened)
+            self._all_is_plain = self._parts.frame_count == 0
             self._begin()
         except BaseException:
             self.give_up()
@@ -164,6 +170,16 @@ class _SpreadJob:
             self._begin()
         elif error is not None:
             raise error
+
+    def spare_decoding(self) -> None:
+        """Lets the job take its frames from the parts without decoding the source, if workers have seen all of it.
+
+        If they have seen something that is to be said of its pictures, that is found and counted again.
+        """
+        source = self.opened.source
+        if self._image is not None and self._index.keyframes and self._all_is_plain:
+            assert isinstance(source, FileSource)
+            source.leave_undecoded(self._index, self._image)
 
     def give_up(self) -> None:
         """Closes what is open; parts stay."""
@@ -242,11 +258,13 @@ class _SpreadJob:
             for frame in source:
                 ran = translator.engine_for(frame.image)
                 if not ran.is_stand_in:
+                    self._image = host_image(frame.image)
                     self._parts.choose_engine(ran.fingerprint, ran.frame_ms / 1e3)
                     return ran.precision
         return "fp32"
 
     def _parts_add(self, made: MadePart) -> None:
+        self._all_is_plain &= not made.has_notes
         try:
             self._parts.add(made)
         except EngineError as error:

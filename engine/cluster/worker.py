@@ -135,7 +135,7 @@ class _OpenOrder:
         if result.engine is not None and not result.engine.is_stand_in:
             self._batch = result.batch
         assert self._sink.made is not None
-        return self._sink.made
+        return dataclasses.replace(self._sink.made, has_notes=bool(self.source.warnings))
 
 
 class _Frames(Source):

@@ -59,6 +59,7 @@ class FileSource(Source):
         self._closed = threading.Event()
         self._iterating = False
         self._reader: FrameReader | None = None
+        self._known: tuple[FrameIndex, np.ndarray] | None = None
         self._demuxer = Demuxer(spec)
         self._container = self._demuxer.container
         try:
@@ -77,15 +78,20 @@ class FileSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         self._iterating = True
         self._demuxer.drop_others()
+        frames = self._undecoded(*self._known) if self._known is not None else self._frames_of_file()
         try:
-            for decoded, image in self._pictures.of(itertools.chain([self._first], self._decoded)):
+            for frame in frames:
                 if self._closed.is_set():
                     return
-                yield self._frame(decoded, image)
+                yield frame
             self._ended = not self._closed.is_set()
         finally:
             self._decoded.close()
             self._demuxer.release()
+
+    def leave_undecoded(self, index: FrameIndex, image: np.ndarray) -> None:
+        """Makes iterating yield the frames that the index promises, all with this image: for sinks that have them."""
+        self._known = index, image
 
     def timestamps(self) -> Iterator[int]:
         """Decodes the whole file and yields its frames' timestamps; in place of iterating."""
@@ -113,7 +119,7 @@ class FileSource(Source):
         reader.go_to(first)
         if first and reader.peek().interlaced_frame:
             reader.go_to(first - 1)  # whole pictures are made of the frames before and behind, too
-        pictures = Pictures(self._spec, self._first[0], **self._picture_settings)
+        self._pictures = Pictures(self._spec, self._first[0], **self._picture_settings)
         fed: collections.deque[int] = collections.deque()
 
         def feed() -> Iterator[Decoded]:
@@ -124,7 +130,7 @@ class FileSource(Source):
                 is_interlaced = frame.interlaced_frame
                 yield frame, None
 
-        for decoded, image in pictures.of(feed()):
+        for decoded, image in self._pictures.of(feed()):
             number = fed.popleft()
             if first <= number < end:
                 duration = decoded.duration or self._default_duration
@@ -247,6 +253,19 @@ class FileSource(Source):
         return None
 
     # --- frames ---
+
+    def _frames_of_file(self) -> Iterator[Frame]:
+        for decoded, image in self._pictures.of(itertools.chain([self._first], self._decoded)):
+            yield self._frame(decoded, image)
+
+    def _undecoded(self, index: FrameIndex, image: np.ndarray) -> Iterator[Frame]:
+        packets = self._demuxer.pictures()
+        for pts, duration in zip(index.timestamps, index.durations, strict=True):
+            next(packets, None)  # so that the other tracks are read as far
+            self._frames += 1
+            self._next_pts = pts + (duration or self._default_duration)
+            yield Frame(image=image, pts=pts, duration=self._next_pts - pts)
+        collections.deque(packets, maxlen=0)
 
     def _frame(self, decoded: VideoFrame, image: np.ndarray | Tensor) -> Frame:
         self._frames += 1

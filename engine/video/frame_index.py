@@ -22,10 +22,12 @@ class FrameIndex:
 
     Attributes:
         timestamps: one for each frame, in the unit of `SourceInfo.time_base`.
+        durations: how long each is shown, in the same unit; 0 where the file does not say.
         keyframes: numbers of the frames from which decoding can begin; empty where it has to begin at the first frame.
     """
 
     timestamps: list[int]
+    durations: list[int]
     keyframes: list[int]
 
     def keyframe_before(self, number: int) -> int | None:
@@ -68,18 +70,19 @@ def index_packets(spec: str, stream_index: int) -> FrameIndex | None:
         demuxer.choose(demuxer.container.streams[stream_index])
         demuxer.drop_others()
         packets = (packet for packet in demuxer.pictures() if packet.size and not packet.is_discard)
-        shown = [(packet.pts, packet.is_keyframe) for packet in packets]
+        shown = [(packet.pts, packet.duration or 0, packet.is_keyframe) for packet in packets]
         if demuxer.joins or demuxer.damaged:
             return None
     finally:
         demuxer.close()
-    times = sorted((pts, is_keyframe) for pts, is_keyframe in shown if pts is not None)
-    timestamps = [pts for pts, _ in times]
-    if len(set(timestamps)) < len(shown):
+    known = sorted((pts, *rest) for pts, *rest in shown if pts is not None)
+    if len({pts for pts, *_ in known}) < len(shown):
         return None
-    return FrameIndex(timestamps, [number for number, (_, is_keyframe) in enumerate(times) if is_keyframe])
+    keyframes = [number for number, (*_, is_keyframe) in enumerate(known) if is_keyframe]
+    return FrameIndex([pts for pts, *_ in known], [duration for _, duration, _ in known], keyframes)
 
 
 def index_frames(timestamps: Iterable[int]) -> FrameIndex:
     """Indexes a file from its decoded frames' timestamps; decoding then always begins at the first of them."""
-    return FrameIndex(list(timestamps), [])
+    stamps = list(timestamps)
+    return FrameIndex(stamps, [0] * len(stamps), [])

@@ -61,6 +61,17 @@ def test_two_nodes_make_what_one_process_makes(
     assert not folder_of(output).exists()
 
 
+def test_the_first_frames_and_a_comparison(
+    cluster: str, film: Path, style: Path, tmp_path: Path, shared_cache: Path
+) -> None:
+    """Options of the command line reach the workers, and numbers of frames count from the film's beginning."""
+    one, many = tmp_path / "one.mp4", tmp_path / "many.mp4"
+    more = ("--frames", "50", "--compare", "toggle", "--strength", "0.5", "--crf", "30")
+    assert run(film, one, style, None, *more) == 0
+    assert run(film, many, style, cluster, *more) == 0
+    assert_same(read(many), read(one))
+
+
 def test_a_folder_is_spread(
     cluster: str, style: Path, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

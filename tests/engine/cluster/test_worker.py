@@ -92,5 +92,5 @@ def test_another_version() -> None:
 def test_a_worker_goes_on_after_an_error(film: Path, style: Path, tmp_path: Path) -> None:
     worker, wanted = Worker(), order(film, style, tmp_path)
     with pytest.raises(SourceError):
-        worker.make(order(film, style, tmp_path, index=FrameIndex([1, 2, 3], [0])), 0, 3)
+        worker.make(order(film, style, tmp_path, index=FrameIndex([1, 2, 3], [1] * 3, [0])), 0, 3)
     assert worker.make(wanted, 20, 30).end == 30
