@@ -103,8 +103,8 @@ class JobRunner:
 
         self.summaries: list[dict[str, Any]] = []
         self.missing = 0
-        self._options = options
-        self._stop = stop
+        self.options = options
+        self.stop = stop
         self._many = many
         self._styles = options.style or [DEFAULT_STYLE]
         self._translator: StyleSwitcher | None = None
@@ -132,7 +132,7 @@ class JobRunner:
         Raises:
             EngineError: one of them can't be opened.
         """
-        options = self._options
+        options = self.options
         source = self.open_source(job)
         try:
             output = None if options.benchmark else self._output_of(job, source)
@@ -152,10 +152,10 @@ class JobRunner:
 
         return video.open_source(
             job,
-            live_size=self._options.camera_size,
+            live_size=self.options.camera_size,
             hardware=self._hardware,
-            deinterlace=self._options.deinterlace != "no",
-            background=self._options.background,
+            deinterlace=self.options.deinterlace != "no",
+            background=self.options.background,
         )
 
     def translate(self, opened: OpenJob) -> None:
@@ -168,7 +168,7 @@ class JobRunner:
         from engine.pipeline import Pipeline
         from engine.runners.base import describe_measurements
 
-        options, source, sink = self._options, opened.source, opened.sink
+        options, source, sink = self.options, opened.source, opened.sink
         with contextlib.closing(source):
             translator = self.translator_for(source.info)
             frame_count = _least(source.info.frame_count, options.frames)
@@ -191,11 +191,11 @@ class JobRunner:
                     on_progress=show,
                     compose=composer(options.strength, options.compare),
                 )
-                self._stop.pipeline = pipeline
+                self.stop.pipeline = pipeline
                 try:
                     result = pipeline.run()
                 finally:
-                    self._stop.pipeline = None
+                    self.stop.pipeline = None
         self.missing += source.missing
         hardware = video.hardware_used(source, sink)
         self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
@@ -207,7 +207,7 @@ class JobRunner:
         from engine.switching import StyleSwitcher
         from engine.translator import Translator
 
-        options = self._options
+        options = self.options
         expected_frames = None if info.live else _least(info.frame_count, options.frames)
 
         def make(style: str) -> Translator:
@@ -235,7 +235,7 @@ class JobRunner:
         """The output, and the parts that it is kept in."""
         from engine import video
 
-        options, make_parts = self._options, self._parts_of(job, source)
+        options, make_parts = self.options, self._parts_of(job, source)
         made: list[Parts] = []
 
         def keep(path: Path) -> Parts:
@@ -262,7 +262,7 @@ class JobRunner:
         from engine.parts import SECONDS, Parts, identity_of
         from engine.styles import locate_generator
 
-        options = self._options
+        options = self.options
         is_kept = options.part_seconds != 0 and not options.show and self._hardware is None
         if not is_kept or source.info.live or not Path(job).is_file():
             return None
@@ -297,7 +297,7 @@ class JobRunner:
         from engine import video
         from engine.video.partial_file import unused
 
-        options = self._options
+        options = self.options
         if options.output is None:
             if source.info.live or options.show:
                 return None
