@@ -39,6 +39,10 @@ class SinkError(EngineError):
     """The output can't be written: exists, read-only, full disk, unknown container or codec."""
 
 
+class ClusterError(EngineError):
+    """The cluster can't be used: it is not there, or its workers can't do the job."""
+
+
 class FrameSizeError(EngineError):
     """The frame is too small or too large for the generator, the codec or the memory."""
 

@@ -106,6 +106,18 @@ class WindowControls(Composition):
         return f"{Path(self._translator.style).stem}{waiting}  {self._translator.engine or ''}".rstrip()
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenJob:
+    """A source and its output, not translated yet; `parts`: of the output, if it is kept in parts."""
+
+    name: str
+    source: Source
+    sink: Sink
+    output: Path | None
+    parts: Parts | None
+    controls: WindowControls | None
+
+
 class JobRunner:
     """Translates one job after the other with one translator.
 
@@ -145,7 +157,8 @@ class JobRunner:
         if is_preview and options.compare != "split":
             self._comparison = "side"
         self._is_on_cpu = is_surely_cpu(options.device)
-        needs_no_hardware = is_preview or (self._is_on_cpu and options.hwaccel != "cuda")
+        # What a hardware encoder makes is not kept in parts.
+        needs_no_hardware = is_preview or ((self._is_on_cpu or options.cluster) and options.hwaccel != "cuda")
         self._hardware = None if needs_no_hardware else choose_hardware(options.hwaccel, choose_device(options.device))
         if self._hardware is not None and (options.engine or not takes_device_frames(options.backend)):
             # Frames of the other backends pass through system memory: better at once than twice.
@@ -157,20 +170,59 @@ class JobRunner:
         Raises:
             EngineError: it could not be done; `error.partial` says what was kept.
         """
+        opened = self.open(job)
+        if opened is not None:
+            self.translate(opened)
+
+    def open(self, job: str) -> OpenJob | None:
+        """Opens a source and its output; None if that is there and to be left as it is.
+
+        Raises:
+            EngineError: one of them can't be opened.
+        """
+        options = self.options
+        source = self.open_source(job)
+        try:
+            output = self.output_of(job, source)
+            if output is not None and options.skip_existing and output.is_file():
+                logger.warning("%s is there already: %s is left out", output, job)
+                source.close()
+                return None
+            translator = self.translator_for(source.info)
+            is_shown = options.show or (output is None and not options.benchmark)
+            controls = WindowControls(options.strength, self._comparison, translator, output) if is_shown else None
+            sink, parts = self._open_sink(job, source, output, controls=controls)
+        except BaseException:
+            source.close()
+            raise
+        return OpenJob(job, source, sink, output, parts, controls)
+
+    def open_source(self, job: str) -> Source:
+        """Opens a source as the options say."""
+        from engine import video
+
+        return video.open_source(
+            job,
+            live_size=self.options.camera_size,
+            hardware=self._hardware,
+            deinterlace=self.options.deinterlace != "no",
+            background=self.options.background,
+            time_range=self._time_range,
+        )
+
+    def translate(self, opened: OpenJob) -> None:
+        """Translates what was opened, and closes it.
+
+        Raises:
+            EngineError: as `run`.
+        """
         from engine import video
         from engine.pipeline import Pipeline
         from engine.runners.base import describe_measurements
 
-        options = self.options
-        with contextlib.closing(self.open_source(job)) as source:
-            output = self.output_of(job, source)
-            if output is not None and options.skip_existing and output.is_file():
-                logger.warning("%s is there already: %s is left out", output, job)
-                return
-            translator = self._translator_for(source.info)
-            is_shown = options.show or (output is None and not options.benchmark)
-            controls = WindowControls(options.strength, self._comparison, translator, output) if is_shown else None
-            sink = self._open_sink(job, source, output, controls=controls)
+        options, source, sink, controls = self.options, opened.source, opened.sink, opened.controls
+        with contextlib.closing(source):
+            translator = self.translator_for(source.info)
             with ProgressBar(self.frame_count(source.info), disable=options.quiet) as bar:
                 unexplained = options.explain
 
@@ -203,24 +255,12 @@ class JobRunner:
         if not options.quiet:
             print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
 
-    def open_source(self, job: str) -> Source:
-        """Opens a source as the options say."""
-        from engine import video
-
-        return video.open_source(
-            job,
-            live_size=self.options.camera_size,
-            hardware=self._hardware,
-            deinterlace=self.options.deinterlace != "no",
-            background=self.options.background,
-            time_range=self._time_range,
-        )
-
     def frame_count(self, info: SourceInfo) -> int | None:
         """How many frames of a source are translated; None: unknown."""
         return _least(info.frame_count, self.options.frames)
 
-    def _translator_for(self, info: SourceInfo) -> StyleSwitcher:
+    def translator_for(self, info: SourceInfo) -> StyleSwitcher:
+        """The translator of all jobs; made for the first one."""
         from engine.switching import StyleSwitcher
         from engine.translator import Translator
 
@@ -246,11 +286,21 @@ class JobRunner:
             self._translator = StyleSwitcher(self._styles, make)
         return self._translator
 
-    def _open_sink(self, job: str, source: Source, output: Path | None, *, controls: WindowControls | None) -> Sink:
+    def _open_sink(
+        self, job: str, source: Source, output: Path | None, *, controls: WindowControls | None
+    ) -> tuple[Sink, Parts | None]:
+        """The output, and the parts that it is kept in."""
         from engine import video
 
-        options = self.options
-        return video.open_sink(
+        options, make_parts = self.options, self._parts_of(job, source)
+        made: list[Parts] = []
+
+        def keep(path: Path) -> Parts:
+            assert make_parts is not None
+            made.append(make_parts(path))
+            return made[0]
+
+        sink = video.open_sink(
             str(output) if output else None,
             source,
             crf=options.crf,
@@ -261,12 +311,13 @@ class JobRunner:
             show=controls is not None,
             controls=controls,
             stays=(lambda: self.stop.signal_number is None) if options.preview is not None else None,
-            parts=self._parts_of(job, source),
+            parts=keep if make_parts is not None else None,
         )
+        return sink, made[0] if made else None
 
     def _parts_of(self, job: str, source: Source) -> Callable[[Path], Parts] | None:
         """Makes the parts of an output; None where nothing can be kept, or the source can't be read again."""
-        from engine.parts import Parts, identity_of
+        from engine.parts import SECONDS, Parts, identity_of
         from engine.styles import locate_generator
 
         options = self.options
@@ -294,7 +345,7 @@ class JobRunner:
                 output,
                 frames_depend_on,
                 frame_count=_least(source.info.frame_count, options.frames),
-                seconds=options.part_seconds,
+                seconds=options.part_seconds or (SECONDS if options.cluster else None),
                 restart=options.restart,
                 keep=options.keep_parts,
             )

@@ -9,122 +9,32 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from engine.errors import SinkError
-from engine.files import sha256, written_beside
+from engine.files import sha256
+from engine.part_files import MANIFEST, PACKETS, MadePart, Part, PartWriter, write_json, write_part
 
 logger = logging.getLogger("streamgan")
 
 SECONDS = 10.0
 """Length of a part; a quarter less where the picture changes, a quarter more where it doesn't."""
 
+TOLERANCE = 0.25
+"""Share of its length by which a part may be shorter or longer."""
+
 WORTH_KEEPING_SECONDS = 60.0
 """A job that is expected to take less is not kept in parts."""
 
 _FORMAT = 1
-_PACKETS, _MANIFEST, _JOB, _LOCK = ".packets", ".json", "job.json", "lock"
-
-# pts, dts, whether it is a key frame, size of the payload that follows.
-_HEADER = struct.Struct("<qq?I")
-
-
-class PartPacket(NamedTuple):
-    """What an encoder gave: timestamps in its unit, and the payload."""
-
-    pts: int
-    dts: int
-    is_keyframe: bool
-    payload: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A complete part.
-
-    Attributes:
-        first: number of its first frame in the source.
-        end: number of the frame behind its last one.
-        timestamps: what `TimestampDigest` makes of its frames' timestamps.
-        sha256: of the file of its packets.
-    """
-
-    first: int
-    end: int
-    timestamps: str
-    sha256: str
-    path: Path = dataclasses.field(compare=False)
-
-    def packets(self) -> Iterator[PartPacket]:
-        """In the encoder's order."""
-        with self.path.open("rb") as file:
-            while header := file.read(_HEADER.size):
-                pts, dts, is_keyframe, size = _HEADER.unpack(header)
-                yield PartPacket(pts, dts, is_keyframe, file.read(size))
-
-
-class TimestampDigest:
-    """Tells sequences of timestamps apart, whatever their length."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._digest = hashlib.sha256()
-
-    def add(self, pts: int) -> None:
-        self.count += 1
-        self._digest.update(b"%d," % pts)
-
-    def __str__(self) -> str:
-        return self._digest.hexdigest()
-
-
-class PartWriter:
-    """Writes a part, which is there once `complete` has returned."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        self._first = first
-        self._path = folder / f"{first:09d}{_PACKETS}"
-        self._file: IO[bytes] = self._path.open("wb")
-        self._digest = hashlib.sha256()
-        self._timestamps = TimestampDigest()
-
-    def add_frame(self, pts: int) -> None:
-        """A frame whose packet will come."""
-        self._timestamps.add(pts)
-
-    def add_packet(self, packet: PartPacket) -> None:
-        """A packet, in the encoder's order."""
-        header = _HEADER.pack(packet.pts, packet.dts, packet.is_keyframe, len(packet.payload))
-        for data in (header, packet.payload):
-            self._file.write(data)
-            self._digest.update(data)
-
-    def complete(self) -> Part:
-        """Forces it to the disk, its manifest last."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        end = self._first + self._timestamps.count
-        part = Part(self._first, end, str(self._timestamps), self._digest.hexdigest(), self._path)
-        manifest = {"first": part.first, "end": part.end, "timestamps": part.timestamps, "sha256": part.sha256}
-        _write_json(self._path.with_suffix(_MANIFEST), manifest)
-        return part
-
-    def discard(self) -> None:
-        """Removes what there is of it."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+_JOB, _LOCK = "job.json", "lock"
 
 
 class Parts:
@@ -142,6 +52,7 @@ class Parts:
         seconds: length of a part.
         picture: (height, width) of the frames, known once there is a part.
         is_active: whether frames are kept in parts.
+        is_counted: the numbers of frames are known from decoding only, not from the source's packets.
 
     Raises:
         SinkError: parts are there that belong to another job, or another process works on it.
@@ -160,7 +71,7 @@ class Parts:
         self.folder = folder_of(output)
         self.seconds = seconds or SECONDS
         self.picture: tuple[int, int] | None = None
-        self.is_active = False
+        self.is_active = self.is_counted = False
         self._output = output
         self._job = json.loads(json.dumps(job))
         self._frame_count = frame_count
@@ -186,6 +97,11 @@ class Parts:
     def frame_count(self) -> int:
         """How many frames are there from earlier runs."""
         return sum(part.end - part.first for part in self._parts)
+
+    @property
+    def engine(self) -> str | None:
+        """What translated the frames; None as long as that is unknown."""
+        return self._engine
 
     def keeps(self, number: int) -> bool:
         """Whether a frame of the source is in a part; the first is 0."""
@@ -218,16 +134,47 @@ class Parts:
 
     # --- a part more ---
 
+    def missing(self, frame_count: int) -> list[tuple[int, int]]:
+        """The frames of a source that has so many, which are in no part: (first, end) of each gap."""
+        firsts = [0, *(part.end for part in self._parts)]
+        ends = [*(part.first for part in self._parts), frame_count]
+        return [(first, end) for first, end in zip(firsts, ends, strict=True) if first < min(end, frame_count)]
+
     def begin(self, first: int, picture: tuple[int, int]) -> PartWriter:
         """A part of frames from this one on, (height, width) each."""
+        self._describe(picture)
+        return PartWriter(self.folder, first)
+
+    def add(self, made: MadePart) -> None:
+        """Takes a part that was made elsewhere.
+
+        Raises:
+            SinkError: it can't be written, or was damaged on its way.
+        """
+        if hashlib.sha256(made.payload).hexdigest() != made.sha256:
+            raise SinkError(f"{self._output}: frames {made.first} to {made.end - 1} were damaged on their way here")
+        try:
+            self._describe(made.picture)
+            part = write_part(self.folder, made)
+        except OSError as error:
+            raise SinkError(f"can't keep parts in {self.folder}: {error.strerror}") from error
+        bisect.insort(self._parts, part, key=lambda other: other.first)
+
+    def drop(self, *, is_counted: bool) -> None:
+        """Removes all of them, and says whether the numbers of frames are known from decoding only."""
+        if self._lock is not None:
+            self._begin_again()
+        self._parts, self.is_counted = [], is_counted
+
+    def _describe(self, picture: tuple[int, int]) -> None:
+        """Says what the parts are of, where that is not known yet."""
         if self._lock is None:
             self.folder.mkdir(exist_ok=True)
             self._acquire()
         if self.picture != picture or not (self.folder / _JOB).exists():
             self.picture = picture
             about = {"format": _FORMAT, "frames": self._frame_count, "picture": picture, "engine": self._engine}
-            _write_json(self.folder / _JOB, {**about, "job": self._job})
-        return PartWriter(self.folder, first)
+            write_json(self.folder / _JOB, {**about, "is_counted": self.is_counted, "job": self._job})
 
     # --- the end ---
 
@@ -264,7 +211,7 @@ class Parts:
     def _read(self) -> None:
         about = _read_json(self.folder / _JOB)
         if about is None or about.get("format") != _FORMAT or not isinstance(about.get("job"), dict):
-            if any(self.folder.glob(f"*{_MANIFEST}")):
+            if any(self.folder.glob(f"*{MANIFEST}")):
                 logger.warning(
                     "%s: its description is damaged or of another version: all frames are done again", self.folder
                 )
@@ -272,6 +219,7 @@ class Parts:
             return
         self._refuse(about["job"], self._job)
         self._engine, self.picture = about["engine"], tuple(about["picture"])
+        self.is_counted = bool(about.get("is_counted"))
         for part in self._complete_parts():
             if not self._parts or part.first >= self._parts[-1].end:
                 self._parts.append(part)
@@ -283,8 +231,8 @@ class Parts:
             logger.warning("%s: %d frames are there from an earlier run", self._output, self.frame_count)
 
     def _complete_parts(self) -> Iterator[Part]:
-        for manifest in sorted(self.folder.glob(f"[0-9]*{_MANIFEST}")):
-            path = manifest.with_suffix(_PACKETS)
+        for manifest in sorted(self.folder.glob(f"[0-9]*{MANIFEST}")):
+            path = manifest.with_suffix(PACKETS)
             try:
                 found = _read_json(manifest) or {}
                 first, end = int(found["first"]), int(found["end"])
@@ -333,7 +281,7 @@ def describe(output: Path) -> list[str]:
     if about is None:
         done = "it is complete" if output.exists() else "nothing of it is there"
         raise SinkError(f"{output}: no unfinished job ({done}); jobs of over a minute are kept in {folder.name}")
-    manifests = [_read_json(path) or {} for path in sorted(folder.glob(f"[0-9]*{_MANIFEST}"))]
+    manifests = [_read_json(path) or {} for path in sorted(folder.glob(f"[0-9]*{MANIFEST}"))]
     frames = sum(manifest.get("end", 0) - manifest.get("first", 0) for manifest in manifests)
     total = about.get("frames")
     of_all = f" of {total} ({frames / total:.0%})" if total else ""
@@ -374,10 +322,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
-    with written_beside(path) as part, part.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())

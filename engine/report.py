@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A tqdm bar with frames per second, time left and the slowest stage."""
+    """A tqdm bar with frames per second, time left and the slowest stage.
 
-    def __init__(self, total: int | None, *, disable: bool) -> None:
+    Args:
+        total: frames; None: unknown.
+        initial: how many of them were done before.
+        is_bursty: many frames come at once, so that the mean tells more of the speed than the latest ones.
+    """
+
+    def __init__(self, total: int | None, *, disable: bool, initial: int = 0, is_bursty: bool = False) -> None:
         from tqdm import tqdm
 
         class Bar(tqdm):
@@ -32,7 +38,8 @@ class ProgressBar:
             @property
             def format_dict(self) -> dict[str, Any]:
                 values: dict[str, Any] = super().format_dict
-                rate = values["rate"] or (values["n"] / values["elapsed"] if values["elapsed"] else 0.0)
+                done = values["n"] - values["initial"]
+                rate = values["rate"] or (done / values["elapsed"] if values["elapsed"] else 0.0)
                 values["fps"] = f"{rate:.1f} fps"
                 return values
 
@@ -40,6 +47,8 @@ class ProgressBar:
         unknown = "{n_fmt} frames, {fps}, {elapsed}{postfix}"
         self._bar = Bar(
             total=total,
+            initial=initial,
+            smoothing=0.0 if is_bursty else 0.3,
             disable=disable,
             dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
@@ -59,8 +68,12 @@ class ProgressBar:
 
     def show(self, progress: Progress) -> None:
         slowest = progress.slowest_stage
-        self._bar.set_postfix_str(f"{slowest} {progress.stages[slowest].ms_per_frame:.0f} ms", refresh=False)
-        self._bar.update(progress.frames - self._bar.n)
+        self.show_count(progress.frames, f"{slowest} {progress.stages[slowest].ms_per_frame:.0f} ms")
+
+    def show_count(self, frames: int, note: str) -> None:
+        """So many frames are done; the note comes behind."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(frames - self._bar.n)
 
 
 def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[str]) -> dict[str, Any]:

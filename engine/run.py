@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -17,7 +18,7 @@ from engine.allocator import keep_freed_memory
 from engine.command_line import command_name, exit_with
 from engine.compose import COMPARISONS
 from engine.dry_run import DryRun
-from engine.errors import BackendError, EngineError, SourceError
+from engine.errors import BackendError, ClusterError, EngineError, SourceError
 from engine.job_queue import Job, groups_of, summary_table
 from engine.jobs import JobRunner, StopRequest
 from engine.parts import describe
@@ -181,6 +182,15 @@ def build_parser() -> argparse.ArgumentParser:
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 
+    cluster = parser.add_argument_group("cluster")
+    cluster.add_argument(
+        "--cluster",
+        type=_not_empty,
+        metavar="auto|ADDRESS",
+        help="have the frames translated by the workers of a Ray cluster: auto: the one that runs on this machine, or "
+        "HOST:PORT of its head; --threads is the cores of one worker",
+    )
+
     report = parser.add_argument_group("report")
     report.add_argument(
         "--json", type=_not_empty, metavar="FILE", help="write the summary as JSON; - for standard output"
@@ -235,11 +245,16 @@ def _translate_jobs(options: argparse.Namespace, stop: StopRequest) -> int:
                 job.fail(error)
                 status = _report(error, debug=options.debug, name=job.source)
             continue
-        run = runner.run if dry_run is None else functools.partial(dry_run.look, runner)
-        for job in group.jobs:
-            status = _do(job, run, runner, is_only=len(jobs) == 1, debug=options.debug) or status
-            if stop.signal_number is not None:
-                break
+        with contextlib.ExitStack() as stack:
+            run = runner.run if dry_run is None else functools.partial(dry_run.look, runner)
+            if group.options.cluster and dry_run is None:
+                from engine.cluster.spread import SpreadRunner
+
+                run = stack.enter_context(SpreadRunner(group.options, runner, [job.source for job in group.jobs])).run
+            for job in group.jobs:
+                status = _do(job, run, runner, is_only=len(jobs) == 1, debug=options.debug) or status
+                if stop.signal_number is not None:
+                    break
         if stop.signal_number is not None:
             status = stop.exit_status
             break
@@ -268,6 +283,8 @@ def _check(options: argparse.Namespace) -> None:
         raise BackendError("several styles need a window, in which the keys n and p change the style: add --show")
     if options.preview is not None and (options.start is not None or options.end is not None):
         raise SourceError("--preview names one time: give it without --start and --end")
+    if options.cluster and any(time is not None for time in (options.start, options.end, options.preview)):
+        raise ClusterError("--cluster translates whole videos: give it without --start, --end and --preview")
     TimeRange(options.start, options.end)
 
 

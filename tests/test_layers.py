@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("run", "cli", "doctor", "export", "serve"),  # command lines
+    ("cluster",),  # jobs on many machines
     ("jobs", "job_queue", "dry_run", "report"),  # one source -> one output
     ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
@@ -31,8 +32,16 @@ LAYERS = (
     ("video",),
     # Small modules, each one thing.
     (
-        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity", "parts", "precision"),
-        *("reference", "samples", "sizes", "times", "_native", ""),  # "": `engine` itself
+        *("allocator", "command_line", "device", "errors", "files", "memory", "ops", "parity"),
+        *("part_files", "parts", "precision"),
+        *(
+            "reference",
+            "samples",
+            "sizes",
+            "times",
+            "_native",
+            "",
+        ),  # "": `engine` itself, with the version
     ),
 )
 """The modules and folders of `engine`, from the top down. Each imports from its own line and from lines below it."""

@@ -18,6 +18,7 @@ from engine.video.packet_spool import move, time_of
 from engine.video.part_keeper import PartKeeper
 from engine.video.partial_file import FULL_ERRORS, PartialFile, sweep
 from engine.video.pyav import import_av
+from engine.video.ticks import Ticks
 from engine.video.tracks import TrackCopier
 from engine.video.video_encoder import VideoEncoder
 
@@ -81,10 +82,9 @@ class FileSink(Sink):
         self._tracks: Any = None
         self._frames = self._muxed = self._last_muxed = 0
         self._muxed_bytes = self._largest_bytes = 0  # of the picture's packets
-        self._last_pts: int | None = None
         self._last_dts: int | None = None
         self._end_seconds = Fraction(0)
-        self._moved_timestamps = 0
+        self._ticks = Ticks(None, Fraction(1))
         self._lead: int | None = None  # how far decoding runs ahead of showing, in the encoder's unit
         self._durations: dict[int, int] = {}
         self._parts: PartKeeper | None = None
@@ -174,14 +174,15 @@ class FileSink(Sink):
             lines += [f"{self._file.path}: {line}" for line in self._tracks.warnings + self._late_warnings]
         if self._file.failure:
             lines.append(f"{self._file.path}: the disk failed ({self._file.failure}); written to another place on it")
-        if self._moved_timestamps:
-            lines.append(f"{self._file.path}: {self._moved_timestamps} frames moved, their timestamps did not increase")
+        if self._ticks.moved:
+            lines.append(f"{self._file.path}: {self._ticks.moved} frames moved, their timestamps did not increase")
         return lines
 
     def _start(self, image: np.ndarray | Tensor) -> None:
         """Opens the file and the encoder for frames of this size."""
         self._output = self._open(self._file)
         self._time_base = self._encoder.prepare(image, self._output, self._info.time_base)
+        self._ticks = Ticks(self._info.time_base, self._time_base)
         if self._parts is not None:
             self._parts.start(self._time_base)
         self._tracks = TrackCopier(self._media, self._output, self._format, audio=self._audio)
@@ -196,23 +197,16 @@ class FileSink(Sink):
         return LEAST_RESERVE_BYTES + GAP_FRAMES * self._largest_bytes + held + index
 
     def _pts(self, frame: Frame) -> int:
-        """The frame's timestamp in the encoder's unit, pushed forward where it doesn't increase."""
-        if frame.pts is None or self._info.time_base is None:
-            pts, duration = self._frames, 1
-        else:
-            ratio = self._info.time_base / self._time_base
-            pts, duration = round(frame.pts * ratio), round(frame.duration * ratio)
-        if self._last_pts is not None and pts <= self._last_pts:
-            pts = self._last_pts + 1
-            self._moved_timestamps += 1
-        if self._last_pts is not None and pts - self._last_pts > MOST_TICKS and self._format in SUMS_DURATIONS:
-            days = float((pts - self._last_pts) * self._time_base / 86400)
+        """The frame's timestamp in the encoder's unit."""
+        before = self._ticks.last
+        pts = self._ticks.of(frame.pts)
+        if before is not None and pts - before > MOST_TICKS and self._format in SUMS_DURATIONS:
+            days = float((pts - before) * self._time_base / 86400)
             raise SinkError(
                 f"{self._file.path}: frame {self._frames} is {days:.1f} days later than the one before, which "
                 f"{self._format} can't hold; its time is damaged, or name the output .mkv"
             )
-        self._last_pts = pts
-        self._durations[pts] = duration
+        self._durations[pts] = duration = self._ticks.duration(frame.duration, frame.pts)
         self._end_seconds = (pts + duration) * self._time_base
         return pts
 

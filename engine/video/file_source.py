@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import re
@@ -16,6 +17,8 @@ from engine.video.base import DEFAULT_FRAME_RATE, Frame, Media, Source, SourceIn
 from engine.video.color import color_of, is_placed_low, output_color
 from engine.video.cut import Cut, TimeRange
 from engine.video.demuxer import Demuxer
+from engine.video.frame_index import FrameIndex
+from engine.video.frame_reader import FrameReader
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.picture import Pictures
 from engine.video.pyav import indexed_frames, is_url, video_streams
@@ -75,7 +78,10 @@ class FileSource(Source):
         self._iterating = False
         self._threads, self._hardware, self._time_range = threads, hardware, time_range
         self._lead: VideoFrame | None = None  # the frame before the range, which its first one is deinterlaced with
-        self._damaged_before = 0
+        self._damaged_before = self._default_duration = 0
+        self._time_base = Fraction(1, 90000)
+        self._reader: FrameReader | None = None
+        self._known: tuple[FrameIndex, np.ndarray] | None = None
         self._open()
         try:
             if self._cut is not None and self._cut.start is not None:
@@ -91,17 +97,63 @@ class FileSource(Source):
         """The frames from the first one of the range to the end of the source."""
         self._iterating = True
         self._demuxer.drop_others()
+        frames = self._undecoded(*self._known) if self._known is not None else self._frames_of_file()
         try:
-            for decoded, image in self._pictures.of(itertools.chain(self._begun, self._decoded)):
+            for frame in frames:
                 if self._closed.is_set():
                     return
-                if decoded is self._lead:
-                    continue
-                yield self._frame(decoded, image)
+                yield frame
             self._ended = not self._closed.is_set()
         finally:
             self._decoded.close()
             self._demuxer.release()
+
+    def leave_undecoded(self, index: FrameIndex, image: np.ndarray) -> None:
+        """Makes iterating yield the frames that the index promises, all with this image: for sinks that have them."""
+        self._known = index, image
+
+    def timestamps(self) -> Iterator[int]:
+        """Decodes the whole file and yields its frames' timestamps; in place of iterating."""
+        self._iterating = True
+        self._demuxer.drop_others()
+        for decoded, _ in itertools.chain(self._begun, self._decoded):
+            yield self._stamp(decoded)
+
+    def read(self, index: FrameIndex, first: int, end: int) -> Iterator[Frame]:
+        """Yields the frames from `first` to before `end`, as iterating does, again and again; in place of iterating.
+
+        Args:
+            index: of this file's frames, always the same one.
+
+        Raises:
+            IrregularError: the frames are not those of the index.
+            SourceError: earlier frames are asked for than last time, and the index has no key frames.
+        """
+        if self._reader is None:
+            self._iterating = True
+            self._demuxer.drop_others()
+            frames = itertools.chain(self._begun, self._decoded)
+            self._reader = FrameReader(self._spec, self._demuxer, self._decoder, frames, index, self._time_base)
+        reader = self._reader
+        reader.go_to(first)
+        if first and reader.peek().interlaced_frame:
+            reader.go_to(first - 1)  # whole pictures are made of the frames before and behind, too
+        self._pictures = Pictures(self._spec, self._begun[0][0], **self._picture_settings)
+        fed: collections.deque[int] = collections.deque()
+
+        def feed() -> Iterator[Decoded]:
+            is_interlaced = False
+            while reader.next_number < min(end + is_interlaced, len(index.timestamps)):
+                fed.append(reader.next_number)
+                frame = reader.take()
+                is_interlaced = frame.interlaced_frame
+                yield frame, None
+
+        for decoded, image in self._pictures.of(feed()):
+            number = fed.popleft()
+            if first <= number < end:
+                duration = decoded.duration or self._default_duration
+                yield Frame(image=image, pts=index.timestamps[number], duration=duration)
 
     def close(self) -> None:
         """Ends the iteration at its next frame; may be called from any thread."""
@@ -341,17 +393,32 @@ class FileSource(Source):
 
     # --- frames ---
 
-    def _stamp(self, decoded: VideoFrame) -> int:
-        """The time at which the next frame is shown, in the source's unit."""
-        pts = decoded.pts if decoded.pts is not None else decoded.dts
-        pts = self._next_pts if pts is None else pts
-        self._next_pts = pts + (decoded.duration or self._default_duration)
-        return pts
+    def _frames_of_file(self) -> Iterator[Frame]:
+        for decoded, image in self._pictures.of(itertools.chain(self._begun, self._decoded)):
+            if decoded is not self._lead:
+                yield self._frame(decoded, image)
+
+    def _undecoded(self, index: FrameIndex, image: np.ndarray) -> Iterator[Frame]:
+        packets = self._demuxer.pictures()
+        for pts, duration in zip(index.timestamps, index.durations, strict=True):
+            next(packets, None)  # so that the other tracks are read as far
+            self._frames += 1
+            self._next_pts = pts + (duration or self._default_duration)
+            yield Frame(image=image, pts=pts, duration=self._next_pts - pts)
+        collections.deque(packets, maxlen=0)
 
     def _frame(self, decoded: VideoFrame, image: np.ndarray | Tensor) -> Frame:
         self._frames += 1
         self._damaged_frames += decoded.is_corrupt
-        return Frame(image=image, pts=self._stamp(decoded), duration=decoded.duration or self._default_duration)
+        pts = self._stamp(decoded)
+        return Frame(image=image, pts=pts, duration=self._next_pts - pts)
+
+    def _stamp(self, decoded: VideoFrame) -> int:
+        """The frame's timestamp; where it has none, it follows the frame before."""
+        pts = decoded.pts if decoded.pts is not None else decoded.dts
+        pts = self._next_pts if pts is None else pts
+        self._next_pts = pts + (decoded.duration or self._default_duration)
+        return pts
 
     def _frames_lost(self) -> int:
         """Frames that the file's index or duration promises and that could not be decoded."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import SinkError
-from engine.parts import Part, PartPacket, Parts, PartWriter, TimestampDigest
+from engine.part_files import Part, PartPacket, PartWriter, TimestampDigest
+from engine.parts import TOLERANCE, Parts
 from engine.video.packet_spool import packet_of
 
 logger = logging.getLogger("streamgan")
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 # Mean difference of two frames, in steps of 255, that is more than motion makes.
 _CUT_DIFFERENCE = 24.0
-
-# A part ends at a cut once it is so much shorter than it should be, and anyway where it is so much longer.
-_TOLERANCE = 0.25
 
 
 class PartKeeper:
@@ -149,12 +147,12 @@ class PartKeeper:
         if self._writer is None:
             return False
         length = float((pts - self._begin_pts) * self._time_base) / self._parts.seconds
-        if length < 1 - _TOLERANCE:
+        if length < 1 - TOLERANCE:
             return False
         is_cut = False
         if thumbnail is not None and self._thumbnail is not None:
             is_cut = float(np.abs(thumbnail - self._thumbnail).mean()) > _CUT_DIFFERENCE
-        return is_cut or length >= 1 + _TOLERANCE
+        return is_cut or length >= 1 + TOLERANCE
 
 
 def _thumbnail(image: Any) -> np.ndarray | None:

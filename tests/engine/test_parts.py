@@ -23,7 +23,8 @@ from engine import save_generator
 from engine.errors import SinkError
 from engine.generators import build
 from engine.generators.resnet import ResNetConfig
-from engine.parts import PartPacket, Parts, describe, folder_of
+from engine.part_files import PartPacket
+from engine.parts import Parts, describe, folder_of
 from engine.run import main
 from engine.video.part_keeper import PartKeeper
 from engine.video.video_encoder import VideoEncoder
