@@ -189,7 +189,7 @@ class JobRunner:
                 source.close()
                 return None
             translator = self.translator_for(source.info)
-            is_shown = options.show or (output is None and not options.benchmark)
+            is_shown = options.show or (output is None and not options.benchmark and not options.virtual_camera)
             controls = WindowControls(options.strength, self._comparison, translator, output) if is_shown else None
             sink, parts = self._open_sink(job, source, output, controls=controls)
         except BaseException:
@@ -309,6 +309,7 @@ class JobRunner:
             overwrite=options.overwrite,
             hardware=self._hardware,
             show=controls is not None,
+            virtual_camera=options.virtual_camera,
             controls=controls,
             stays=(lambda: self.stop.signal_number is None) if options.preview is not None else None,
             parts=keep if make_parts is not None else None,
@@ -321,7 +322,8 @@ class JobRunner:
         from engine.styles import locate_generator
 
         options = self.options
-        is_kept = options.part_seconds != 0 and not options.show and self._hardware is None
+        is_kept = options.part_seconds != 0 and not options.show and not options.virtual_camera
+        is_kept &= self._hardware is None
         if not is_kept or source.info.live or not Path(job).is_file():
             return None
 
@@ -368,7 +370,7 @@ class JobRunner:
         if options.benchmark:
             return None
         if options.output is None:
-            if source.info.live or options.show:
+            if source.info.live or options.show or options.virtual_camera:
                 return None
             folder = Path.cwd() if job == str(SAMPLE) else None
         elif self.makes_folder:

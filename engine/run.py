@@ -179,6 +179,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     video.add_argument("--frames", type=_positive, metavar="N", help="stop after N frames")
     video.add_argument("--show", action="store_true", help="show the result in a window; the key h lists the others")
+    video.add_argument(
+        "--virtual-camera",
+        action="store_true",
+        help="send the result to a virtual camera, which video calls can choose (extra virtual-camera)",
+    )
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 

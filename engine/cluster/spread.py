@@ -48,8 +48,11 @@ class SpreadRunner:
     """
 
     def __init__(self, options: argparse.Namespace, runner: JobRunner, jobs: list[str]) -> None:
-        if options.hwaccel == "cuda" or options.part_seconds == 0 or options.show or options.benchmark:
-            raise ClusterError("--cluster keeps parts: not with --hwaccel cuda, --part-seconds 0, --show, --benchmark")
+        shows = options.show or options.virtual_camera or options.benchmark
+        if options.hwaccel == "cuda" or options.part_seconds == 0 or shows:
+            raise ClusterError(
+                "--cluster keeps parts: not with --hwaccel cuda, --part-seconds 0, --show, --virtual-camera, --benchmark"
+            )
         self._options = options
         self._runner = runner
         self._cluster = Cluster(

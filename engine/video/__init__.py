@@ -27,6 +27,7 @@ from engine.video.nvidia.codecs import choose_hardware
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.pyav import is_url
 from engine.video.tracks import container_for
+from engine.video.virtual_camera import VirtualCameraSink
 from engine.video.window import Controls, NullSink, TeeSink, WindowSink
 
 __all__ = [
@@ -157,6 +158,7 @@ def open_sink(
     show: bool = False,
     controls: Controls | None = None,
     stays: Callable[[], bool] | None = None,
+    virtual_camera: bool = False,
     threads: int = 0,
     hardware: VideoHardware | None = None,
     parts: Callable[[Path], Parts] | None = None,
@@ -175,6 +177,7 @@ def open_sink(
         show: show the frames in a window as well.
         controls: what the keys of that window change.
         stays: whether that window still shows its last frame; it does until a key is pressed. None closes it at once.
+        virtual_camera: send the frames to a virtual camera as well.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
         parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
@@ -186,6 +189,10 @@ def open_sink(
     if spec:
         settings = {"crf": crf, "codec": codec, "audio": audio, "threads": threads, "hardware": hardware}
         sink = _file_sink(spec, source, overwrite=overwrite, parts=parts, settings=settings)
+    if virtual_camera:
+        is_paced = sink is None and not source.info.live
+        camera = VirtualCameraSink(source.info.frame_rate or DEFAULT_FRAME_RATE, is_paced=is_paced)
+        sink = TeeSink(sink, camera) if sink else camera
     if not show:
         return sink or NullSink()
     # If a file is written as well, the window is a preview and must not hold the file back.
