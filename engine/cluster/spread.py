@@ -51,7 +51,8 @@ class SpreadRunner:
         shows = options.show or options.virtual_camera or options.benchmark
         if options.hwaccel == "cuda" or options.part_seconds == 0 or shows:
             raise ClusterError(
-                "--cluster keeps parts: not with --hwaccel cuda, --part-seconds 0, --show, --virtual-camera, --benchmark"
+                "--cluster keeps parts: it goes without --hwaccel cuda, --part-seconds 0, --show, --benchmark and "
+                "--virtual-camera"
             )
         self._options = options
         self._runner = runner
