@@ -71,4 +71,4 @@ def test_what_does_not_go_with_a_cluster(
 ) -> None:
     monkeypatch.setattr("engine.video.choose_hardware", lambda *_: None)
     assert main([str(SAMPLE), "-o", str(tmp_path / "out.mp4"), "--cluster", "auto", *option]) == 1
-    assert "--cluster keeps parts: not with" in capsys.readouterr().err
+    assert "--cluster keeps parts: it goes without" in capsys.readouterr().err
