@@ -57,6 +57,7 @@ def test_wheel_contains_the_packages_and_their_data(wheel: zipfile.ZipFile) -> N
         "styles/*.safetensors",
         "styles/*.md",
         "samples/*.m*",
+        "serve/page/*",
     ):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").glob(pattern)}
         assert files, pattern
