@@ -40,6 +40,9 @@ from engine.video.color import MATRIX_SMPTE170M, Color, FromBgr
 BITS = 8
 _SQUARES = BITS + 2  # and a black and a white one
 
+# How long a server may take to end.
+_END_SECONDS = 10.0
+
 CONTENDERS = {"streamgan serve": "engine.serve", "aiortc example": "bench.live_peer"}
 
 # Notes [capture time of number n], and [time shown, age] of each translated frame, in ms.
@@ -175,7 +178,11 @@ async def _served(module: str, style: str, folder: Path) -> AsyncIterator[tuple[
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), _END_SECONDS)
+        except asyncio.TimeoutError:  # a thread of aiortc may hang
+            process.kill()
+            await process.wait()
 
 
 async def _measure(module: str, camera: Path, arguments: argparse.Namespace) -> dict[str, Any]:
