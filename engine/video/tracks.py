@@ -303,11 +303,11 @@ class TrackCopier:
         return is_unusual or has_no_times or stream.index not in self._holdable
 
     def _why_not(self, stream: Stream) -> str:
+        if stream.index not in self._holdable:
+            return f"{self._format} can't hold it"
         if self._format in WITHOUT_SOUND_TIMES:
             return f"{self._format} keeps no times of sound, so it becomes one run from the beginning on"
-        if stream.index in self._holdable:
-            return f"few players know it in {self._format}"
-        return f"{self._format} can't hold it"
+        return f"few players know it in {self._format}"
 
     def _hint(self, *streams: Stream) -> str:
         assert self._demuxer is not None

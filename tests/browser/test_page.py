@@ -22,9 +22,10 @@ pytest.importorskip("aiortc", reason="aiortc is not installed: pip install 'stre
 
 from bench.chromium import CHROMIUM, Page, chromium
 from engine import save_generator
-from engine.generators import SRVGGConfig, build
+from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from engine.translator import Translator
+from tests.engine.small_generators import save_identity
 from tests.media import Audio, make_video
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +74,7 @@ def camera(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def styles(folder: Path) -> list[Path]:
     torch.manual_seed(0)
-    same = build(SRVGGConfig(width=4, convolutions=1, scale=1))
-    with torch.no_grad():
-        for parameter in same.parameters():
-            parameter.zero_()
-    save_generator(same, folder / "same.safetensors")
+    save_identity(folder / "same.safetensors")
     save_generator(build(ResNetConfig(width=4, blocks=1)), folder / "other.safetensors")
     return [folder / "same.safetensors", folder / "other.safetensors"]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine import save_generator
 from engine.generators import (
     SRVGG,
     AnimeGANConfig,
@@ -23,6 +26,16 @@ from engine.generators import (
 from engine.parity import psnr_db
 from engine.reference import frames_to_tensor, tensor_to_frames
 from engine.samples import SAMPLE
+
+
+def save_identity(path: Path) -> Path:
+    """Writes a generator that changes nothing: SRVGG x1, whose weights are all zero."""
+    generator = build(SRVGGConfig(width=4, convolutions=0, scale=1))
+    for weights in generator.parameters():
+        weights.data.zero_()
+    save_generator(generator, path)
+    return path
+
 
 CONFIGS: dict[str, GeneratorConfig] = {
     "resnet": ResNetConfig(width=8, blocks=2),

@@ -23,13 +23,14 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import VideoFrame
 
 from engine import save_generator
-from engine.generators import SRVGGConfig, build
+from engine.generators import build
 from engine.generators.resnet import ResNetConfig
 from engine.serve.probe import Limits
 from engine.serve.sessions import Machine
 from engine.serve.uploads import Uploads
 from engine.serve.web import Server, keep_to_address
 from engine.video.color import Color, FromBgr
+from tests.engine.small_generators import save_identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,7 @@ def styles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A generator that changes nothing, and one that does."""
     folder = tmp_path_factory.mktemp("styles")
     torch.manual_seed(0)
-    same = build(SRVGGConfig(width=4, convolutions=1, scale=1))
-    with torch.no_grad():
-        for parameter in same.parameters():
-            parameter.zero_()
-    save_generator(same, folder / "same.safetensors")
+    save_identity(folder / "same.safetensors")
     save_generator(build(ResNetConfig(width=4, blocks=1)), folder / "other.safetensors")
     return [str(folder / "same.safetensors"), str(folder / "other.safetensors")]
 

@@ -26,13 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def identity_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generator that changes nothing: SRVGG x1, whose weights are all zero."""
-    from engine import save_generator
-    from engine.generators import SRVGGConfig, build
+    """A generator that changes nothing."""
+    from tests.engine.small_generators import save_identity
 
-    generator = build(SRVGGConfig(width=4, convolutions=0, scale=1))
-    for weights in generator.parameters():
-        weights.data.zero_()
-    path = tmp_path_factory.mktemp("style") / "identity.safetensors"
-    save_generator(generator, path)
-    return path
+    return save_identity(tmp_path_factory.mktemp("style") / "identity.safetensors")
