@@ -9,12 +9,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.compose import composer
+from engine.compose import Composition
 from engine.errors import EngineError
 from engine.switching import StyleSwitcher
 from engine.translator import Translator
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamgan")
 
-# What a status says is of the frames of so many seconds.
+# A status covers the frames of the last seconds.
 _STATUS_SECONDS = 2.0
 
 _COUNTS = ("received", "shown", "dropped")
 
-# A generator reads and writes whole pairs of pixels, and so do the codecs of WebRTC.
+# The codecs of WebRTC need even sides.
 _EVEN = 2
 
 
@@ -64,14 +65,14 @@ class Session:
 
     Attributes:
         token: names it to its owner; `watch_token` to those who may only watch.
-        strength: share of the style, 0 to 1.
+        composition: has the share of the style, `strength`.
         failure: why no more frames are translated; "" while they are.
         received, shown, dropped: frames so far. Dropped: a newer one came before its turn.
     """
 
     def __init__(self, switcher: StyleSwitcher, *, most_pixels: int, wake: Callable[[], None]) -> None:
         self.token, self.watch_token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        self.strength = 1.0
+        self.composition = Composition()
         self.failure = ""
         self.received = self.shown = self.dropped = 0
         self.switcher = switcher
@@ -130,9 +131,7 @@ class Session:
             logger.warning("a session ended: %s", self.failure)
             self.note_dropped()
             return
-        compose = composer(self.strength)
-        if compose is not None:
-            translated = compose(image, translated, 0)  # type: ignore[arg-type]  # the time counts for toggling only
+        translated = self.composition(image, translated, Fraction(0))
         self.size = translated.shape[1], translated.shape[0]
         self.deliver(Translated(np.asarray(translated), frame.pts or 0, arrived))
 

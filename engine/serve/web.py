@@ -66,7 +66,6 @@ class Server:
         uploads: translates files.
         token: what a client must present; "" lets everybody in who reaches the server.
         hosts: the names under which browsers may ask for the server; empty: any.
-        secure: it is reached over TLS.
     """
 
     def __init__(
@@ -357,7 +356,7 @@ class Live:
         if isinstance(style, int) and not isinstance(style, bool) and 0 <= style < len(styles):
             self.session.switcher.to(styles[style])
         if isinstance(strength, (int, float)) and not isinstance(strength, bool) and 0 <= strength <= 1:
-            self.session.strength = float(strength)
+            self.session.composition.strength = float(strength)
 
     async def _receive(self, track: Any) -> None:
         with contextlib.suppress(MediaStreamError):

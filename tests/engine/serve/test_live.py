@@ -145,7 +145,7 @@ def test_nonsense_on_the_channel_changes_nothing(serve: Serve) -> None:
                 peer.channel.send(message)
             await peer.received(5)
             (session,) = served.machine.sessions.values()
-            assert (session.strength, session.failure) == (1.0, "")
+            assert (session.composition.strength, session.failure) == (1.0, "")
 
     run(test())
 
