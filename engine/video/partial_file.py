@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ class PartialFile(io.RawIOBase):
         self._reserved = size = min(2 * size, self._largest // 2)
         self._limit = self._largest - size
         if self._reserve is None:
-            self._reserve = tempfile.TemporaryFile(dir=f"/proc/self/fd/{self._folder}", buffering=0)  # noqa: SIM115
+            self._reserve = open(self._open_nameless(), "r+b", buffering=0)  # noqa: SIM115
         try:
             os.posix_fallocate(self._reserve.fileno(), 0, size)
         except OSError as error:
@@ -175,6 +174,15 @@ class PartialFile(io.RawIOBase):
         self._file = os.open(self.part.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=self._folder)
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _open_nameless(self) -> int:
+        """A file in the folder that goes with this process. It never has a name, or only the hidden one of a part."""
+        with contextlib.suppress(OSError):  # file systems that know no such files
+            return os.open(".", os.O_RDWR | os.O_TMPFILE, 0o600, dir_fd=self._folder)
+        name = part_of(self.path.with_name(f"{self.path.name}.room")).name
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._folder)
+        os.unlink(name, dir_fd=self._folder)
+        return file
 
     def _move(self, error: OSError) -> None:
         """Goes on in a copy of the file, once: the disk can't write where this one is."""

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.errors import SinkError
+from engine.files import part_of
 from engine.video import Frame, SourceInfo, partial_file
 from engine.video.file_sink import FileSink
 from engine.video.partial_file import PartialFile
@@ -251,3 +253,31 @@ def test_a_hidden_part_that_another_machine_writes_stays(tmp_path: Path) -> None
         fcntl.flock(file, fcntl.LOCK_EX)
         write_ten(tmp_path / "out.mp4").finish()
         assert part.exists()
+
+
+@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "named"])
+def test_the_room_it_keeps_never_has_a_name_that_stays(
+    nameless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may be killed at any moment: what it leaves is swept by its name, so it has to be one of ours."""
+    made: list[Path] = []
+    opens = os.open
+
+    def open_and_note(path: Any, flags: int, *args: Any, **given: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE and not nameless:
+            raise OSError(errno.EOPNOTSUPP, "no such files here")
+        file = opens(path, flags, *args, **given)
+        made.extend(tmp_path.iterdir())
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_note)
+    file = PartialFile(tmp_path / "out.mp4", overwrite=False)
+    file.write(b"x")
+    file.reserve(1000)
+    assert {path.name for path in made} == {
+        file.part.name,
+        *([] if nameless else [part_of(tmp_path / "out.mp4.room").name]),
+    }
+    assert list(tmp_path.iterdir()) == [file.part]
+    file.remove()
+    assert not list(tmp_path.iterdir())
