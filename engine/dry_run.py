@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.job_queue import table_of
-from engine.jobs import JobRunner, StopRequest
+from engine.jobs import JobRunner
+from engine.stop import StopRequest
 from engine.times import show_time
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Jobs: one source to one output each, with progress, a summary, and a stop that keeps what is done."""
+"""Jobs: one source to one output each, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import engine
-from engine.compose import Composition, composer
+from engine.compose import composer
 from engine.errors import SinkError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
+from engine.stop import StopRequest
 from engine.times import show_time
+from engine.window_controls import WindowControls
 
 if TYPE_CHECKING:
     from engine.parts import Parts
-    from engine.pipeline import Pipeline, Progress
+    from engine.pipeline import Progress
     from engine.switching import StyleSwitcher
     from engine.video.base import Sink, Source, SourceInfo
 
@@ -35,75 +34,6 @@ _FRAMES_AT_ONCE = 2
 
 # What a translator depends on.
 _GENERATOR_OPTIONS = ("style", "backend", "precision", "device", "norm_mode", "engine", "threads", "explain")
-
-# A second signal counts after so long.
-_SAME_SIGNAL_SECONDS = 1.0
-
-
-class StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a stop of the running pipeline.
-
-    A second one ends the process at once, unless it comes within a second: one Ctrl-C can arrive twice.
-    """
-
-    def __init__(self) -> None:
-        self.pipeline: Pipeline | None = None
-        self.signal_number: int | None = None
-        self._stopped = 0.0
-
-    @property
-    def exit_status(self) -> int:
-        return 128 + (self.signal_number or signal.SIGINT)
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Signals are handled here inside the `with` block, and as before after it."""
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores that the terminal is gone
-            numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, stack: FrameType | None) -> None:
-        if self.signal_number is not None:
-            if time.monotonic() - self._stopped < _SAME_SIGNAL_SECONDS:
-                return
-            os._exit(128 + number)
-        self.signal_number, self._stopped = number, time.monotonic()
-        if self.pipeline is None:
-            raise KeyboardInterrupt
-        self.pipeline.stop()
-        if self.pipeline.is_starting:
-            raise KeyboardInterrupt  # a compilation would go on for a minute
-
-
-class WindowControls(Composition):
-    """What the keys of the window change: see `engine.video.window.Controls`.
-
-    Args:
-        strength, compare: in the beginning.
-        translator: whose style the keys change.
-        output: what is written too, so the picture must keep its size; None: nothing.
-    """
-
-    def __init__(self, strength: float, compare: str | None, translator: StyleSwitcher, output: Path | None) -> None:
-        super().__init__(strength, compare)
-        offered = (compare, None, "split", "toggle" if output is not None else "side")
-        self.comparisons: tuple[str | None, ...] = tuple(dict.fromkeys(offered))
-        self._translator = translator
-
-    def step_style(self, step: int) -> None:
-        """Goes on to another style."""
-        self._translator.step_style(step)
-
-    def describe(self) -> str:
-        """Style and engine in a few words."""
-        waiting = "..." if self._translator.is_preparing else ""
-        return f"{Path(self._translator.style).stem}{waiting}  {self._translator.engine or ''}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)

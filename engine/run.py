@@ -20,10 +20,11 @@ from engine.compose import COMPARISONS
 from engine.dry_run import DryRun
 from engine.errors import BackendError, ClusterError, EngineError, SourceError
 from engine.job_queue import Job, groups_of, summary_table
-from engine.jobs import JobRunner, StopRequest
+from engine.jobs import JobRunner
 from engine.parts import describe
 from engine.report import check_json_target, write_json
 from engine.sizes import parse_size
+from engine.stop import StopRequest
 from engine.times import parse_time
 
 logger = logging.getLogger("streamgan")

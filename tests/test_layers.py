@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("run", "cli", "doctor", "export", "serve"),  # command lines
     ("cluster",),  # jobs on many machines
-    ("jobs", "job_queue", "dry_run", "report"),  # one source -> one output
+    ("jobs", "job_queue", "dry_run", "report", "stop", "window_controls"),  # one source -> one output
     ("pipeline", "switching", "compose"),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine

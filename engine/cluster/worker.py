@@ -14,9 +14,10 @@ from engine.allocator import keep_freed_memory
 from engine.compose import composer
 from engine.errors import BackendError, CheckpointError, SourceError
 from engine.files import sha256
-from engine.jobs import JobRunner, StopRequest
+from engine.jobs import JobRunner
 from engine.part_files import MadePart
 from engine.parts import identity_of
+from engine.stop import StopRequest
 from engine.styles import locate_generator
 from engine.video import FileSource
 from engine.video.base import Frame, Source, SourceInfo

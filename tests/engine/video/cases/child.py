@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.jobs import StopRequest
+    from engine.stop import StopRequest
 
 ROOT = Path(__file__).parents[4]
 
@@ -74,7 +74,7 @@ def listen() -> None:
 def main() -> None:
     # Libraries are loaded before signals are handled: an interruption in the middle of one would end in a traceback.
     import tests.engine.video.identity  # noqa: F401
-    from engine.jobs import StopRequest
+    from engine.stop import StopRequest
 
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
