@@ -118,7 +118,7 @@ def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], name
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in result.stage_ms.items())
     lines = [
         f"{frames} of {info.width}x{info.height} in {result.seconds:.1f} s"
-        + (f", {result.steady_fps:.1f} fps" if result.frames > 1 else "")
+        + (f", {result.steady_fps:.1f} fps once started" if result.frames > 1 else "")
         + (f", {_describe_engine(result.engine)}" if result.engine else "")
         + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
