@@ -36,8 +36,7 @@ def errors_in_one_line(main: Callable[_Arguments, int]) -> Callable[_Arguments, 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Ends the process with the status that `main` returns, also if nobody reads what was printed."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by the caller (`>&-`)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    _open_standard_streams()
     status = main()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -48,3 +47,14 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     if status > 128 or threading.active_count() > 1:
         os._exit(status)  # a stopped run may still be inside the generator; the interpreter must not wait for it
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Opens those that the caller has closed (`>&-`): a video must not become the file that a library prints to."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

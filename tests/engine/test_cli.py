@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine import cli
 from engine.command_line import command_name, errors_in_one_line
 from engine.errors import CheckpointError
 
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 CODE = "from engine.cli import console_script; console_script()"
 
 
@@ -106,3 +108,24 @@ def test_nobody_reads_what_is_printed() -> None:
     command = f"{sys.executable} -c '{CODE}' run --help | :"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs /dev/null")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_never_another_file(closed: str, tmp_path: Path) -> None:
+    """What prints to standard output by its number would write into a video that had got it."""
+    code = """if True:
+        import os, sys
+        from engine.command_line import exit_with
+
+        def main():
+            with open("film.mp4", "wb") as film:
+                os.write(1, b"printed")
+                print("printed", file=sys.stderr)
+                return film.fileno()
+
+        exit_with(main)
+    """
+    done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "$1" {closed}', "bash", code], cwd=tmp_path, env=ENV)
+    assert done.returncode > 2
+    assert (tmp_path / "film.mp4").read_bytes() == b""
