@@ -54,7 +54,7 @@ def _open_standard_streams() -> None:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:
+        except OSError:  # noqa: PERF203
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
