@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from engine.checkpoint import load_generator
 from engine.errors import EngineError
@@ -123,15 +121,3 @@ def output_bytes(generator: Generator, output: np.ndarray) -> np.ndarray:
     low, high = generator.output_range
     values = np.nan_to_num((output.astype(np.float32) - low) * (255 / (high - low)))
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def count_flops(generator: Generator, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of one input of `shape` in the convolutions as they are defined.
-
-    Two per multiply-add, whatever algorithm computes them: a Winograd convolution can pass the peak of direct ones.
-    """
-    on_meta = copy.deepcopy(generator).to("meta")
-    counter = FlopCounterMode(display=False)
-    with torch.inference_mode(False), torch.no_grad(), counter:
-        on_meta(torch.empty(shape, device="meta"))
-    return int(counter.get_total_flops())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bench import compare, results
-from bench.generators import count_flops, make_generator, real_frame
+from bench.generators import make_generator, real_frame
 from bench.peaks import Probe
 from bench.peers.torch_session import captured
 from bench.plugin import WITHOUT_PLUGIN, has_operators, without_operators
@@ -35,6 +35,7 @@ from engine.backends import BACKENDS, get_backend
 from engine.device import choose_device
 from engine.errors import EngineError, first_line
 from engine.generators import Generator
+from engine.generators.flops import count_flops
 from engine.parity import psnr_db
 from engine.precision import fastest_precision
 from engine.runners.cuda_graph import CudaGraphRunner

@@ -34,7 +34,6 @@ from bench.contenders import Contender, contenders
 from bench.generators import (
     GENERATORS,
     SIZES,
-    count_flops,
     generator_input,
     make_generator,
     output_bytes,
@@ -50,6 +49,7 @@ from engine import _native
 from engine.checkpoint import save_generator
 from engine.device import choose_device
 from engine.errors import EngineError
+from engine.generators.flops import count_flops
 from engine.parity import PARITY_DB, psnr_db
 from engine.precision import PRECISIONS, is_emulated
 from engine.sizes import parse_size

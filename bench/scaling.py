@@ -19,11 +19,11 @@ import torch
 
 from bench import results
 from bench.contenders import in_memory_backends
-from bench.generators import count_flops
 from bench.peaks import Probe
 from bench.results import Results, Row
 from engine.device import choose_device
 from engine.generators import ResNetConfig, build
+from engine.generators.flops import count_flops
 from engine.parity import PARITY_DB
 from engine.precision import PRECISIONS, dtype_of, fastest_precision
 

@@ -184,8 +184,8 @@ def add_data_options(group: Any) -> None:
 def add_teacher_options(group: Any) -> None:
     """Adds the options of `--dataset_mode distillation`."""
     add = group.add_argument
-    add("--teacher", type=Path, metavar="FILE", help="style network in ONNX that paints the pictures")
-    add("--teacher_style", type=int, metavar="K", help="number of the teacher's style")
+    add("--teacher", type=Path, metavar="FILE", help="checkpoint, or style network in ONNX, that paints the pictures")
+    add("--teacher_style", type=int, metavar="K", help="number of the style of a network in ONNX")
     add(
         "--more_images",
         type=Path,

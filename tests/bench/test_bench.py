@@ -9,12 +9,13 @@ import torch
 
 from bench import ops, results, training
 from bench.__main__ import main
-from bench.generators import count_flops, make_generator
+from bench.generators import make_generator
 from bench.layers import layers
 from bench.tutorial_steps import Batch, CycleGanTutorial
 from engine.errors import EngineError
 from engine.fused.lowering import fuse
 from engine.fused.program import steps_of
+from engine.generators.flops import count_flops
 from training.presets import PRESETS
 
 pytestmark = pytest.mark.time_limit(900)

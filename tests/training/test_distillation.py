@@ -35,6 +35,14 @@ def invert(picture: Image) -> Image:
     return 255 - picture
 
 
+@pytest.fixture(autouse=True)
+def any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is taken for a teacher, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("any.onnx").write_bytes(b"a teacher")
+    return Path("any.onnx")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two folders of pictures: smooth colours with a bright disc, each different."""
@@ -163,7 +171,10 @@ def test_minutes_are_the_default_and_steps_replace_them() -> None:
     assert not train.parse_options([*asked, "--no_compile"]).compile
 
 
-def test_what_it_needs_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_needs_is_said(
+    folder: Path, any_teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    any_teacher.unlink()
     bare = [part for part in command(folder) if part not in ("--teacher", "any.onnx")]
     assert "needs --teacher" in error_of(bare, capsys)
     assert "no teacher at any.onnx" in error_of(command(folder), capsys)
@@ -201,7 +212,7 @@ def test_the_last_pictures_of_each_folder_are_held_out(tmp_path: Path, painted: 
 
 
 def test_more_folders_are_read(folder: Path, tmp_path: Path, painted: list[int]) -> None:
-    more = TeacherOptions(Path("a"), 0, crops=20, noise=0.0, kept_in=tmp_path)
+    more = TeacherOptions(Path("any.onnx"), 0, crops=20, noise=0.0, kept_in=tmp_path)
     both = teacher_pairs([folder / "film", folder / "photos"], more, crop_size=32)
     one = teacher_pairs([folder / "film"], more, crop_size=32)
     assert len(both["train"][0]) == len(one["train"][0]) == 20
@@ -225,6 +236,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, painted: list[int]) 
 
 def test_a_missing_onnxruntime_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "teacher.onnx").write_bytes(b"a network")
     with pytest.raises(EngineError, match=r"pip install 'streamgan\[train\]'"):
         load_teacher(tmp_path / "teacher.onnx", 0)
 

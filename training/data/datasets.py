@@ -212,7 +212,7 @@ class Distillation(Dataset):
         super().__init__(options)
         self._teacher = options.teacher
         if self._teacher is None:
-            raise EngineError("--dataset_mode distillation needs --teacher, a style network, and --teacher_style")
+            raise EngineError("--dataset_mode distillation needs --teacher, a checkpoint or a style network")
         folders = [root, *self._teacher.more_folders]
         size = options.transform.crop_size
         pairs = teacher_pairs(folders, self._teacher, crop_size=size, seed=options.seed, limit=options.limit)
@@ -279,7 +279,7 @@ def make_dataset(mode: str, root: Path, options: DataOptions) -> Dataset:
 def open_dataset(options: argparse.Namespace, transform: Transform, *, phase: str = "train") -> Dataset:
     """The dataset that a command line (`training.options`) asks for. Raises EngineError as `make_dataset`."""
     teacher = None
-    if options.teacher is not None and options.teacher_style is not None:
+    if options.teacher is not None:
         teacher = TeacherOptions(
             options.teacher,
             options.teacher_style,

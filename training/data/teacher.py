@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engine import Translator
 from engine.errors import EngineError, SinkError, first_line
+from engine.files import sha256
 from training import distributed
 from training.data.images import Image, list_images, read_image
 from training.data.transforms import resize
@@ -26,9 +28,11 @@ _HELD_OUT = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class TeacherOptions:
-    """The teacher, an ONNX file and the number of a style, and the crops that it paints.
+    """The teacher, and the crops that it paints.
 
     Attributes:
+        network: a generator's checkpoint, or a style network in ONNX.
+        style: number of a style of the latter; None for a checkpoint.
         crops: number of crops to train on.
         noise: largest standard deviation of the noise on the student's inputs, in uint8 steps.
         kept_in: folder that painted crops are kept in.
@@ -36,26 +40,50 @@ class TeacherOptions:
     """
 
     network: Path
-    style: int
+    style: int | None
     crops: int
     noise: float
     kept_in: Path
     more_folders: tuple[Path, ...] = ()
 
 
-def load_teacher(path: Path, style: int) -> Teacher:
-    """Loads a conditional-InstanceNorm style network in ONNX. Raises EngineError for any other file.
+def load_teacher(path: Path, style: int | None) -> Teacher:
+    """Loads a generator's checkpoint, or a conditional-InstanceNorm style network in ONNX.
 
-    Its inputs are `image`, RGB [1, 3, H, W] in [0, 1], and `style_weights`, one per style.
+    The inputs of the latter are `image`, RGB [1, 3, H, W] in [0, 1], and `style_weights`, one per style.
+
+    Raises:
+        EngineError: any other file, a generator that enlarges, or a `style` where none or another one is needed.
     """
+    if not path.is_file():
+        raise EngineError(f"no teacher at {path}: `python -m training.fetch_images` fetches one and prints its path")
+    if path.suffix.lower() != ".onnx":
+        return _load_generator(path, style)
+    if style is None:
+        raise EngineError(f"{path} knows several styles: --teacher_style says which one, counted from 0")
+    return _load_onnx(path, style)
+
+
+def _load_generator(path: Path, style: int | None) -> Teacher:
+    if style is not None:
+        raise EngineError(f"--teacher_style is for style networks in ONNX; {path} is a checkpoint with one style")
+    translator = Translator(path)
+    if translator.scale != 1:
+        raise EngineError(f"{path} enlarges by {translator.scale}: a teacher's pictures have the size of its inputs")
+
+    def paint(picture: Image) -> Image:
+        return np.ascontiguousarray(translator(np.ascontiguousarray(picture[..., ::-1]))[..., ::-1])
+
+    return paint
+
+
+def _load_onnx(path: Path, style: int) -> Teacher:
     try:
         import onnxruntime
     except ImportError:
         raise EngineError(
             "the teacher is an ONNX network, and onnxruntime isn't installed: pip install 'streamgan[train]'"
         ) from None
-    if not path.is_file():
-        raise EngineError(f"no teacher at {path}: `python -m training.fetch_images` fetches one and prints its path")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common base
@@ -93,7 +121,9 @@ def teacher_pairs(
     for path in (path for folder in folders for path in list_images(folder, limit=limit)):
         groups.setdefault(path.parent, []).append(path)
     names = [[path.name for path in group] for group in groups.values()]
-    request = [options.network.name, options.style, options.crops, crop_size, seed, names]
+    if not options.network.is_file():
+        raise EngineError(f"no teacher at {options.network}: `python -m training.fetch_images` fetches one")
+    request = [sha256(options.network), options.style, options.crops, crop_size, seed, names]
     kept = options.kept_in / f"pairs-{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}"
     if not kept.is_dir() and distributed.rank() == 0:
         try:

@@ -1,4 +1,4 @@
-"""Distillation: a small generator learns the pictures of a large style network (Hinton et al., arXiv:1503.02531).
+"""Distillation: a small generator learns the pictures of a large one (Hinton et al., arXiv:1503.02531).
 
     python -m training.fetch_images
     python -m training.train --model distillation --dataroot ~/.cache/streamgan/data/images --name vermilion \
@@ -56,7 +56,8 @@ class Distillation(Pix2Pix):
             "trained_on": options.trained_on,
             "licence": options.licence,
             "author": options.author,
-            "teacher": f"{options.teacher.name} style {options.teacher_style}",
+            "teacher": options.teacher.name
+            + ("" if options.teacher_style is None else f" style {options.teacher_style}"),
             "held_out_quality": f"{summary} against the teacher",
         }
         path = folder / f"{Path(options.name).name}.safetensors"
