@@ -23,7 +23,7 @@ from engine.window_controls import WindowControls
 
 if TYPE_CHECKING:
     from engine.parts import Parts
-    from engine.pipeline import Progress
+    from engine.result import Progress
     from engine.switching import StyleSwitcher
     from engine.video.base import Sink, Source, SourceInfo
 

@@ -15,7 +15,7 @@ from engine.errors import SinkError
 from engine.files import written_beside
 
 if TYPE_CHECKING:
-    from engine.pipeline import Progress, Result
+    from engine.result import Progress, Result
     from engine.runners.base import RunnerInfo
     from engine.video.base import SourceInfo
 

@@ -71,6 +71,7 @@ class LiveSource(Source):
     def close(self) -> None:
         """Ends the iteration and frees the device; may be called from any thread."""
         with self._changed:
+            self._dropped += self._newest is not None
             self._has_ended, self._newest = True, None
             self._changed.notify_all()
         if self._reader.ident is not None:
@@ -80,6 +81,11 @@ class LiveSource(Source):
             self._is_released = True
             with contextlib.suppress(Exception):
                 self._release()
+
+    @property
+    def dropped(self) -> int:
+        """Frames that came and were not taken; after `close` it changes no more."""
+        return self._dropped
 
     @property
     def warnings(self) -> list[str]:
@@ -106,6 +112,7 @@ class LiveSource(Source):
                 frame = self._read()
                 with self._changed:
                     if frame is None or self._has_ended:
+                        self._dropped += frame is not None
                         break
                     self._dropped += self._newest is not None
                     self._newest = frame
