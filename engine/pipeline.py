@@ -70,7 +70,6 @@ class _Way(enum.Enum):
     REPEATED = enum.auto()
 
 
-
 @dataclasses.dataclass(frozen=True)
 class _Submission:
     """Frames that are being translated: what waits for the result, and the seconds that handing them over took."""
@@ -405,4 +404,3 @@ def _stacked(images: Sequence[Any]) -> Any:
     import torch
 
     return images[0][None] if len(images) == 1 else torch.stack(list(images))
-
