@@ -19,7 +19,7 @@ from engine.stop import StopRequest
 from engine.times import show_time
 
 if TYPE_CHECKING:
-    from engine.pipeline import Progress
+    from engine.result import Progress
 
 logger = logging.getLogger("streamgan")
 

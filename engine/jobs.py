@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import engine
 from engine.compose import composer
-from engine.errors import SinkError
+from engine.errors import SinkError, SourceError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
@@ -23,7 +23,8 @@ from engine.window_controls import WindowControls
 
 if TYPE_CHECKING:
     from engine.parts import Parts
-    from engine.pipeline import Progress
+    from engine.result import Progress
+    from engine.runners.base import RunnerInfo
     from engine.switching import StyleSwitcher
     from engine.video.base import Sink, Source, SourceInfo
 
@@ -33,7 +34,9 @@ logger = logging.getLogger("streamgan")
 _FRAMES_AT_ONCE = 2
 
 # What a translator depends on.
-_GENERATOR_OPTIONS = ("style", "backend", "precision", "device", "norm_mode", "engine", "threads", "explain")
+_GENERATOR_OPTIONS = (
+    *("style", "backend", "precision", "device", "norm_mode", "engine", "threads", "explain", "target_fps"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,11 @@ class JobRunner:
         source = self.open_source(job)
         try:
             output = self.output_of(job, source)
+            if options.target_fps and not source.info.live and (output is not None or not options.show):
+                raise SourceError(
+                    f"{job}: --target-fps is for cameras, live streams and --show without -o: "
+                    "what is written of a file would depend on the machine's speed"
+                )
             if output is not None and options.skip_existing and output.is_file():
                 logger.warning("%s is there already: %s is left out", output, job)
                 source.close()
@@ -149,6 +157,7 @@ class JobRunner:
         from engine import video
         from engine.pipeline import Pipeline
         from engine.runners.base import describe_measurements
+        from engine.similar import StillDetector
 
         options, source, sink, controls = self.options, opened.source, opened.sink, opened.controls
         with contextlib.closing(source):
@@ -173,6 +182,8 @@ class JobRunner:
                     limit=options.frames,
                     on_progress=show,
                     compose=controls or composer(options.strength, self._comparison),
+                    is_still=StillDetector(lambda: translator.state) if options.skip_similar else None,
+                    pace=translator.pace if options.target_fps else None,
                 )
                 self.stop.pipeline = pipeline
                 try:
@@ -181,9 +192,12 @@ class JobRunner:
                     self.stop.pipeline = None
         self.missing += source.missing
         hardware = video.hardware_used(source, sink)
-        self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
+        size = translator.internal_size if options.target_fps else None
+        summary = summarise(source.info, result, style=translator.style, hardware=hardware, internal_size=size)
+        self.summaries.append(summary)
         if not options.quiet:
-            print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
+            names_output = options.json != "-"
+            print_summary(source.info, result, hardware=hardware, names_output=names_output, internal_size=size)
 
     def frame_count(self, info: SourceInfo) -> int | None:
         """How many frames of a source are translated; None: unknown."""
@@ -197,11 +211,11 @@ class JobRunner:
         options = self.options
         expected_frames = None if info.live else _least(info.frame_count, options.frames)
 
-        def make(style: str) -> Translator:
+        def make(style: str, like: RunnerInfo | None = None) -> Translator:
             return Translator(
                 style,
-                backend=options.backend,
-                precision=options.precision,
+                backend=like.backend if like else options.backend,
+                precision=like.precision if like else options.precision,
                 device=options.device,
                 norm_mode=options.norm_mode,
                 engine_file=options.engine,
@@ -213,7 +227,7 @@ class JobRunner:
             )
 
         if self._translator is None:
-            self._translator = StyleSwitcher(self._styles, make)
+            self._translator = StyleSwitcher(self._styles, make, target_fps=options.target_fps)
         return self._translator
 
     def _open_sink(
@@ -271,6 +285,7 @@ class JobRunner:
                 "--frames": options.frames,
                 "--strength": options.strength,
                 "--compare": options.compare,
+                "--skip-similar": options.skip_similar,
                 "version of StreamGAN": engine.__version__,
             }
             return Parts(

@@ -12,30 +12,29 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import enum
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from engine import memory
+from engine.channel import Channel, Stopped
 from engine.compose import Compose
 from engine.device import host_image
 from engine.errors import EngineError, SourceError
+from engine.result import Progress, Result, StageTime, percentiles
 from engine.runners.base import RunnerInfo
 from engine.video.base import Frame, Sink, Source, StopStream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-# Seconds between looks at the stop event while a thread waits for a neighbour.
-_POLL_SECONDS = 0.1
 
 # Frames that may wait between two stages of a file: enough to smooth their times, little enough for memory.
 _QUEUE_FRAMES = 4
@@ -49,69 +48,26 @@ _LATENCIES = 10_000
 # How long to wait at the end for a decoder that hangs in a read, from a network say.
 _JOIN_SECONDS = 5.0
 
-_Item = TypeVar("_Item")
 
-# A frame, and the moment (`time.perf_counter()`) from which its latency counts.
-_Timed = tuple[Frame, float]
-
-
-@dataclasses.dataclass
-class StageTime:
-    """Time that one stage spent working, waits for its neighbours left out."""
-
-    busy_seconds: float = 0.0
-    frames: int = 0
-
-    def add(self, seconds: float, frames: int = 1) -> None:
-        self.busy_seconds += seconds
-        self.frames += frames
-
-    @property
-    def ms_per_frame(self) -> float:
-        return 1e3 * self.busy_seconds / self.frames if self.frames else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a running pipeline stands."""
-
-    frames: int
-    stages: dict[str, StageTime]
-
-    @property
-    def slowest_stage(self) -> str:
-        return max(self.stages, key=lambda name: self.stages[name].ms_per_frame)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a pipeline did.
+class _Timed(NamedTuple):
+    """A frame on its way.
 
     Attributes:
-        output: what was written; None if nothing is kept.
-        completed: the source was translated to its end; False if it was stopped.
-        frames: frames written.
-        seconds: from the start of decoding to the closed output, the choice of an engine included.
-        steady_fps: frames per second after the first frame, which carries the start-up.
-        stage_ms: working time per frame of each stage.
-        latency_ms: p50, p95 and p99 of the time from a decoded (live: captured) frame to the written one, last 10,000.
-        batch: frames per call of the generator.
-        engine: what ran the generator, at last; None if there was no frame.
-        peak_memory_bytes: largest resident memory of the process.
-        warnings: what the source skipped and the sink could not keep.
+        ready: the moment (`time.perf_counter()`) from which its latency counts.
+        is_repeated: it has the translation before once more.
     """
 
-    output: Path | None
-    completed: bool
-    frames: int
-    seconds: float
-    steady_fps: float
-    stage_ms: dict[str, float]
-    latency_ms: dict[str, float]
-    batch: int
-    engine: RunnerInfo | None
-    peak_memory_bytes: int
-    warnings: list[str]
+    frame: Frame
+    ready: float
+    is_repeated: bool = False
+
+
+class _Way(enum.Enum):
+    """What becomes of a batch: it is translated; the sink has it; it has the translation before once more."""
+
+    TRANSLATED = enum.auto()
+    KEPT = enum.auto()
+    REPEATED = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,48 +77,6 @@ class _Submission:
     batch: list[_Timed]
     result: Callable[[], np.ndarray | Tensor]
     seconds: float
-
-
-class _Stopped(Exception):  # noqa: N818 (a request, not an error)
-    """Unwinds a worker thread whose pipeline has been stopped."""
-
-
-class _Channel(Generic[_Item]):
-    """A bounded queue between two threads that ends, and that wakes up when the pipeline is stopped."""
-
-    _END = object()
-
-    def __init__(self, size: int, stop: threading.Event) -> None:
-        self._queue: queue.Queue[object] = queue.Queue(size)
-        self._stop = stop
-
-    def put(self, item: _Item | object) -> None:
-        while True:
-            if self._stop.is_set():
-                raise _Stopped
-            try:
-                return self._queue.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-
-    def put_all(self, items: Iterable[_Item]) -> None:
-        for item in items:
-            self.put(item)
-
-    def end(self) -> None:
-        self.put(self._END)
-
-    def __iter__(self) -> Iterator[_Item]:
-        while True:
-            if self._stop.is_set():
-                raise _Stopped
-            try:
-                item = self._queue.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if item is self._END:
-                return
-            yield item  # type: ignore[misc]
 
 
 class FrameTranslator(Protocol):
@@ -192,6 +106,9 @@ class Pipeline:
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each translated frame.
         compose: makes the picture that is written of a frame and its translation; None: the translation itself.
+        is_still: whether a frame shows what the one shows that was translated last; then that translation is written
+            once more. It is asked of every frame in turn. None: every frame is translated.
+        pace: is told the seconds that the calling thread worked for a frame, after each that was translated.
     """
 
     def __init__(
@@ -204,6 +121,8 @@ class Pipeline:
         limit: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         compose: Compose | None = None,
+        is_still: Callable[[Any], bool] | None = None,
+        pace: Callable[[float], None] | None = None,
     ) -> None:
         self._source = source
         self._translator = translator
@@ -212,6 +131,11 @@ class Pipeline:
         self._limit = limit
         self._on_progress = on_progress
         self._compose = compose
+        self._is_still = is_still
+        self._pace = pace
+        self._write_seconds = 0.0  # of the last frame, where the calling thread writes
+        self._translation: Any = None  # the last one
+        self._taken = self._skipped = 0
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
@@ -241,8 +165,8 @@ class Pipeline:
                 the error's `partial` attribute names it (None: nothing).
         """
         is_live = self._source.info.live
-        decoded: _Channel[_Timed] = _Channel(_QUEUE_FRAMES, self._halt)
-        translated: _Channel[_Timed] = _Channel(1 if is_live else _QUEUE_FRAMES, self._halt)
+        decoded: Channel[_Timed] = Channel(_QUEUE_FRAMES, self._halt)
+        translated: Channel[_Timed] = Channel(1 if is_live else _QUEUE_FRAMES, self._halt)
         decoder = threading.Thread(target=self._feed, args=(decoded,), name="decode", daemon=True)
         encoder = threading.Thread(target=self._drain, args=(translated,), name="encode", daemon=True)
         # A live source keeps the newest frame itself: translation takes that one, with no queue to age in.
@@ -258,13 +182,13 @@ class Pipeline:
             for timed in self._translate(frames):
                 deliver(timed)
                 self._report_progress()
-        except (_Stopped, StopStream):
+        except (Stopped, StopStream):
             pass
         except KeyboardInterrupt:
             self.stop()
         except Exception as error:
             self._error = self._error or error
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(Stopped):
             translated.end()
         if encoder.ident is not None:
             encoder.join()
@@ -286,33 +210,35 @@ class Pipeline:
             output=output,
             completed=completed,
             frames=frame_count,
+            skipped=self._skipped,
+            dropped=self._source.dropped + self._taken - frame_count,
             seconds=end - start,
             steady_fps=(frame_count - 1) / (end - self._first_written) if frame_count > 1 else 0.0,
             stage_ms={name: stage.ms_per_frame for name, stage in self._stages.items()},
-            latency_ms=_percentiles(self._latencies_ms),
+            latency_ms=percentiles(self._latencies_ms),
             batch=self._batch or 1,
             engine=self._engine,
             peak_memory_bytes=memory.peak_process_bytes(),
             warnings=[*self._source.warnings, *self._sink.warnings, *self._uniform_note()],
         )
 
-    def _feed(self, decoded: _Channel[_Timed]) -> None:
+    def _feed(self, decoded: Channel[_Timed]) -> None:
         """Body of the decode thread. An error ends the frames, so that those before it are still written."""
         try:
             decoded.put_all(self._decode())
-        except _Stopped:
+        except Stopped:
             return
         except BaseException as error:  # handed to the calling thread, which raises it
             self._error = self._error or error
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(Stopped):
             decoded.end()
 
-    def _drain(self, translated: _Channel[_Timed]) -> None:
+    def _drain(self, translated: Channel[_Timed]) -> None:
         """Body of the encode thread. An error or the wish to stop halts the stages before it."""
         try:
             for timed in translated:
                 self._write(timed)
-        except _Stopped:
+        except Stopped:
             return
         except BaseException as error:
             if not isinstance(error, StopStream):
@@ -325,11 +251,12 @@ class Pipeline:
         for _ in itertools.count() if self._limit is None else range(self._limit):
             start = time.perf_counter()
             frame = next(frames, None)
+            self._taken += frame is not None
             if frame is None or self._halt.is_set():
                 return
             now = time.perf_counter()
             self._stages["decode"].add(now - start)
-            yield frame, frame.captured_seconds or now
+            yield _Timed(frame, frame.captured_seconds or now)
         self._is_cut = True
         with contextlib.suppress(EngineError):  # nobody asked for the frame after the limit
             self._is_cut = self._source.info.live or next(frames, None) is not None
@@ -339,11 +266,11 @@ class Pipeline:
         under_way: collections.deque[_Submission] = collections.deque()
         error: Exception | None = None
         try:
-            for batch, is_kept in self._batches(decoded):
-                if is_kept:
+            for batch, way in self._batches(decoded):
+                if way is not _Way.TRANSLATED:
                     while under_way:
                         yield from self._finished(under_way.popleft())
-                    yield from batch
+                    yield from batch if way is _Way.KEPT else map(self._repeated, batch)
                     continue
                 under_way.append(self._submitted(batch))
                 while len(under_way) >= (1 if self._source.info.live else self._translator.frames_under_way):
@@ -355,28 +282,34 @@ class Pipeline:
         if error is not None:
             raise error
 
-    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[tuple[list[_Timed], bool]]:
+    def _batches(self, decoded: Iterable[_Timed]) -> Iterator[tuple[list[_Timed], _Way]]:
         """As many frames as go into one call of the generator, all of one size and in one place.
 
-        With each batch comes whether the sink has it already.
+        With each batch comes what becomes of it; those that are not translated are single frames.
         """
         waiting: list[_Timed] = []
-        for number, (frame, ready) in enumerate(decoded):
+        for number, timed in enumerate(decoded):
+            image = timed.frame.image
             if self._engine is None or self._engine.is_stand_in:
-                self._prepare(frame.image)
-            is_kept = self._sink.keeps(number)
-            if waiting and (is_kept or not _go_together(waiting[0][0].image, frame.image)):
-                yield waiting, False
+                self._prepare(image)
+            way = self._way(number, image)
+            if waiting and (way is not _Way.TRANSLATED or not _go_together(waiting[0].frame.image, image)):
+                yield waiting, _Way.TRANSLATED
                 waiting = []
-            if is_kept:
-                yield [(frame, ready)], True
+            if way is not _Way.TRANSLATED:
+                yield [timed], way
                 continue
-            waiting.append((frame, ready))
+            waiting.append(timed)
             if len(waiting) == (self._batch or 1):
-                yield waiting, False
+                yield waiting, _Way.TRANSLATED
                 waiting = []
         if waiting:
-            yield waiting, False
+            yield waiting, _Way.TRANSLATED
+
+    def _way(self, number: int, image: Any) -> _Way:
+        if self._sink.keeps(number):
+            return _Way.KEPT
+        return _Way.REPEATED if self._is_still is not None and self._is_still(image) else _Way.TRANSLATED
 
     def _prepare(self, image: Any) -> None:
         """Chooses engine and batch on this frame, where it tells: on a nearly uniform one an engine only stands in."""
@@ -400,7 +333,7 @@ class Pipeline:
 
     def _submitted(self, batch: list[_Timed]) -> _Submission:
         start = time.perf_counter()
-        result = self._translator.submit(_stacked([frame.image for frame, _ in batch]))
+        result = self._translator.submit(_stacked([timed.frame.image for timed in batch]))
         return _Submission(batch, result, time.perf_counter() - start)
 
     def _finished(self, submission: _Submission) -> Iterator[_Timed]:
@@ -410,8 +343,18 @@ class Pipeline:
             self._engine = self._translator.engine or self._engine
         busy_seconds = submission.seconds + time.perf_counter() - start
         self._stages["translate"].add(busy_seconds, frames=len(submission.batch))
-        for (frame, ready), image in zip(submission.batch, images, strict=True):
-            yield dataclasses.replace(frame, image=self._composed(frame, image)), ready
+        if self._pace is not None:
+            self._pace(busy_seconds / len(submission.batch) + self._write_seconds)
+        for timed, image in zip(submission.batch, images, strict=True):
+            self._translation = image
+            yield self._with_picture(timed, image)
+
+    def _repeated(self, timed: _Timed) -> _Timed:
+        """The translation before, in this frame's place."""
+        return self._with_picture(timed, self._translation)._replace(is_repeated=True)
+
+    def _with_picture(self, timed: _Timed, translated: Any) -> _Timed:
+        return timed._replace(frame=dataclasses.replace(timed.frame, image=self._composed(timed.frame, translated)))
 
     def _composed(self, frame: Frame, translated: Any) -> Any:
         if self._compose is None:
@@ -420,12 +363,14 @@ class Pipeline:
         return self._compose(host_image(frame.image), host_image(translated), seconds)
 
     def _write(self, timed: _Timed) -> None:
-        frame, ready = timed
         start = time.perf_counter()
-        self._sink.write(frame)
+        self._sink.write(timed.frame)
         now = time.perf_counter()
         self._stages["encode"].add(now - start)
-        self._latencies_ms.append(1e3 * (now - ready))
+        self._skipped += timed.is_repeated
+        self._latencies_ms.append(1e3 * (now - timed.ready))
+        if self._sink.needs_calling_thread and self._source.info.live:  # a file's window waits for its time
+            self._write_seconds = now - start
         if self._stages["encode"].frames == 1:
             self._first_written = now
 
@@ -459,10 +404,3 @@ def _stacked(images: Sequence[Any]) -> Any:
     import torch
 
     return images[0][None] if len(images) == 1 else torch.stack(list(images))
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    p50, p95, p99 = np.percentile(np.asarray(values), [50, 95, 99])
-    return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}

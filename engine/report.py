@@ -15,7 +15,7 @@ from engine.errors import SinkError
 from engine.files import written_beside
 
 if TYPE_CHECKING:
-    from engine.pipeline import Progress, Result
+    from engine.result import Progress, Result
     from engine.runners.base import RunnerInfo
     from engine.video.base import SourceInfo
 
@@ -76,10 +76,14 @@ class ProgressBar:
         self._bar.update(frames - self._bar.n)
 
 
-def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[str]) -> dict[str, Any]:
+def summarise(
+    info: SourceInfo, result: Result, *, style: str, hardware: list[str], internal_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference).
 
-    `proven_before`: the parity is of an earlier run's frame.
+    `received` frames are those that were `shown` (translated and written), `dropped`, or `skipped` (the translation
+    before was written once more). `proven_before`: the parity is of an earlier run's frame. `internal_size`: width and
+    height of the frames that the generator got at last, where that is chosen by a rate; else null.
     """
     ran = result.engine
     return {
@@ -89,7 +93,12 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
         "style": style,
         "width": info.width,
         "height": info.height,
+        "internal_size": list(internal_size) if internal_size else None,
         "frames": result.frames,
+        "received": result.received,
+        "shown": result.shown,
+        "dropped": result.dropped,
+        "skipped": result.skipped,
         "seconds": round(result.seconds, 3),
         "fps": round(result.steady_fps, 2),
         "stage_ms": {name: round(ms, 3) for name, ms in result.stage_ms.items()},
@@ -105,7 +114,14 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
     }
 
 
-def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], names_output: bool) -> None:
+def print_summary(
+    info: SourceInfo,
+    result: Result,
+    *,
+    hardware: list[str],
+    names_output: bool,
+    internal_size: tuple[int, int] | None = None,
+) -> None:
     """Prints the output's name to standard output if `names_output`, and the rest to stderr."""
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
     if not result.completed:
@@ -120,13 +136,22 @@ def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], name
         f"{frames} of {info.width}x{info.height} in {result.seconds:.1f} s"
         + (f", {result.steady_fps:.1f} fps once started" if result.frames > 1 else "")
         + (f", {_describe_engine(result.engine)}" if result.engine else "")
+        + (f", at last translated at {internal_size[0]}x{internal_size[1]}" if internal_size else "")
         + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
         f"p95 {result.latency_ms.get('p95', 0):.0f}, p99 {result.latency_ms.get('p99', 0):.0f} ms; "
         f"peak memory {result.peak_memory_bytes / 2**20:.0f} MiB",
+        *([_describe_frames(result)] if info.live or result.skipped else []),
         *(f"note: {warning}" for warning in result.warnings),
     ]
     print("\n".join(lines), file=sys.stderr)
+
+
+def _describe_frames(result: Result) -> str:
+    return (
+        f"of {result.received} frames {result.shown} translated, {result.dropped} dropped, "
+        f"{result.skipped} skipped as nothing moved"
+    )
 
 
 def _describe_engine(ran: RunnerInfo) -> str:

@@ -185,6 +185,18 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="send the result to a virtual camera, which video calls can choose (extra virtual-camera)",
     )
+    video.add_argument(
+        "--target-fps",
+        type=_rate,
+        metavar="N",
+        help="hold N frames per second of a camera, live stream or window: the generator gets smaller frames where it "
+        "is too slow, and larger ones again where it can; the output keeps its size",
+    )
+    video.add_argument(
+        "--skip-similar",
+        action="store_true",
+        help="show or write the last translation once more while nothing moves, however small, in the source",
+    )
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
 
@@ -291,6 +303,8 @@ def _check(options: argparse.Namespace) -> None:
         raise SourceError("--preview names one time: give it without --start and --end")
     if options.cluster and any(time is not None for time in (options.start, options.end, options.preview)):
         raise ClusterError("--cluster translates whole videos: give it without --start, --end and --preview")
+    if options.cluster and (options.target_fps or options.skip_similar):
+        raise ClusterError("--cluster translates every frame as it is: give it without --target-fps and --skip-similar")
     TimeRange(options.start, options.end)
 
 
@@ -374,14 +388,19 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _rate(text: str) -> float:
+    return _number(text, least=1, most=1000, meaning="a number of frames per second from 1 to 1000")
+
+
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    return _number(text, least=0, most=1, meaning="a number from 0 to 1")
+
+
+def _number(text: str, *, least: float, most: float, meaning: str) -> float:
+    with contextlib.suppress(ValueError):
+        if least <= float(text) <= most:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
 
 
 def _crf(text: str) -> int:

@@ -31,6 +31,8 @@ class WindowControls(Composition):
         self._translator.step_style(step)
 
     def describe(self) -> str:
-        """Style and engine in a few words."""
-        waiting = "..." if self._translator.is_preparing else ""
-        return f"{Path(self._translator.style).stem}{waiting}  {self._translator.engine or ''}".rstrip()
+        """Style and engine in a few words, and the size that is translated where frames are made smaller."""
+        translator = self._translator
+        words = Path(translator.style).stem + ("..." if translator.is_preparing else ""), str(translator.engine or "")
+        size = translator.internal_size if translator.scale != 1.0 else None
+        return "  ".join(filter(None, [*words, f"at {size[0]}x{size[1]}" if size else ""]))

@@ -107,6 +107,11 @@ class Source(Protocol):
         return 0
 
     @property
+    def dropped(self) -> int:
+        """Frames of a live source that were not taken, because a newer one came first or the end."""
+        return 0
+
+    @property
     def warnings(self) -> list[str]:
         """One line for each kind of trouble met so far (corrupt packets skipped, frames dropped), with counts."""
         return []

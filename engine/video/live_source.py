@@ -35,6 +35,9 @@ class LiveSource(Source):
         media: the file that an output's other tracks come from.
         is_endless: the stream has no end of its own, so its end is reported.
         silence_seconds: without a frame for so long, the stream has ended.
+
+    Attributes:
+        notes: further warnings.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LiveSource(Source):
         self._silence_seconds = silence_seconds
         self._newest: Frame | None = None
         self._dropped = 0
+        self.notes: list[str] = []
         self._trouble: str | None = None
         self._has_ended = False
         self._is_released = False
@@ -71,6 +75,7 @@ class LiveSource(Source):
     def close(self) -> None:
         """Ends the iteration and frees the device; may be called from any thread."""
         with self._changed:
+            self._dropped += self._newest is not None
             self._has_ended, self._newest = True, None
             self._changed.notify_all()
         if self._reader.ident is not None:
@@ -82,9 +87,14 @@ class LiveSource(Source):
                 self._release()
 
     @property
+    def dropped(self) -> int:
+        """Frames that came and were not taken; after `close` it changes no more."""
+        return self._dropped
+
+    @property
     def warnings(self) -> list[str]:
         """Frames dropped to stay live, and why the stream ended if nobody asked it to."""
-        lines = []
+        lines = [f"{self.info.name}: {note}" for note in self.notes]
         if self._dropped:
             lines.append(f"{self.info.name}: {self._dropped} frames dropped to stay live")
         if self._trouble is not None:
@@ -106,6 +116,7 @@ class LiveSource(Source):
                 frame = self._read()
                 with self._changed:
                     if frame is None or self._has_ended:
+                        self._dropped += frame is not None
                         break
                     self._dropped += self._newest is not None
                     self._newest = frame
@@ -135,6 +146,9 @@ def open_camera(
 ) -> LiveSource:
     """Opens a webcam through OpenCV.
 
+    Where it changes the size of its pictures, they are brought to that of the first one, with black bars where the
+    shape differs.
+
     Args:
         spec: index ("0") or Linux device ("/dev/video0").
         size: width and height to ask for; the camera gives its nearest.
@@ -161,15 +175,41 @@ def open_camera(
         live=True,
     )
     started = time.perf_counter()
+    sizes = [(info.width, info.height)]
 
     def read() -> Frame | None:
         arrived, picture = capture.read()
         if not arrived or picture is None:
             raise SourceError("the camera gives no more pictures (unplugged?)")
         now = time.perf_counter()
-        return Frame(_as_bgr(picture), pts=round((now - started) / CAPTURE_TIME_BASE), captured_seconds=now)
+        size = picture.shape[1], picture.shape[0]
+        if size != sizes[-1]:
+            sizes.append(size)
+            source.notes[:] = [_describe_sizes(sizes)]
+        picture = fitted(_as_bgr(picture), info.width, info.height)
+        return Frame(picture, pts=round((now - started) / CAPTURE_TIME_BASE), captured_seconds=now)
 
-    return LiveSource(info, read, capture.release, silence_seconds=silence_seconds)
+    source = LiveSource(info, read, capture.release, silence_seconds=silence_seconds)
+    return source
+
+
+def fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], in another size, with black bars where its shape differs; itself if it has it."""
+    if image.shape[:2] == (height, width):
+        return image
+    factor = min(width / image.shape[1], height / image.shape[0])
+    inner = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+    image = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    right, bottom = width - inner[0] - left, height - inner[1] - top
+    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT)
+
+
+def _describe_sizes(sizes: list[tuple[int, int]]) -> str:
+    first, last = (f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
+    changes = len(sizes) - 1
+    times = "once" if changes == 1 else f"{changes} times"
+    return f"the camera changed its size {times}, to {last} at last; the pictures keep {first}"
 
 
 def _open_capture(spec: str, name: str, size: tuple[int, int] | None) -> Any:

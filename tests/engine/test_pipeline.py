@@ -25,7 +25,7 @@ class CountingSource:
         self.info = SourceInfo("counting", 8, 8, count, Fraction(25), Fraction(1, 25), live=live)
         self.given = 0
         self.closed = threading.Event()
-        self.warnings = ["one packet skipped"]
+        self.warnings, self.dropped = ["one packet skipped"], 0
         self._count, self._fail_at, self._sizes = count, fail_at, sizes
 
     def __iter__(self) -> Iterator[Frame]:

@@ -26,6 +26,7 @@ class Camera:
         self.released = False
         self.read_after_release = False
         self.gate: threading.Semaphore | None = None
+        self.sizes: list[tuple[int, int]] = []  # of the pictures to come; then 64x48
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self.read_after_release |= self.released
@@ -35,7 +36,8 @@ class Camera:
             self.gate.acquire()
         time.sleep(self.interval_seconds)
         self.reads += 1
-        return True, np.full((48, 64, 3), self.reads % 256, np.uint8)
+        width, height = self.sizes.pop(0) if self.sizes else (64, 48)
+        return True, np.full((height, width, 3), self.reads % 256, np.uint8)
 
     def get(self, which: int) -> float:
         return 30.0 if which == cv2.CAP_PROP_FPS else 0.0
@@ -65,6 +67,40 @@ def test_a_fast_consumer_gets_every_frame() -> None:
     source = open_camera("0", capture=camera)
     assert [int(frame.image[0, 0, 0]) for frame in source] == list(range(2, 21))  # the first told the size
     assert not any("dropped" in line for line in source.warnings)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7])
+def test_every_frame_is_taken_or_counted_as_dropped(taken: int) -> None:
+    camera = Camera(interval_seconds=0.004)
+    source = open_camera("0", capture=camera)
+    frames = iter(source)
+    for _ in range(taken):
+        next(frames)
+        time.sleep(0.01)
+    source.close()
+    assert camera.released
+    assert camera.reads - 1 == taken + source.dropped  # the first told the size
+
+
+def test_a_camera_that_changes_its_size_is_followed() -> None:
+    """The frames keep the first size; another shape gets black bars."""
+    camera = Camera(count=5, interval_seconds=0.05)
+    camera.sizes = [(64, 48), (64, 48), (128, 96), (64, 24), (32, 48)]
+    source = open_camera("0", capture=camera)
+    images = [np.asarray(frame.image) for frame in source]
+    assert [image.shape for image in images] == [(48, 64, 3)] * 4
+    assert [int(image[24, 32, 0]) for image in images] == [2, 3, 4, 5]
+    assert (images[1] == 3).all()
+    wide, high = images[2:]
+    assert (wide[12:36] == 4).all()
+    assert not wide[:12].any()
+    assert not wide[36:].any()
+    assert (high[:, 16:48] == 5).all()
+    assert not high[:, :16].any()
+    assert not high[:, 48:].any()
+    assert any(
+        "changed its size 3 times, to 32x48 at last; the pictures keep 64x48" in line for line in source.warnings
+    )
 
 
 def test_unplugging_ends_the_stream_with_a_warning() -> None:
