@@ -142,6 +142,7 @@ class JobRunner:
         return video.open_source(
             job,
             live_size=self.options.camera_size,
+            reconnect_seconds=self.options.reconnect,
             hardware=self._hardware,
             deinterlace=self.options.deinterlace != "no",
             background=self.options.background,

@@ -151,6 +151,8 @@ class Pipeline:
         """Ends the run as soon as the frames under way allow; from any thread or signal handler."""
         self._interrupted.set()
         self._halt.set()
+        if self._source.info.live:  # it may be waiting for a frame, or for the source to come back
+            threading.Thread(target=self._source.close, name="close source", daemon=True).start()
 
     @property
     def is_starting(self) -> bool:

@@ -199,6 +199,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     video.add_argument("--benchmark", action="store_true", help="write nothing, report the speed")
     video.add_argument("--camera-size", type=parse_size, metavar="WxH", help="size to ask the webcam for")
+    video.add_argument(
+        "--reconnect",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to try again when a webcam or live stream goes away; 0: its end is the end (default: 30)",
+    )
 
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(

@@ -21,11 +21,12 @@ from engine.video.cut import TimeRange
 from engine.video.file_sink import FileSink
 from engine.video.file_source import FileSource
 from engine.video.images import WRITTEN_SUFFIXES, ImageFolderSink, ImageSink, ImageSource
-from engine.video.live_source import LiveSource, live_stream, open_camera
+from engine.video.live_source import LiveSource, open_camera
 from engine.video.locations import expand, is_camera, is_image, media_files, output_stem
 from engine.video.nvidia.codecs import choose_hardware
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.pyav import is_url
+from engine.video.stream_source import live_stream
 from engine.video.tracks import container_for
 from engine.video.virtual_camera import VirtualCameraSink
 from engine.video.window import Controls, NullSink, TeeSink, WindowSink
@@ -70,6 +71,7 @@ def open_source(
     deinterlace: bool = True,
     background: tuple[int, int, int] = (0, 0, 0),
     time_range: TimeRange | None = None,
+    reconnect_seconds: float = 0.0,
 ) -> Source:
     """Opens whatever the user named.
 
@@ -82,6 +84,7 @@ def open_source(
         deinterlace: makes whole pictures of video frames that are interlaced.
         background: what is behind transparent pixels of a video, as bytes of blue, green and red.
         time_range: what is wanted of a video; None is all.
+        reconnect_seconds: how long to try to open a webcam or live stream again that has gone away.
 
     Raises:
         SourceError: there is nothing, or nothing with a picture; or the range has no frames, or can't be had.
@@ -97,10 +100,11 @@ def open_source(
     if time_range and (is_camera(spec) or _has_images(spec)):
         raise SourceError(f"{spec}: {time_range.option} takes a time of a video, and this is none")
     if is_camera(spec):
-        return open_camera(spec, size=live_size)
+        return open_camera(spec, size=live_size, patience_seconds=reconnect_seconds)
     if is_url(spec):
         source = open_file(spec)
-        return live_stream(source) if source.info.live else source
+        again = functools.partial(open_file, spec)
+        return live_stream(source, again, reconnect_seconds) if source.info.live else source
     files = media_files(spec)
     if files is not None:
         images = [file for file in files if is_image(file)]

@@ -88,6 +88,7 @@ class Demuxer:
             self.container.flags &= ~int(import_av().container.Flags.gen_pts.value)
         self._ahead: collections.deque[Any] = collections.deque()
         self.has_unknown = self.is_of_unknown_length = False
+        self._is_interrupted = threading.Event()
         self._read_packets = self._read()
         if not self.is_live:
             self._look_ahead()
@@ -209,7 +210,8 @@ class Demuxer:
             self._spool = None
 
     def interrupt(self) -> None:
-        """Ends a read that waits for a pipe; from any thread."""
+        """Ends a read that waits for a pipe, or goes on waiting for a network; from any thread."""
+        self._is_interrupted.set()
         if self._pipe is not None:
             self._pipe.close()
 
@@ -302,6 +304,8 @@ class Demuxer:
                     self._check_connection()
                 return
             except (av.error.FFmpegError, OSError) as error:  # reading goes on behind the damage
+                if self._is_interrupted.is_set():
+                    return
                 if is_url(self._spec) and getattr(error, "errno", None) in CONNECTION_ERRORS:
                     self._check_connection()
                     return

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from engine.errors import SourceError
 from engine.video.base import Frame, Media, Source, SourceInfo
-from engine.video.file_source import FileSource
 
 # Unit of timestamps taken from the capture clock: the one of MPEG, which every container can hold.
 CAPTURE_TIME_BASE = Fraction(1, 90000)
@@ -24,45 +25,69 @@ CAPTURE_TIME_BASE = Fraction(1, 90000)
 # A camera that gives no picture this long is unplugged, in use, or asleep.
 SILENCE_SECONDS = 10.0
 
+# Waits before a source that went away is opened again.
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
+
+logger = logging.getLogger("streamgan")
+
+
+class Connection(NamedTuple):
+    """A device or stream that is open.
+
+    Attributes:
+        read: waits for the next frame; returns None at the end, raises SourceError where the stream breaks.
+        release: frees it.
+    """
+
+    read: Callable[[], Frame | None]
+    release: Callable[[], None]
+
 
 class LiveSource(Source):
     """Frames in real time. A thread reads them; all that it reads while the pipeline is busy is dropped but the newest.
 
     Args:
         info: description, with `live` set.
-        read: waits for the next frame; returns None at the end, raises SourceError where the stream breaks.
-        release: frees the device or connection.
+        connection: where they come from.
+        reopen: opens the device or stream again when it has gone away; raises SourceError where it can't. None: its end
+            is the end.
+        patience_seconds: how long that is tried.
         media: the file that an output's other tracks come from.
         is_endless: the stream has no end of its own, so its end is reported.
-        silence_seconds: without a frame for so long, the stream has ended.
+        silence_seconds: without a frame for so long, the stream has gone away.
 
     Attributes:
         notes: further warnings.
+        interruptions: how often it went away and came back.
     """
 
     def __init__(
         self,
         info: SourceInfo,
-        read: Callable[[], Frame | None],
-        release: Callable[[], None],
+        connection: Connection,
         *,
+        reopen: Callable[[], Connection] | None = None,
+        patience_seconds: float = 0.0,
         media: Media | None = None,
         is_endless: bool = True,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.info = info
         self.media = media
-        self._read, self._release = read, release
+        self.notes: list[str] = []
+        self.interruptions = 0
+        self._connection = connection
+        self._reopen = reopen if patience_seconds > 0 else None
+        self._patience_seconds = patience_seconds
         self._is_endless = is_endless
         self._silence_seconds = silence_seconds
         self._newest: Frame | None = None
         self._dropped = 0
-        self.notes: list[str] = []
         self._trouble: str | None = None
         self._has_ended = False
-        self._is_released = False
+        self._is_away = False
         self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read_on, name="capture", daemon=True)
+        self._reader = self._thread(connection)
 
     def __iter__(self) -> Iterator[Frame]:
         self._reader.start()
@@ -78,13 +103,10 @@ class LiveSource(Source):
             self._dropped += self._newest is not None
             self._has_ended, self._newest = True, None
             self._changed.notify_all()
-        if self._reader.ident is not None:
-            self._reader.join(2.0)
-        # Releasing a device in the middle of a read crashes some drivers: one that hangs is left to the process's end.
-        if not self._is_released and not self._reader.is_alive():
-            self._is_released = True
-            with contextlib.suppress(Exception):
-                self._release()
+        if self._reader.ident is None:
+            _release(self._connection)
+        elif self._reader is not threading.current_thread():
+            self._reader.join(2.0)  # which then has released it; one that hangs in a read is left to the process's end
 
     @property
     def dropped(self) -> int:
@@ -93,8 +115,11 @@ class LiveSource(Source):
 
     @property
     def warnings(self) -> list[str]:
-        """Frames dropped to stay live, and why the stream ended if nobody asked it to."""
+        """Frames dropped to stay live, interruptions, and why the stream ended if nobody asked it to."""
         lines = [f"{self.info.name}: {note}" for note in self.notes]
+        if self.interruptions:
+            times = "once" if self.interruptions == 1 else f"{self.interruptions} times"
+            lines.append(f"{self.info.name}: went away {times} and came back")
         if self._dropped:
             lines.append(f"{self.info.name}: {self._dropped} frames dropped to stay live")
         if self._trouble is not None:
@@ -104,37 +129,83 @@ class LiveSource(Source):
     def _take(self) -> Frame | None:
         """Waits for a frame that wasn't taken yet; None at the end."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._newest is not None or self._has_ended, self._silence_seconds):
-                self._trouble = f"no picture for {self._silence_seconds:g} s"
+            is_there = lambda: self._newest is not None or self._has_ended  # noqa: E731
+            while not self._changed.wait_for(is_there, self._silence_seconds):
+                reason = f"no picture for {self._silence_seconds:g} s"
+                if self._reopen is None:
+                    self._trouble = reason
+                    break
+                if not self._is_away:  # its thread hangs in a read: another one takes over
+                    self._reader = self._thread(None, reason)
+                    self._reader.start()
             frame, self._newest = self._newest, None
             return frame
 
-    def _read_on(self) -> None:
-        reason = "the stream ended by itself"
+    # --- the thread that reads ---
+
+    def _thread(self, connection: Connection | None, reason: str = "") -> threading.Thread:
+        return threading.Thread(target=self._run, args=(connection, reason), name="capture", daemon=True)
+
+    def _run(self, connection: Connection | None, reason: str) -> None:
+        """Reads from one connection after the other; `connection` is None where the one before hangs."""
+        while True:
+            if connection is not None:
+                reason = self._read_from(connection)
+                _release(connection)
+            with self._changed:
+                if self._has_ended or self._reader is not threading.current_thread():
+                    return
+            connection = self._connected_again(reason) if self._reopen is not None else None
+            if connection is None:
+                break
+        with self._changed:
+            if not self._has_ended and (self._is_endless or self._reopen is not None):
+                self._trouble = reason
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def _read_from(self, connection: Connection) -> str:
+        """Hands on frames until the stream goes away or is not wanted any more; returns why."""
         try:
-            while not self._has_ended:
-                frame = self._read()
+            while True:
+                frame = connection.read()
                 with self._changed:
-                    if frame is None or self._has_ended:
+                    is_wanted = not self._has_ended and self._reader is threading.current_thread()
+                    if frame is None or not is_wanted:
                         self._dropped += frame is not None
-                        break
+                        return "the stream ended by itself"
                     self._dropped += self._newest is not None
                     self._newest = frame
                     self._changed.notify_all()
         except SourceError as error:
-            reason = str(error)
-        finally:
+            return str(error)
+
+    def _connected_again(self, reason: str) -> Connection | None:
+        """Tries to open the stream again, after growing waits; None if that takes too long, or nobody wants it."""
+        assert self._reopen is not None
+        name, lost = self.info.name, time.monotonic()
+        logger.warning("%s: %s; trying again for %g s", name, reason, self._patience_seconds)
+        self._is_away = True
+        for wait in itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1])):
             with self._changed:
-                if self._is_endless and not self._has_ended:
-                    self._trouble = reason
-                self._has_ended = True
-                self._changed.notify_all()
+                left = lost + self._patience_seconds - time.monotonic()
+                if left <= 0 or self._changed.wait_for(lambda: self._has_ended, min(wait, left)):
+                    return None
+            try:
+                connection = self._reopen()
+            except SourceError as error:
+                logger.info("%s: not yet: %s", name, error)
+                continue
+            logger.warning("%s: is back after %.1f s", name, time.monotonic() - lost)
+            self._is_away = False
+            self.interruptions += 1
+            return connection
+        return None
 
 
-def live_stream(source: FileSource) -> LiveSource:
-    """Makes a live network source drop the pictures that the pipeline has no time for. Its sound is kept."""
-    frames = iter(source)
-    return LiveSource(source.info, lambda: next(frames, None), source.close, media=source.media, is_endless=False)
+def _release(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        connection.release()
 
 
 def open_camera(
@@ -143,6 +214,7 @@ def open_camera(
     size: tuple[int, int] | None = None,
     capture: Any = None,
     silence_seconds: float = SILENCE_SECONDS,
+    patience_seconds: float = 0.0,
 ) -> LiveSource:
     """Opens a webcam through OpenCV.
 
@@ -152,19 +224,27 @@ def open_camera(
     Args:
         spec: index ("0") or Linux device ("/dev/video0").
         size: width and height to ask for; the camera gives its nearest.
-        silence_seconds: a camera that gives no picture this long has ended.
-        capture: an object with `cv2.VideoCapture`'s read, get and release, for tests and unusual devices.
+        silence_seconds: a camera that gives no picture this long has gone away.
+        patience_seconds: how long to wait for a camera that has gone away.
+        capture: an object with `cv2.VideoCapture`'s read, get and release, for tests and unusual devices; or a function
+            that opens one.
 
     Raises:
         SourceError: no such camera, it is in use, or it gives no picture.
     """
     name = f"webcam {spec}" if spec.isdecimal() else spec
-    if capture is None:
-        capture = _open_capture(spec, name, size)
-    opened, image = capture.read()
-    if not opened or image is None:
-        capture.release()
-        raise SourceError(f"{name}: opens but gives no picture; is another program using it?")
+    open_again = capture if callable(capture) else (lambda: capture) if capture else None
+    open_again = open_again or (lambda: _open_capture(spec, name, size))
+
+    def opened() -> tuple[Any, np.ndarray]:
+        capture = open_again()
+        arrived, image = capture.read()
+        if not arrived or image is None:
+            capture.release()
+            raise SourceError(f"{name}: opens but gives no picture; is another program using it?")
+        return capture, image
+
+    capture, image = opened()
     rate = capture.get(cv2.CAP_PROP_FPS)
     info = SourceInfo(
         name=name,
@@ -177,19 +257,28 @@ def open_camera(
     started = time.perf_counter()
     sizes = [(info.width, info.height)]
 
-    def read() -> Frame | None:
-        arrived, picture = capture.read()
-        if not arrived or picture is None:
-            raise SourceError("the camera gives no more pictures (unplugged?)")
-        now = time.perf_counter()
-        size = picture.shape[1], picture.shape[0]
-        if size != sizes[-1]:
-            sizes.append(size)
-            source.notes[:] = [_describe_sizes(sizes)]
-        picture = fitted(_as_bgr(picture), info.width, info.height)
-        return Frame(picture, pts=round((now - started) / CAPTURE_TIME_BASE), captured_seconds=now)
+    def connection(capture: Any) -> Connection:
+        def read() -> Frame | None:
+            arrived, picture = capture.read()
+            if not arrived or picture is None:
+                raise SourceError("the camera gives no more pictures (unplugged?)")
+            now = time.perf_counter()
+            size = picture.shape[1], picture.shape[0]
+            if size != sizes[-1]:
+                sizes.append(size)
+                source.notes[:] = [_describe_sizes(sizes)]
+            picture = fitted(_as_bgr(picture), info.width, info.height)
+            return Frame(picture, pts=round((now - started) / CAPTURE_TIME_BASE), captured_seconds=now)
 
-    source = LiveSource(info, read, capture.release, silence_seconds=silence_seconds)
+        return Connection(read, capture.release)
+
+    source = LiveSource(
+        info,
+        connection(capture),
+        reopen=lambda: connection(opened()[0]),
+        patience_seconds=patience_seconds,
+        silence_seconds=silence_seconds,
+    )
     return source
 
 
