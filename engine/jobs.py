@@ -245,8 +245,9 @@ class JobRunner:
             made.append(make_parts(path))
             return made[0]
 
+        is_stream = options.output is not None and video.protocol_of(options.output) is not None
         sink = video.open_sink(
-            str(output) if output else None,
+            options.output if is_stream else str(output) if output else None,
             source,
             crf=options.crf,
             codec=options.codec,
@@ -257,7 +258,8 @@ class JobRunner:
             virtual_camera=options.virtual_camera,
             controls=controls,
             stays=(lambda: self.stop.signal_number is None) if options.preview is not None else None,
-            parts=keep if make_parts is not None else None,
+            parts=keep if make_parts is not None and not is_stream else None,
+            reconnect_seconds=options.reconnect,
         )
         return sink, made[0] if made else None
 
@@ -315,6 +317,10 @@ class JobRunner:
         options = self.options
         if options.benchmark:
             return None
+        if options.output is not None and video.protocol_of(options.output) is not None:
+            if self._many:
+                raise SinkError(f"{options.output}: takes one source, and there are several")
+            return Path(options.output)
         if options.output is None:
             if source.info.live or options.show or options.virtual_camera:
                 return None

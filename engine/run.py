@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         type=_not_empty,
         metavar="OUT",
-        help="video file, image, or folder; default: beside the source",
+        help="video file, image, folder, or live output (rtmp://..., live.m3u8); default: beside the source",
     )
     parser.add_argument("-y", "--overwrite", action="store_true", help="replace an output that exists")
     parser.add_argument(

@@ -26,6 +26,7 @@ from engine.video.locations import expand, is_camera, is_image, media_files, out
 from engine.video.nvidia.codecs import choose_hardware
 from engine.video.nvidia.trials import VideoHardware
 from engine.video.pyav import is_url
+from engine.video.stream_sink import StreamSink, protocol_of
 from engine.video.stream_source import live_stream
 from engine.video.tracks import container_for
 from engine.video.virtual_camera import VirtualCameraSink
@@ -45,6 +46,7 @@ __all__ = [
     "Source",
     "SourceInfo",
     "StopStream",
+    "StreamSink",
     "TeeSink",
     "TimeRange",
     "VideoHardware",
@@ -55,6 +57,7 @@ __all__ = [
     "hardware_used",
     "open_sink",
     "open_source",
+    "protocol_of",
 ]
 
 
@@ -166,12 +169,13 @@ def open_sink(
     threads: int = 0,
     hardware: VideoHardware | None = None,
     parts: Callable[[Path], Parts] | None = None,
+    reconnect_seconds: float = 0.0,
 ) -> Sink:
     """Opens an output for a source's frames. The picture's size is taken from the first frame written.
 
     Args:
-        spec: a video file, an image file, a folder (for images: names kept), a pattern such as out/%06d.png; None
-            keeps nothing.
+        spec: a video file, an image file, a folder (for images: names kept), a pattern such as out/%06d.png, or a live
+            output (`engine.video.stream_sink.PROTOCOLS`); None keeps nothing.
         source: what the frames come from: sound, subtitles and metadata of a video file are copied from it.
         crf: quality of the video encoder, smaller is better; None takes the codec's default here (18 for H.264).
         codec: FFmpeg's name of a video encoder; None takes the container's usual one.
@@ -185,14 +189,25 @@ def open_sink(
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on where no codec is named; None is software.
         parts: makes the parts of a video file that is long to make; None keeps nothing until it is complete.
+        reconnect_seconds: how long to try to connect again to a live output that has gone away.
 
     Raises:
         SinkError: the output exists, is the input, can't be written, or names an unknown format or codec.
     """
-    sink = None
+    sink: Sink | None = None
     if spec:
-        settings = {"crf": crf, "codec": codec, "audio": audio, "threads": threads, "hardware": hardware}
-        sink = _file_sink(spec, source, overwrite=overwrite, parts=parts, settings=settings)
+        settings: dict[str, Any] = {
+            "crf": crf,
+            "codec": codec,
+            "audio": audio,
+            "threads": threads,
+            "hardware": hardware,
+        }
+        if protocol_of(spec) is not None:
+            media = source.media if isinstance(source, FileSource | LiveSource) else None
+            sink = StreamSink(spec, info=source.info, media=media, patience_seconds=reconnect_seconds, **settings)
+        else:
+            sink = _file_sink(spec, source, overwrite=overwrite, parts=parts, settings=settings)
     if virtual_camera:
         is_paced = sink is None and not source.info.live
         camera = VirtualCameraSink(source.info.frame_rate or DEFAULT_FRAME_RATE, is_paced=is_paced)

@@ -71,11 +71,9 @@ class FileSink(Sink):
         self._format, _ = container_of(path.suffix)
         self._info = info
         self._media = media or Media(frame_rate=info.frame_rate or DEFAULT_FRAME_RATE)
-        self._file = PartialFile(path, overwrite=overwrite)
-        for part in sweep(path.parent):
-            logger.warning("%s removed: a process that no longer runs has left it unfinished", part)
+        self._file = self._make_file(path, overwrite=overwrite)
         self._audio = audio
-        self._encoder = VideoEncoder(path, self._media, **encoder)
+        self._encoder = self._make_encoder(path, self._media, encoder)
         self._output: Any = None
         self._is_closed = False
         self._has_begun = False  # its header is written; without it FFmpeg crashes when more is
@@ -92,6 +90,15 @@ class FileSink(Sink):
         self._late_warnings: list[str] = []
         if self._media.demuxer is not None:
             self._media.demuxer.keep_others()
+
+    def _make_file(self, path: Path, *, overwrite: bool) -> PartialFile:
+        file = PartialFile(path, overwrite=overwrite)
+        for part in sweep(path.parent):
+            logger.warning("%s removed: a process that no longer runs has left it unfinished", part)
+        return file
+
+    def _make_encoder(self, path: Path, media: Media, settings: dict[str, Any]) -> VideoEncoder:
+        return VideoEncoder(path, media, **settings)
 
     @property
     def hardware(self) -> str:

@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 _LEFT_SITED = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 
+# So that no frame waits inside the encoder.
+LIVE_OPTIONS = {
+    "libx264": {"preset": "veryfast", "tune": "zerolatency"},
+    "libx265": {"preset": "ultrafast", "tune": "zerolatency"},
+}
+KEY_FRAME_SECONDS = 2
+
 # x265 measures from the third frame how far decoding runs ahead. Without it, decoding times are what was in the memory.
 X265_LEAST_FRAMES = 3
 
@@ -51,12 +58,14 @@ class VideoEncoder:
     """Encodes the frames of one output.
 
     Args:
-        path: the output, whose suffix chooses the container.
+        path: the output, whose suffix chooses the container; a URL, if there is a `suffix`.
         media: the file that the frames come from.
         crf: constant quality, smaller is better; None takes a default that suits the codec.
         codec: FFmpeg's name of the encoder; None takes the container's usual one.
         threads: encoder threads; 0 lets the encoder choose.
         hardware: to encode H.264 on if no codec is named and it takes the picture's size; None is software.
+        suffix: chooses the container in the place of that of `path`.
+        is_live: frames are sent at once, and viewers may come at any time.
 
     Attributes:
         hardware: the hardware encoder in use; "" where it is software.
@@ -68,13 +77,15 @@ class VideoEncoder:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         media: Media,
         *,
         crf: int | None = None,
         codec: str | None = None,
         threads: int = 0,
         hardware: VideoHardware | None = None,
+        suffix: str = "",
+        is_live: bool = False,
     ) -> None:
         self._frames = self._flushed_frames = 0
         self._context: Any = None  # what frames are in, not yet packets
@@ -83,19 +94,24 @@ class VideoEncoder:
         self._media = media
         self._crf = crf
         self._threads = threads
-        self._container, usual_codec = container_of(path.suffix)
+        self._container, usual_codec = container_of(suffix or Path(path).suffix)
+        usual_codec = SOFTWARE_ENCODER if is_live else usual_codec
+        self._has_no_b_frames = is_live or self._container in WITHOUT_B_FRAMES
         self._offered = hardware if codec is None and usual_codec == SOFTWARE_ENCODER else None
         encoder = find_encoder(codec or usual_codec)
         self._name, self._pixel_format = encoder.name, pixel_format_of(encoder)
         self._options, warning = encoder_options(self._name, crf)
         self.warnings = [warning] if warning else []
         self._rate = media.frame_rate.limit_denominator(1 << 30)
+        if is_live:
+            self._options |= LIVE_OPTIONS.get(self._name, {})
+            self._options["g"] = str(max(1, round(KEY_FRAME_SECONDS * self._rate)))
         self._from_device_bgr: FromDeviceBgr | None = None
-        if not can_hold(self._container, self._name):
+        if not can_hold(self._container, self._name) and not is_live:
             raise SinkError(
                 f"{path}: {self._container} can't hold {self._name} video; leave --codec out, or name the output .mkv"
             )
-        check_encoder(self._name, self._container, self._options)
+        check_encoder(self._name, "matroska" if is_live else self._container, self._options)
 
     # --- opening, at the first frame ---
 
@@ -181,13 +197,13 @@ class VideoEncoder:
 
     def _options_here(self) -> dict[str, str]:
         options = dict(self._options)
-        if self._container in WITHOUT_B_FRAMES:
+        if self._has_no_b_frames:
             options.pop("bf", None)
         return options
 
     def _set(self, context: Any) -> None:
         context.thread_count = self._threads
-        if self._container in WITHOUT_B_FRAMES:
+        if self._has_no_b_frames:
             context.max_b_frames = 0
         if self._media.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = self._media.sample_aspect_ratio
