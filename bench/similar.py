@@ -142,9 +142,8 @@ class _Watcher:
         self._scene = scene[: _CUT[1], : _CUT[0]]
         self._camera = noise, quality
         self._random = np.random.default_rng(1)
-        self._now = 0.0
         self._trial = 0
-        self._detector = StillDetector(lambda: self._trial, lambda: self._now)
+        self._detector = StillDetector(lambda: self._trial)
         for _ in range(_FRAMES_BEFORE):
             self._looks_still(self._scene)
 
@@ -165,7 +164,6 @@ class _Watcher:
         return not self._looks_still(_with_square(self._scene, y, x + side, side, contrast))
 
     def _looks_still(self, picture: np.ndarray) -> bool:
-        self._now += 1 / 30
         return self._detector(_noisy(picture, *self._camera, self._random))
 
 

@@ -6,7 +6,7 @@ change. The threshold is `_FACTOR` times the largest mean that noise makes in a 
 frames that follow each other. What differs alike in a whole block, as light that fades does, is not noise.
 
 - For each of eight classes of brightness, as noise depends on that, the median of all blocks counts, and of that the
-  least of the last seconds: a part of the picture that moves is not noise.
+  least of the last frames: a part of the picture that moves is not noise.
 - Each block has its own noise, running, but at most twice its class's: what moves all the time in one place counts.
 
 No threshold exceeds `_MOST`, whatever the noise.
@@ -14,7 +14,6 @@ No threshold exceeds `_MOST`, whatever the noise.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +42,8 @@ _FIRST_FRAMES, _EVERY = 8, 5
 # The same picture twice is a camera that is slower than its rate; so many times in a row, it is one without noise.
 _SAME = 8
 
-# The least noise is that of the last one or two times so many seconds.
-_LEAST_SECONDS = 2.0
+# The least noise is that of the last one or two times so many frames.
+_LEAST_FRAMES = 60
 
 _SHARE_OF_NEW = 0.2  # in a block's running mean
 
@@ -54,11 +53,10 @@ class StillDetector:
 
     Args:
         state: what the translation depends on besides the frame; where that changes, a frame is not still.
-        clock: seconds.
     """
 
-    def __init__(self, state: Callable[[], Any] = lambda: None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._state, self._clock = state, clock
+    def __init__(self, state: Callable[[], Any] = lambda: None) -> None:
+        self._state = state
         self._reference: np.ndarray | None = None
         self._reference_state: Any = None
         self._noise: _Noise | None = None
@@ -79,7 +77,7 @@ class StillDetector:
             and state == self._reference_state
             and self._noise.is_all(_window_sums(small, self._reference))
         )
-        self._noise.look(small, self._clock())
+        self._noise.look(small)
         if not is_still:
             self._reference, self._reference_state = small, state
         return is_still
@@ -92,33 +90,31 @@ class _Noise:
         self.shape = first.shape
         self._before = first
         self._frames = self._same = 0
-        self._blocks: np.ndarray | None = (
-            None  # of each block, the running mean of the largest window sum that noise makes
-        )
-        self._least: list[tuple[float, np.ndarray]] = []  # by class, of the time since a moment
+        # Of each block, the running mean of the largest window sum that noise makes.
+        self._blocks: np.ndarray | None = None
+        self._least: list[tuple[int, np.ndarray]] = []  # by class, of the frames since one
         self._set(np.zeros(()))
 
-    def look(self, small: np.ndarray, now: float) -> None:
+    def look(self, small: np.ndarray) -> None:
         """Measures the noise between this frame and the one before, on some frames."""
         self._frames += 1
         is_first = self._frames <= _FIRST_FRAMES
         if is_first or self._frames % _EVERY == 1:
-            self._measure(small, now)
+            self._measure(small)
         if is_first or self._frames % _EVERY == 0:
             self._before = small
 
-    def _measure(self, small: np.ndarray, now: float) -> None:
+    def _measure(self, small: np.ndarray) -> None:
         size = max(1, self.shape[1] // _BLOCK), max(1, self.shape[0] // _BLOCK)
         sums = _window_sums(small, self._before).astype(np.float32)
         self._same = 0 if sums.any() else self._same + 1
         if 0 < self._same < _SAME:
             return
-        blocks = _largest(
-            np.abs(sums - _enlarged(cv2.resize(sums, size, interpolation=cv2.INTER_AREA), self.shape)), size
-        )
+        means = _enlarged(cv2.resize(sums, size, interpolation=cv2.INTER_AREA), self.shape)
+        blocks = _largest(np.abs(sums - means), size)
         light = cv2.resize(small, size, interpolation=cv2.INTER_AREA).mean(axis=2)
         classes = np.minimum((light * (_CLASSES / 256)).astype(np.intp), _CLASSES - 1)
-        by_class = self._least_of(_by_class(blocks, classes), now)[classes]
+        by_class = self._least_of(_by_class(blocks, classes))[classes]
         self._blocks = blocks if self._blocks is None else self._blocks + _SHARE_OF_NEW * (blocks - self._blocks)
         self._set(np.clip(self._blocks, by_class, 2 * by_class))
 
@@ -131,11 +127,11 @@ class _Noise:
         limits = np.clip(_FACTOR * largest, _LEAST * _AREA, _MOST * _AREA).astype(np.int16)
         self._thresholds = cv2.merge([_enlarged(np.atleast_2d(limits), self.shape)] * 3)
 
-    def _least_of(self, by_class: np.ndarray, now: float) -> np.ndarray:
-        if not self._least or now - self._least[-1][0] > _LEAST_SECONDS:
-            self._least = [*self._least[-1:], (now, by_class)]
-        self._least[-1] = (self._least[-1][0], np.fmin(self._least[-1][1], by_class))
-        return np.fmin.reduce([least for _, least in self._least])
+    def _least_of(self, by_class: np.ndarray) -> np.ndarray:
+        if not self._least or self._frames >= self._least[-1][0] + _LEAST_FRAMES:
+            self._least = [*self._least[-1:], (self._frames, by_class)]
+        self._least[-1] = (self._least[-1][0], np.minimum(self._least[-1][1], by_class))
+        return np.minimum.reduce([least for _, least in self._least])
 
 
 def _window_sums(small: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_ages_are_measured_in_the_window(tmp_path: Path) -> None:
     style = tmp_path / "tiny.safetensors"
     save_generator(build(ResNetConfig(width=4, blocks=1)), style)
     report = tmp_path / "window.json"
-    options = ["--size", "640x360", "--rate", "20", "--seconds", "2", "--warm-seconds", "3", "--style", str(style)]
+    options = ["--size", "640x360", "--rate", "20", "--seconds", "1.5", "--warm-seconds", "2.5", "--style", str(style)]
     assert main(["live", "--window", *options, "--json", str(report)]) == 0
     (row,) = results.read(report).rows
     assert row.failure is None

@@ -23,15 +23,13 @@ def scene() -> np.ndarray:
 
 
 class Camera:
-    """Makes frames 1/30 s apart: normal noise, brighter pixels having more of it, and JPEG if that is asked for."""
+    """Makes frames: normal noise, brighter pixels having more of it, and JPEG if that is asked for."""
 
     def __init__(self, noise: float, quality: int | None = None) -> None:
-        self.now = 0.0
         self._noise, self._quality = noise, quality
         self._random = np.random.default_rng(7)
 
     def frame(self, picture: np.ndarray) -> np.ndarray:
-        self.now += 1 / 30
         if self._noise:
             sigma = self._noise * (0.5 + picture / 255)
             picture = (picture + sigma * self._random.standard_normal(picture.shape)).round().clip(0, 255)
@@ -43,7 +41,7 @@ class Camera:
 
     def detector(self, picture: np.ndarray, frames: int = 40) -> StillDetector:
         """One that has seen the picture for a while."""
-        detector = StillDetector(clock=lambda: self.now)
+        detector = StillDetector()
         for _ in range(frames):
             detector(self.frame(picture))
         return detector
@@ -61,7 +59,7 @@ CAMERAS = [(0.0, None), (1.0, None), (3.0, None), (2.0, 90), (4.0, 85)]
 @pytest.mark.parametrize(("noise", "quality"), CAMERAS)
 def test_noise_is_not_motion(noise: float, quality: int | None) -> None:
     camera, picture = Camera(noise, quality), scene()
-    detector = StillDetector(clock=lambda: camera.now)
+    detector = StillDetector()
     still = [detector(camera.frame(picture)) for _ in range(150)]
     assert not still[0]
     assert sum(still) >= 147
@@ -141,7 +139,7 @@ def test_a_long_fade_is_not_noise(noise: float) -> None:
 def test_a_camera_that_is_slower_than_its_rate(every: int) -> None:
     """Each of its pictures comes several times: it has noise all the same."""
     camera, picture = Camera(2.0), scene()
-    detector = StillDetector(clock=lambda: camera.now)
+    detector = StillDetector()
     still = []
     for _ in range(100):
         frame = camera.frame(picture)
