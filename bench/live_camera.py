@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bench.live import BITS, mark
+from bench.numbers import BITS, mark
 from engine import run
 from engine.samples import SAMPLE
 from engine.sizes import parse_size

