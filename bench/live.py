@@ -1,5 +1,7 @@
 """The page of `streamgan serve` in headless Chromium, from capture to display: `python -m bench live`.
 
+`--window`: the window of `streamgan run 0 --show` instead, see `bench.live_window`.
+
 The camera is a file whose frames carry their number: a row of black and white squares along the upper edge, which a
 style changes in colour but not in order of brightness (a black and a white one beside them are the measure). The page
 notes when each numbered frame was captured and when its translation is shown, both on the browser's clock.
@@ -16,6 +18,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import sys
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 
 from bench import results
+from bench.numbers import BITS, SQUARES, mark
 from bench.results import Row
 from engine.errors import EngineError
 from engine.samples import SAMPLE
@@ -37,13 +41,12 @@ from engine.styles import DEFAULT_STYLE
 from engine.video import open_source
 from engine.video.color import MATRIX_SMPTE170M, Color, FromBgr
 
-BITS = 8
-_SQUARES = BITS + 2  # and a black and a white one
-
 # How long a server may take to end.
 _END_SECONDS = 10.0
 
 CONTENDERS = {"streamgan serve": "engine.serve", "aiortc example": "bench.live_peer"}
+
+_WINDOW = "streamgan run 0 --show"
 
 # Notes [capture time of number n], and [time shown, age] of each translated frame, in ms.
 _MEASURE = """(() => {
@@ -94,31 +97,40 @@ _MEASURE = """(() => {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m bench live`."""
     parser.add_argument("--size", type=parse_size, default=(640, 360), metavar="WxH", help="(default: 640x360)")
-    parser.add_argument("--rate", type=int, default=60, help="frames per second of the camera (default: %(default)s)")
+    parser.add_argument(
+        "--rate",
+        type=int,
+        nargs="+",
+        default=[60],
+        help="frames per second of the camera, one or several (default: 60)",
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of each contender (default: %(default)s)")
     parser.add_argument("--warm-seconds", type=float, default=10.0, help="that don't count (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--style", default=DEFAULT_STYLE, help="bundled style or checkpoint (default: %(default)s)")
     parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
     parser.add_argument("--watchers", type=int, default=0, metavar="N", help="further pages that only watch")
+    parser.add_argument("--window", action="store_true", help="the window instead of the page")
+    parser.add_argument("--options", default="", metavar="TEXT", help="further options of the window's `streamgan run`")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results, after every round")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures and prints the table."""
-    told = {name: getattr(arguments, name) for name in ("size", "rate", "seconds", "rounds", "style", "watchers")}
+    names = ("size", "rate", "seconds", "rounds", "style", "watchers", "window", "options")
+    told = {name: getattr(arguments, name) for name in names}
     report = results.start("live", threads=torch.get_num_threads(), device="cpu", arguments=told)
     width, height = arguments.size
-    group = f"{width}x{height}, camera at {arguments.rate} frames/s"
-    names = [arguments.only] if arguments.only else list(CONTENDERS)
-    rows = {name: Row(group, name, ours=name == "streamgan serve") for name in names}
+    contenders = [_WINDOW] if arguments.window else [arguments.only] if arguments.only else list(CONTENDERS)
+    groups = {rate: f"{width}x{height}, camera at {rate} frames/s" for rate in arguments.rate}
+    ours = (_WINDOW, "streamgan serve")
+    rows = {(rate, name): Row(group, name, ours=name in ours) for rate, group in groups.items() for name in contenders}
     report.rows = list(rows.values())
     with tempfile.TemporaryDirectory() as folder:
-        camera = numbered_film(Path(folder) / "camera.y4m", arguments.size, arguments.rate)
         for _ in range(arguments.rounds):
-            for name, row in rows.items():
+            for (rate, name), row in rows.items():
                 try:
-                    measured = asyncio.run(_measure(CONTENDERS[name], camera, arguments))
+                    measured = _measured(name, Path(folder), rate, arguments)
                 except EngineError as error:
                     row.failure, measured = str(error), {}
                 row.seconds.append(measured.pop("seconds", None))
@@ -127,9 +139,22 @@ def run(arguments: argparse.Namespace) -> None:
                 print(_line(row), file=sys.stderr, flush=True)
                 if arguments.json:
                     report.write(arguments.json)
-    print(f"{group}, style {Path(arguments.style).stem}")
-    for row in rows.values():
-        print(_line(row))
+    for group in report.groups:
+        print(f"{group}, style {Path(arguments.style).stem}")
+        for row in report.group(group):
+            print(_line(row))
+
+
+def _measured(contender: str, folder: Path, rate: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    if contender != _WINDOW:
+        camera = folder / f"{rate}.y4m"
+        if not camera.exists():
+            numbered_film(camera, arguments.size, rate)
+        return asyncio.run(_measure(CONTENDERS[contender], camera, rate, arguments))
+    from bench.live_window import measure
+
+    others = ["--style", arguments.style, *shlex.split(arguments.options)]
+    return measure(rate, arguments.size, arguments.seconds, arguments.warm_seconds, others)
 
 
 def numbered_film(path: Path, size: tuple[int, int], rate: int) -> Path:
@@ -150,15 +175,6 @@ def numbered_film(path: Path, size: tuple[int, int], rate: int) -> Path:
                 rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
                 file.write(np.ascontiguousarray(rows[:, : plane.width]).tobytes())
     return path
-
-
-def mark(image: np.ndarray, number: int) -> None:
-    """Draws a number in Gray's code: where a picture is a mixture of two in turn, one of them is read."""
-    code = number ^ number >> 1
-    bits = [0, 1, *(code >> place & 1 for place in reversed(range(BITS)))]
-    side = image.shape[1] / _SQUARES
-    for place, bit in enumerate(bits):
-        image[: round(side), round(place * side) : round((place + 1) * side)] = 255 * bit
 
 
 @contextlib.asynccontextmanager
@@ -185,7 +201,7 @@ async def _served(module: str, style: str, folder: Path) -> AsyncIterator[tuple[
             await process.wait()
 
 
-async def _measure(module: str, camera: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+async def _measure(module: str, camera: Path, rate: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ages in ms and rates of one contender, and its memory in bytes.
 
     Raises:
@@ -201,9 +217,9 @@ async def _measure(module: str, camera: Path, arguments: argparse.Namespace) -> 
             await page.until("document.querySelectorAll('#styles img').length > 0")
             await page.js("document.getElementById('camera').click()")
             await page.until("document.getElementById('result').videoWidth > 0", 60)
-            settings = {"squares": _SQUARES, "numbers": 1 << BITS, "interval_ms": 1e3 / arguments.rate}
+            settings = {"squares": SQUARES, "numbers": 1 << BITS, "interval_ms": 1e3 / rate}
             await page.js(_MEASURE % settings)
-            constraints = json.dumps({"frameRate": {"ideal": arguments.rate}})
+            constraints = json.dumps({"frameRate": {"ideal": rate}})
             await page.js(f"state.stream.getVideoTracks()[0].applyConstraints({constraints})")
             watchers = []
             for _ in range(arguments.watchers):
@@ -256,12 +272,18 @@ def _cpu_seconds(number: int) -> float:
 def _line(row: Row) -> str:
     if not row.facts:
         return f"{row.contender:<18}{row.failure or 'not measured'}"
+    last = {name: values[-1] for name, values in row.facts.items()}
     fps, p50, p95, slope = (
         statistics.median(row.facts[name]) for name in ("fps", "age_ms_p50", "age_ms_p95", "age_ms_slope_per_minute")
     )
-    stated, memory = row.facts["age_ms_stated"][-1], row.facts["last_bytes"][-1] - row.facts["first_bytes"][-1]
+    line = f"{row.contender:<18}{fps:5.1f} frames/s shown, age p50 {p50:.0f} p95 {p95:.0f} ms, {slope:+.1f} ms a minute"
+    if row.contender == _WINDOW:
+        counts = ", ".join(f"{last[name]} {name}" for name in ("received", "shown", "dropped", "skipped"))
+        size = " at {}x{}".format(*last["internal_size"]) if last["internal_size"] else ""
+        return f"{line}; {counts}; {last['engine']}{size}, states {last['age_ms_stated']:.0f} ms"
+    memory = last["last_bytes"] - last["first_bytes"]
     return (
-        f"{row.contender:<18}{fps:5.1f} frames/s shown, age p50 {p50:.0f} p95 {p95:.0f} ms, {slope:+.1f} ms a minute"
-        + (f", the page says {stated:.0f} ms" if stated is not None else "")
-        + f", server {row.facts['cpu_share'][-1]:.2f} cores, memory {memory / 2**20:+.1f} MiB"
+        line
+        + (f", the page says {last['age_ms_stated']:.0f} ms" if last["age_ms_stated"] is not None else "")
+        + f", server {last['cpu_share']:.2f} cores, memory {memory / 2**20:+.1f} MiB"
     )

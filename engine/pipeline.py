@@ -107,7 +107,7 @@ class Pipeline:
         on_progress: called from the calling thread after each translated frame.
         compose: makes the picture that is written of a frame and its translation; None: the translation itself.
         is_still: whether a frame shows what the one shows that was translated last; then that translation is written
-            once more. It is asked of every frame in turn. None: every frame is translated.
+            once more. It is asked of each frame in turn that the sink has not. None: all are translated.
         pace: is told the seconds that the calling thread worked for a frame, after each that was translated.
     """
 

@@ -295,3 +295,64 @@ def test_frames_that_the_sink_has_are_not_translated(batch: int) -> None:
     assert [frame.pts for frame in sink.frames] == list(range(20))
     values = [int(np.asarray(frame.image)[0, 0, 0]) for frame in sink.frames]
     assert values == [number if number in sink.kept else 255 - number for number in range(20)]
+
+
+def still_but(moving: set[int]) -> Callable[[np.ndarray], bool]:
+    """The frames of `CountingSource` that a detector would call still: all but some."""
+    return lambda image: int(image[0, 0, 0]) not in moving
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("under_way", [1, 2])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_still_frame_has_the_translation_before_it_once_more(batch: int, under_way: int, live: bool) -> None:
+    """In its place and at its time, and it costs no translation."""
+    moving = {0, 1, 2, 9, 20, 21}
+    source, sink, translator = CountingSource(30, live=live), ListSink(), Inverter()
+    translator.frames_under_way = under_way
+    result = Pipeline(source, translator, sink, batch=batch, is_still=still_but(moving)).run()
+    assert [frame.pts for frame in sink.frames] == list(range(30))
+    latest = [max(number for number in moving if number <= pts) for pts in range(30)]
+    assert [int(np.asarray(frame.image)[0, 0, 0]) for frame in sink.frames] == [255 - number for number in latest]
+    assert sum(translator.batches) == len(moving)
+    assert (result.received, result.shown, result.skipped, result.dropped) == (30, 6, 24, 0)
+    assert result.frames == 30
+
+
+def test_a_still_frame_is_composed_with_its_own_source() -> None:
+    sink = ListSink()
+
+    def source_and_translation(source: np.ndarray, translated: np.ndarray, seconds: Fraction) -> np.ndarray:
+        return np.hstack([source, translated])
+
+    Pipeline(CountingSource(5), Inverter(), sink, is_still=still_but({0}), compose=source_and_translation).run()
+    assert [tuple(np.asarray(frame.image)[0, ::15, 0]) for frame in sink.frames] == [(n, 255) for n in range(5)]
+
+
+def test_every_frame_that_came_is_counted_once_when_it_is_stopped() -> None:
+    source, sink = CountingSource(1_000_000), ListSink(seconds=0.001)
+
+    def stop(progress: Progress) -> None:
+        if progress.frames >= 10:
+            pipeline.stop()
+
+    def is_odd(image: np.ndarray) -> bool:
+        return bool(image[0, 0, 0] % 2)
+
+    pipeline = Pipeline(source, Inverter(), sink, on_progress=stop, is_still=is_odd)
+    result = pipeline.run()
+    assert result.received == source.given == result.shown + result.skipped + result.dropped
+    assert result.frames == len(sink.frames)
+    assert abs(result.shown - result.skipped) <= 1
+    assert result.dropped > 0
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_pace_is_told_of_each_translated_frame(moves: bool) -> None:
+    told: list[float] = []
+    source, sink = CountingSource(10, live=True), ListSink(seconds=0.01, needs_calling_thread=True)
+    is_still = still_but(set(range(10)) if moves else {0, 5})
+    Pipeline(source, Inverter(seconds=0.01), sink, pace=told.append, is_still=is_still).run()
+    assert len(told) == (10 if moves else 2)
+    assert told[0] < told[1]
+    assert told[1] >= 0.02  # with the time of showing it

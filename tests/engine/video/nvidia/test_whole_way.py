@@ -128,6 +128,7 @@ def test_batches_are_of_one_kind() -> None:
     class Source:
         info = SimpleNamespace(live=False, name="", frame_count=6, time_base=Fraction(1, 25))
         warnings: tuple[str, ...] = ()
+        dropped = 0
 
         def __iter__(self) -> Iterator[Frame]:
             return iter(frames)
