@@ -17,6 +17,7 @@ from engine.errors import SinkError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
+from engine.steady import Steady
 from engine.stop import StopRequest
 from engine.times import show_time
 from engine.window_controls import WindowControls
@@ -172,6 +173,7 @@ class JobRunner:
                     batch=options.batch,
                     limit=options.frames,
                     on_progress=show,
+                    steady=Steady(options.steady, threads=options.threads) if options.steady else None,
                     compose=controls or composer(options.strength, self._comparison),
                 )
                 self.stop.pipeline = pipeline
@@ -181,9 +183,13 @@ class JobRunner:
                     self.stop.pipeline = None
         self.missing += source.missing
         hardware = video.hardware_used(source, sink)
-        self.summaries.append(summarise(source.info, result, style=translator.style, hardware=hardware))
+        self.summaries.append(
+            summarise(source.info, result, style=translator.style, steady=options.steady, hardware=hardware)
+        )
         if not options.quiet:
-            print_summary(source.info, result, hardware=hardware, names_output=options.json != "-")
+            print_summary(
+                source.info, result, steady=options.steady, hardware=hardware, names_output=options.json != "-"
+            )
 
     def frame_count(self, info: SourceInfo) -> int | None:
         """How many frames of a source are translated; None: unknown."""
@@ -270,6 +276,7 @@ class JobRunner:
                 "--end": options.end and show_time(options.end),
                 "--frames": options.frames,
                 "--strength": options.strength,
+                "--steady": options.steady or None,
                 "--compare": options.compare,
                 "version of StreamGAN": engine.__version__,
             }

@@ -28,6 +28,7 @@ from engine.compose import Compose
 from engine.device import host_image
 from engine.errors import EngineError, SourceError
 from engine.runners.base import RunnerInfo
+from engine.steady import Steady
 from engine.video.base import Frame, Sink, Source, StopStream
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class Pipeline:
         batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each translated frame.
+        steady: steadies the translations, for this run alone; None: they stay as they are.
         compose: makes the picture that is written of a frame and its translation; None: the translation itself.
     """
 
@@ -203,6 +205,7 @@ class Pipeline:
         batch: int | None = None,
         limit: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        steady: Steady | None = None,
         compose: Compose | None = None,
     ) -> None:
         self._source = source
@@ -211,7 +214,7 @@ class Pipeline:
         self._batch = 1 if source.info.live and batch is None else batch
         self._limit = limit
         self._on_progress = on_progress
-        self._compose = compose
+        self._steady, self._compose = steady, compose
         self._interrupted = threading.Event()
         self._halt = threading.Event()
         self._error: BaseException | None = None
@@ -364,7 +367,8 @@ class Pipeline:
         for number, (frame, ready) in enumerate(decoded):
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
-            is_kept = self._sink.keeps(number)
+            keeps, steady = self._sink.keeps, self._steady
+            is_kept = keeps(number) if steady is None else not steady.needs(number, keeps)
             if waiting and (is_kept or not _go_together(waiting[0][0].image, frame.image)):
                 yield waiting, False
                 waiting = []
@@ -395,8 +399,8 @@ class Pipeline:
 
     def _uniform_note(self) -> list[str]:
         count = self._translator.uniform_frames - self._uniform_before
-        reason = "every rounding shows in their translation"
-        return [f"{count} nearly uniform frame(s) ran in eager fp32: {reason}"] if count else []
+        note = f"{count} nearly uniform frame(s) ran in eager fp32: every rounding shows in their translation"
+        return [note] if count else []
 
     def _submitted(self, batch: list[_Timed]) -> _Submission:
         start = time.perf_counter()
@@ -414,6 +418,8 @@ class Pipeline:
             yield dataclasses.replace(frame, image=self._composed(frame, image)), ready
 
     def _composed(self, frame: Frame, translated: Any) -> Any:
+        if self._steady is not None:
+            translated = self._steady(host_image(frame.image), host_image(translated))
         if self._compose is None:
             return translated
         seconds = (frame.pts or 0) * (self._source.info.time_base or Fraction(1, 25))
@@ -462,7 +468,4 @@ def _stacked(images: Sequence[Any]) -> Any:
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    p50, p95, p99 = np.percentile(np.asarray(values), [50, 95, 99])
-    return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}
+    return {f"p{share}": float(np.percentile(np.asarray(values), share)) for share in (50, 95, 99) if values}

@@ -76,7 +76,9 @@ class ProgressBar:
         self._bar.update(frames - self._bar.n)
 
 
-def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[str]) -> dict[str, Any]:
+def summarise(
+    info: SourceInfo, result: Result, *, style: str, hardware: list[str], steady: float = 0.0
+) -> dict[str, Any]:
     """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference).
 
     `proven_before`: the parity is of an earlier run's frame.
@@ -87,6 +89,7 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
         "output": str(result.output) if result.output else None,
         "completed": result.completed,
         "style": style,
+        "steady": steady,
         "width": info.width,
         "height": info.height,
         "frames": result.frames,
@@ -105,7 +108,9 @@ def summarise(info: SourceInfo, result: Result, *, style: str, hardware: list[st
     }
 
 
-def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], names_output: bool) -> None:
+def print_summary(
+    info: SourceInfo, result: Result, *, hardware: list[str], names_output: bool, steady: float = 0.0
+) -> None:
     """Prints the output's name to standard output if `names_output`, and the rest to stderr."""
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
     if not result.completed:
@@ -120,6 +125,7 @@ def print_summary(info: SourceInfo, result: Result, *, hardware: list[str], name
         f"{frames} of {info.width}x{info.height} in {result.seconds:.1f} s"
         + (f", {result.steady_fps:.1f} fps" if result.frames > 1 else "")
         + (f", {_describe_engine(result.engine)}" if result.engine else "")
+        + (f", steady {steady:g}" if steady else "")
         + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
         f"p95 {result.latency_ms.get('p95', 0):.0f}, p99 {result.latency_ms.get('p99', 0):.0f} ms; "
