@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -119,11 +120,9 @@ def _filtered(frames: Sequence[np.ndarray], name: str, options: str) -> Frames:
     made: Frames = []
 
     def pull() -> None:
-        while True:
-            try:
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
                 made.append(graph.pull().to_ndarray(format="bgr24"))
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
 
     for number, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(frame, format="bgr24")

@@ -11,8 +11,8 @@ namespace streamgan {
 namespace {
 
 constexpr int64_t kChannels = 3;
-constexpr double kMostLimits = 16;   // a mean square of more limits than these is another style, not flicker
-constexpr int64_t kDetailStep = 4;  // one row of so many tells the detail
+constexpr double kMostLimits = 16;  // a mean square of more limits than these is another style, not flicker
+constexpr int64_t kDetailStep = 3;  // one row of so many tells the detail
 
 // Where the centre of a pixel lies in a map of `map_size` for `size` pixels.
 struct MapPlace {
@@ -38,7 +38,7 @@ SteadyDetail steady(const SteadyTask& task, const Threads& threads, SteadyWorksp
   const int64_t height = task.height, width = task.width, map_width = task.map_width;
   const int64_t row_values = width * kChannels, values = height * row_values;
   workspace.correction.resize(values);
-  workspace.weight.resize(height * width);
+  workspace.weight.resize(values);
   workspace.blended.resize(threads.count() * 3 * row_values);
   workspace.left.resize(width);
   workspace.fraction.resize(width);
@@ -64,11 +64,11 @@ SteadyDetail steady(const SteadyTask& task, const Threads& threads, SteadyWorksp
         kernels.mix(upper, upper + map_width, place.fraction, rows + i * map_width, map_width);
       }
       sum += kernels.correct(task.history, task.fresh + y * row_values, rows, rows + map_width, rows + 2 * map_width,
-                             columns, y, width, height, correction + y * row_values, weight + y * width);
+                             columns, y, width, height, correction + y * row_values, weight + y * row_values);
     }
     squares += sum;
   });
-  const double mean_square = static_cast<double>(squares) / (256.0 * static_cast<double>(values));
+  const double mean_square = static_cast<double>(squares) / static_cast<double>(values);
   if (mean_square > kMostLimits * task.squared_limit) {
     std::copy_n(task.fresh, values, task.out);
     return {0, 0};
@@ -87,21 +87,18 @@ SteadyDetail steady(const SteadyTask& task, const Threads& threads, SteadyWorksp
     int64_t sum = 0;
     for (int64_t y = begin; y < end; ++y) {
       if (y + 1 < height) blend(y + 1);
-      sum +=
-          kernels.sharpen(blended(std::max<int64_t>(y - 1, 0)), blended(y), blended(std::min(y + 1, height - 1)),
-                          weight + y * width, task.fresh + y * row_values, task.gain, width, task.out + y * row_values);
+      sum += kernels.sharpen(blended(std::max<int64_t>(y - 1, 0)), blended(y), blended(std::min(y + 1, height - 1)),
+                             weight + y * row_values, task.fresh + y * row_values, task.gain, width,
+                             task.out + y * row_values);
     }
     distance += sum;
   });
-  const int32_t rest = factor_within(task.squared_limit, static_cast<double>(distance) / values);
+  const int32_t rest = factor_within(task.squared_limit, static_cast<double>(distance) / static_cast<double>(values));
 
   std::atomic<int64_t> fresh_detail{0}, steady_detail{0};
   if (rest < 256) {
     threads.run(height, [&](int64_t begin, int64_t end, int64_t) {
-      for (int64_t i = begin * row_values; i < end * row_values; ++i) {
-        // Division rounds towards the fresh frame, so the limit holds.
-        task.out[i] = static_cast<uint8_t>(task.fresh[i] + (task.out[i] - task.fresh[i]) * rest / 256);
-      }
+      kernels.limit(task.fresh + begin * row_values, rest, task.out + begin * row_values, (end - begin) * row_values);
     });
   }
   threads.run((height - 2 + kDetailStep - 1) / kDetailStep, [&](int64_t begin, int64_t end, int64_t) {

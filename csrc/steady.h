@@ -33,8 +33,8 @@ struct SteadyTask {
   double squared_limit;  // of the mean squared difference between `out` and `fresh`
 };
 
-// What the details of a frame amount to, before and after: sums of squared Laplacians over a quarter of the rows; 0 where
-// the correction was left out.
+// What the details of a frame amount to, before and after: sums of squared Laplacians over a third of the rows; 0
+// where the correction was left out.
 struct SteadyDetail {
   int64_t fresh, steady;
 };

@@ -292,7 +292,9 @@ class Pipeline:
             seconds=end - start,
             steady_fps=(frame_count - 1) / (end - self._first_written) if frame_count > 1 else 0.0,
             stage_ms={name: stage.ms_per_frame for name, stage in self._stages.items()},
-            latency_ms=_percentiles(self._latencies_ms),
+            latency_ms={
+                f"p{p}": float(np.percentile(self._latencies_ms, p)) for p in (50, 95, 99) if self._latencies_ms
+            },
             batch=self._batch or 1,
             engine=self._engine,
             peak_memory_bytes=memory.peak_process_bytes(),
@@ -367,8 +369,7 @@ class Pipeline:
         for number, (frame, ready) in enumerate(decoded):
             if self._engine is None or self._engine.is_stand_in:
                 self._prepare(frame.image)
-            keeps, steady = self._sink.keeps, self._steady
-            is_kept = keeps(number) if steady is None else not steady.needs(number, keeps)
+            is_kept = not self._steady.needs(number, self._sink.keeps) if self._steady else self._sink.keeps(number)
             if waiting and (is_kept or not _go_together(waiting[0][0].image, frame.image)):
                 yield waiting, False
                 waiting = []
@@ -465,7 +466,3 @@ def _stacked(images: Sequence[Any]) -> Any:
     import torch
 
     return images[0][None] if len(images) == 1 else torch.stack(list(images))
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    return {f"p{share}": float(np.percentile(np.asarray(values), share)) for share in (50, 95, 99) if values}

@@ -45,7 +45,9 @@ _LEAST_SIDE = 32
 _RESIDUAL = 16.0
 
 # Share of the local range of grey that errors of a part of a pixel may make.
-_TEXTURE = 0.1
+_TEXTURE = 0.2
+
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 # Mean residual of a frame that shows another scene than the one before.
 _CUT_RESIDUAL = 30.0
@@ -53,8 +55,8 @@ _CUT_RESIDUAL = 30.0
 # Share of the history at `strength` 1: all of it would never let go.
 _MOST_HISTORY = 0.75
 
-# Steps in which the sharpening follows the detail that is missing, and its limit; both 256ths.
-_GAIN_STEP, _MOST_GAIN = 256.0, 1024.0
+# The gain of the sharpening in 256ths: at first, by how much it follows the share of detail that is missing, at most.
+_FIRST_GAIN, _GAIN_STEP, _MOST_GAIN = 128.0, 256.0, 1024.0
 
 
 @dataclasses.dataclass
@@ -62,7 +64,7 @@ class _Chain:
     """The last steadied frame, uint8 [H, W, 3]; and the gain of the sharpening, in 256ths."""
 
     frame: np.ndarray
-    gain: float = 0.0
+    gain: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Steady:
             self._chain, self._next = self._next, None
         self._chain = self._follow(self._chain, translated, motion)
         if number % BLOCK == BLOCK - WARM_UP:
-            self._next = _Chain(translated)
+            self._next = _Chain(translated, _FIRST_GAIN)
         elif number % BLOCK > BLOCK - WARM_UP and self._next is not None:
             self._next = self._follow(self._next, translated, motion)
         return self._chain.frame
@@ -132,7 +134,7 @@ class Steady:
     def _follow(self, chain: _Chain | None, translated: np.ndarray, motion: _Motion | None) -> _Chain:
         """The chain with a frame more."""
         if chain is None or motion is None or chain.frame.shape != translated.shape:
-            return _Chain(translated)
+            return _Chain(translated, _FIRST_GAIN if chain is None else chain.gain)
         limit = 255.0**2 / 10 ** (FLOOR_DB / 10)
         frame, detail, steady_detail = self._native.run(
             np.ascontiguousarray(translated),
@@ -158,6 +160,7 @@ class _MotionFinder:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setFinestScale(0)
         self._before: tuple[np.ndarray, np.ndarray] | None = None
+        self._here = np.empty(0)  # the place of each pixel
 
     def forget(self) -> None:
         """The next frame has none before it."""
@@ -173,19 +176,25 @@ class _MotionFinder:
             return None
         flow = self._flow.calc(grey, before[1], None)
         height, width = grey.shape
-        places = flow + np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+        if self._here.shape != flow.shape:
+            self._here = np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+        places = cv2.add(self._here, flow)
         moved = cv2.remap(before[0], places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        residual = cv2.blur(cv2.absdiff(color, moved).max(axis=2).astype(np.float32), (3, 3))
+        blue, green, red = cv2.split(cv2.absdiff(color, moved))
+        residual = cv2.blur(cv2.max(cv2.max(blue, green), red).astype(np.float32), (3, 3))
         if residual.mean() > _CUT_RESIDUAL:
             return None
-        window = np.ones((3, 3), np.uint8)
-        texture = cv2.subtract(cv2.dilate(grey, window), cv2.erode(grey, window)).astype(np.float32)
-        residual = np.maximum(residual - _TEXTURE * texture, 0.0)
-        weight = self._strength * _MOST_HISTORY * np.exp(-((residual / _RESIDUAL) ** 2))
+        texture = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, _NEIGHBOURS).astype(np.float32)
+        residual = np.maximum(residual - np.float32(_TEXTURE) * texture, np.float32(0))
+        weight = cv2.exp(residual * residual * np.float32(-1 / _RESIDUAL**2))
         # What comes from outside of the picture is not known.
-        weight[(places < -0.5).any(axis=2) | (places > (width - 0.5, height - 0.5)).any(axis=2)] = 0.0
+        x, y = cv2.split(places)
+        weight *= (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+        right, down = cv2.split(flow)
         return _Motion(
-            _fixed(flow[..., 0] * (size[1] / width)), _fixed(flow[..., 1] * (size[0] / height)), _fixed(weight)
+            _fixed(right, size[1] / width, size[1]),
+            _fixed(down, size[0] / height, size[0]),
+            _fixed(weight, self._strength * _MOST_HISTORY, 1.0),
         )
 
     def _shrunk(self, source: np.ndarray) -> np.ndarray:
@@ -196,6 +205,7 @@ class _MotionFinder:
         return shrunk
 
 
-def _fixed(values: np.ndarray) -> np.ndarray:
-    """In 256ths."""
-    return np.rint(values * 256.0).astype(np.int32)
+def _fixed(values: np.ndarray, factor: float, limit: float) -> np.ndarray:
+    """Values times a factor, none beyond the limit, in 256ths."""
+    limit *= 256.0
+    return np.rint(np.clip(values * np.float32(256.0 * factor), -limit, limit)).astype(np.int32)

@@ -20,8 +20,8 @@ struct MapColumns {
 using SteadyMixRow = void (*)(const int32_t* a, const int32_t* b, int32_t fraction, int32_t* mixed, int64_t count);
 
 // A row of the correction: where the last frame, moved along the flow, differs from the fresh one, times the weight.
-// `flow_x`, `flow_y` and `weight` are rows of the map, for `row` of the picture. Returns the sum of the squares of
-// `correction`, fine, [width, 3]; writes the `weight_out`, [width], too.
+// `flow_x`, `flow_y` and `weight` are rows of the map, for `row` of the picture. Writes `correction`,
+// fine, and `weight_out`, both [width, 3]. Returns the sum of squared corrections of bytes, each rounded down.
 using SteadyCorrectRow = int64_t (*)(const uint8_t* history, const uint8_t* fresh, const int32_t* flow_x,
                                      const int32_t* flow_y, const int32_t* weight, const MapColumns& columns,
                                      int64_t row, int64_t width, int64_t height, int16_t* correction,
@@ -38,8 +38,11 @@ using SteadySharpenRow = int64_t (*)(const int16_t* above, const int16_t* middle
                                      const int16_t* weight, const uint8_t* fresh, int32_t gain, int64_t width,
                                      uint8_t* out);
 
-// The sum of squares of the Laplacian (four times a byte, less its neighbours) of a row but for its first and last
-// pixel.
+// fresh + factor * (out - fresh), rounded towards `fresh`, for `count` bytes of `out`.
+using SteadyLimitRow = void (*)(const uint8_t* fresh, int32_t factor, uint8_t* out, int64_t count);
+
+// The sum of squares of the Laplacian (four times a pixel, less its neighbours) of the light, in eighths, of a row but
+// for its first and last pixel.
 using SteadyDetailRow = int64_t (*)(const uint8_t* above, const uint8_t* middle, const uint8_t* below, int64_t width);
 
 struct SteadyKernels {
@@ -47,6 +50,7 @@ struct SteadyKernels {
   SteadyCorrectRow correct;
   SteadyBlendRow blend;
   SteadySharpenRow sharpen;
+  SteadyLimitRow limit;
   SteadyDetailRow detail;
 };
 

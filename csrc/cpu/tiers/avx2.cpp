@@ -1,5 +1,6 @@
 // AVX2 with FMA and F16C.
 #include <immintrin.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"

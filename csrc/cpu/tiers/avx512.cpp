@@ -1,5 +1,6 @@
 // AVX-512 F, BW, DQ and VL.
 #include <immintrin.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"

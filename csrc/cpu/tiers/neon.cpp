@@ -1,5 +1,6 @@
 // NEON, which every AArch64 processor has.
 #include <arm_neon.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"
