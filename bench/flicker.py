@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from bench import results
-from bench.flicker_clips import MOTIONS, Clip, filmed, rendered
+from bench.flicker_clips import MOTIONS, Clip, filmed, rendered, sampled
 from bench.flicker_methods import METHODS, Score, score
 from bench.results import Results, Row
 from engine import Translator
@@ -165,17 +165,17 @@ def _measure_speed(report: Results) -> None:
 
 def _write_picture(path: Path, clip: Clip, shown: dict[str, list[np.ndarray]]) -> None:
     """A part of consecutive frames and their differences to the frame before, moved, for some methods."""
-    first = len(clip.frames) // 2
+    first = max(1, (len(clip.frames) - _SHOWN_FRAMES) // 2)
     height, width = clip.frames[0].shape[:2]
     part = np.s_[height // 4 : height // 4 + 180, width // 3 : width // 3 + 240]
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
     here = np.stack([xs, ys], axis=2)
     lines = []
     for name in ("per frame", "exponential average", "--steady 1"):
-        tiles = [shown[name][number][part] for number in range(first, first + _SHOWN_FRAMES)]
-        number = first + 1
-        moved = cv2.remap(shown[name][number - 1], here + clip.flows[number - 1], None, cv2.INTER_LINEAR)
-        tiles.append(cv2.multiply(cv2.absdiff(shown[name][number], moved)[part], (4.0, 4.0, 4.0, 4.0)))
+        tiles = [frame[part] for frame in shown[name][first : first + _SHOWN_FRAMES]]
+        moved = sampled(shown[name][first - 1], here + clip.flows[first - 1])
+        difference = 4.0 * cv2.absdiff(shown[name][first], moved)[part]
+        tiles.append(np.minimum(difference, 255).astype(np.uint8))
         line = np.hstack(tiles)
         cv2.putText(line, name, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 3, cv2.LINE_AA)
         cv2.putText(line, name, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)

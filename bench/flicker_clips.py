@@ -78,9 +78,9 @@ def rendered(
             places = here + flow
             inside = (places >= 0).all(axis=2) & (places <= (width - 1, height - 1)).all(axis=2)
             if motion == "object":
-                before = cv2.remap(was_object.astype(np.uint8), places, None, cv2.INTER_NEAREST).astype(bool)
-                near_edge = cv2.dilate((before != is_object).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-                inside &= ~near_edge
+                before = sampled(was_object.astype(np.float32), places)  # a part where both are in a pixel
+                is_mixed = (before != is_object).astype(np.uint8)
+                inside &= cv2.dilate(is_mixed, np.ones((3, 3), np.uint8)) == 0
             flows.append(flow.astype(np.float32))
             visible.append(inside)
         frames.append(frame)
@@ -104,14 +104,21 @@ def filmed(path: Path, *, size: tuple[int, int], frame_count: int, start_seconds
     flows, visible = [], []
     for before, now in itertools.pairwise(greys):
         back, forth = _farneback(now, before), _farneback(before, now)
-        there = cv2.remap(forth, here + back, None, cv2.INTER_LINEAR)
+        there = sampled(forth, here + back)
         # Of Sundaram et al., ECCV 2010: forth and back again ends where it began.
         limit = 0.01 * ((back**2).sum(axis=2) + (there**2).sum(axis=2)) + 0.5
         places = here + back
         inside = (places >= 0).all(axis=2) & (places <= (size[0] - 1, size[1] - 1)).all(axis=2)
         flows.append(back)
         visible.append((((back + there) ** 2).sum(axis=2) <= limit) & inside & (not _is_cut(before, now, back)))
-    return Clip(path.stem, frames, flows, visible)
+    name = f"{path.stem} at {start_seconds:g} s" if start_seconds else path.stem
+    return Clip(name, frames, flows, visible)
+
+
+def sampled(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A picture's values at places, float32 [H, W, 2], (x, y); those outside are 0."""
+    values: np.ndarray = cv2.remap(picture, places, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+    return values
 
 
 def through_h264(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -128,6 +135,7 @@ def through_h264(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
         output.mux(stream.encode())
     file.seek(0)
+    source: Any
     with av.open(file) as source:
         return [frame.to_ndarray(format="bgr24") for frame in source.decode(video=0)]
 
@@ -184,7 +192,7 @@ def _farneback(now: np.ndarray, before: np.ndarray) -> np.ndarray:
 def _is_cut(before: np.ndarray, now: np.ndarray, back: np.ndarray) -> bool:
     """Whether two pictures show other scenes, so that no pixel of the one is in the other."""
     ys, xs = np.mgrid[: now.shape[0], : now.shape[1]].astype(np.float32)
-    moved = cv2.remap(before, np.stack([xs, ys], axis=2) + back, None, cv2.INTER_LINEAR)
+    moved = sampled(before, np.stack([xs, ys], axis=2) + back)
     return float(cv2.absdiff(now, moved).mean()) > 25.0
 
 

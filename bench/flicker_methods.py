@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bench.flicker_clips import Clip
+from bench.flicker_clips import Clip, sampled
 
 Frames = list[np.ndarray]
 
@@ -43,7 +43,7 @@ def score(clip: Clip, shown: Frames, per_frame: Frames) -> Score:
     here = np.stack([xs, ys], axis=2)
     total, count = 0.0, 0
     for number, flow, visible in clip.pairs():
-        moved = cv2.remap(shown[number - 1].astype(np.float32), here + flow, None, cv2.INTER_LINEAR)
+        moved = sampled(shown[number - 1].astype(np.float32), here + flow)
         squares = (shown[number].astype(np.float32) - moved) ** 2
         total += float(squares[visible].sum())
         count += 3 * int(visible.sum())
@@ -75,7 +75,8 @@ def average(share: float) -> Method:
     """An exponential average of the shown frames alone, with this share of the one before."""
 
     def method(_: Clip, translated: Frames) -> Frames:
-        history, shown = translated[0].astype(np.float32), []
+        history: np.ndarray = translated[0].astype(np.float32)
+        shown = []
         for frame in translated:
             history = share * history + (1.0 - share) * frame
             shown.append(np.rint(history).astype(np.uint8))
@@ -84,19 +85,19 @@ def average(share: float) -> Method:
     return method
 
 
-def ffmpeg(name: str, options: str, *, delay: int = 0) -> Method:
-    """A filter of ffmpeg, which shows a frame `delay` frames late."""
+def ffmpeg(name: str, options: str, *, around: int = 0) -> Method:
+    """A filter of ffmpeg, which leaves out so many frames at the beginning and the end."""
 
     def method(_: Clip, translated: Frames) -> Frames:
-        padded = [*translated, *[translated[-1]] * delay]
-        return _filtered(padded, name, options)[delay : delay + len(translated)]
+        padded = [translated[0]] * around + translated + [translated[-1]] * around
+        return _filtered(padded, name, options)
 
     return method
 
 
 METHODS: dict[str, Method] = {
     "per frame": lambda _, translated: translated,
-    "ffmpeg tmedian": ffmpeg("tmedian", "radius=1", delay=1),
+    "ffmpeg tmedian": ffmpeg("tmedian", "radius=1", around=1),
     "ffmpeg deflicker": ffmpeg("deflicker", "size=5"),
     "exponential average": average(0.5),
     "--steady 0.5": steady(0.5),

@@ -157,7 +157,7 @@ class _MotionFinder:
 
         self._cv2: Any = cv2
         self._strength = strength
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setFinestScale(0)
         self._before: tuple[np.ndarray, np.ndarray] | None = None
         self._here = np.empty(0)  # the place of each pixel
