@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from bench import results
-from bench.flicker_clips import MOTIONS, Clip, filmed, rendered, sampled
+from bench.flicker_clips import MOTIONS, Clip, filmed, read_frames, rendered, sampled
 from bench.flicker_methods import METHODS, Score, score
 from bench.results import Results, Row
 from engine import Translator
@@ -56,14 +56,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures clip after clip and prints what each method does."""
     if arguments.frames < 2:
         raise SourceError("--frames: at least 2, since flicker is what changes from one to the next")
+    photos = _photos(arguments.photos)
     threads = cv2.getNumThreads()
     report = results.start(
         "flicker", threads=threads, arguments={"frames": arguments.frames, "size": list(arguments.size)}
     )
     for number, style in enumerate(arguments.style or [DEFAULT_STYLE]):
-        with_translator = Translator(style)
-        for clip in _clips(arguments):
-            translated = [np.asarray(with_translator(frame)) for frame in clip.frames]
+        translator = Translator(style)
+        for clip in _clips(arguments, photos):
+            translated = [np.asarray(translator(frame)) for frame in clip.frames]
             shown = {name: method(clip, translated) for name, method in METHODS.items()}
             rows = _rows(f"{Path(style).stem}, {clip.name}", clip, shown)
             report.rows += rows
@@ -78,9 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
         report.write(arguments.json)
 
 
-def _clips(arguments: argparse.Namespace) -> Iterator[Clip]:
+def _clips(arguments: argparse.Namespace, photos: dict[str, np.ndarray]) -> Iterator[Clip]:
     """Rendered clips of all photographs and motions, then the filmed ones."""
-    photos = _photos(arguments.photos)
     for name, photo in photos.items():
         other = next((other for other in photos.values() if other is not photo), None)
         for motion in MOTIONS:
@@ -98,9 +98,9 @@ def _clips(arguments: argparse.Namespace) -> Iterator[Clip]:
 def _photos(paths: list[Path] | None) -> dict[str, np.ndarray]:
     if paths is None:
         return {
-            f"the sample at {seconds:g} s": filmed(
-                SAMPLE, size=(640, 360), frame_count=2, start_seconds=seconds
-            ).frames[0]
+            f"the sample at {seconds:g} s": read_frames(SAMPLE, size=(640, 360), frame_count=1, start_seconds=seconds)[
+                0
+            ]
             for seconds in _SAMPLE_SECONDS
         }
     photos = {}
@@ -148,7 +148,7 @@ def _print(rows: list[Row]) -> None:
 def _measure_speed(report: Results) -> None:
     """What `--steady 1` takes for a frame, on the sample."""
     print(f"\n{'--steady 1':22}{'ms':>10}{'95 % of median':>18}")
-    frames = filmed(SAMPLE, size=_SPEED_SIZES[0], frame_count=48).frames
+    frames = read_frames(SAMPLE, size=_SPEED_SIZES[0], frame_count=48)
     for size in _SPEED_SIZES:
         sources = [cv2.resize(frame, size) for frame in frames]
         steady, seconds = Steady(1.0), []

@@ -95,7 +95,7 @@ def filmed(path: Path, *, size: tuple[int, int], frame_count: int, start_seconds
     Raises:
         SourceError: it has no such part.
     """
-    frames = _read(path, size=size, frame_count=frame_count, start_seconds=start_seconds)
+    frames = read_frames(path, size=size, frame_count=frame_count, start_seconds=start_seconds)
     if len(frames) < 2:
         raise SourceError(f"{path}: it has no two frames from {start_seconds:g} s on")
     greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
@@ -113,6 +113,32 @@ def filmed(path: Path, *, size: tuple[int, int], frame_count: int, start_seconds
         visible.append((((back + there) ** 2).sum(axis=2) <= limit) & inside & (not _is_cut(before, now, back)))
     name = f"{path.stem} at {start_seconds:g} s" if start_seconds else path.stem
     return Clip(name, frames, flows, visible)
+
+
+def read_frames(path: Path, *, size: tuple[int, int], frame_count: int, start_seconds: float = 0.0) -> list[np.ndarray]:
+    """Frames of a video, uint8 [H, W, 3], BGR, scaled to `size` (width, height).
+
+    Raises:
+        SourceError: it can't be read.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as source:
+            stream = source.streams.video[0]
+            if start_seconds:
+                source.seek(round(start_seconds * av.time_base))
+            frames: list[np.ndarray] = []
+            for frame in source.decode(stream):
+                if (frame.time or 0.0) < start_seconds:
+                    continue
+                image = frame.to_ndarray(format="bgr24")
+                frames.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+                if len(frames) == frame_count:
+                    break
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise SourceError(f"{path}: it can't be read as a video ({error})") from error
+    return frames
 
 
 def sampled(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -194,24 +220,3 @@ def _is_cut(before: np.ndarray, now: np.ndarray, back: np.ndarray) -> bool:
     ys, xs = np.mgrid[: now.shape[0], : now.shape[1]].astype(np.float32)
     moved = sampled(before, np.stack([xs, ys], axis=2) + back)
     return float(cv2.absdiff(now, moved).mean()) > 25.0
-
-
-def _read(path: Path, *, size: tuple[int, int], frame_count: int, start_seconds: float) -> list[np.ndarray]:
-    import av
-
-    try:
-        with av.open(str(path)) as source:
-            stream = source.streams.video[0]
-            if start_seconds:
-                source.seek(round(start_seconds * av.time_base))
-            frames: list[np.ndarray] = []
-            for frame in source.decode(stream):
-                if (frame.time or 0.0) < start_seconds:
-                    continue
-                image = frame.to_ndarray(format="bgr24")
-                frames.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-                if len(frames) == frame_count:
-                    break
-    except (av.error.FFmpegError, IndexError) as error:
-        raise SourceError(f"{path}: it can't be read as a video ({error})") from error
-    return frames

@@ -10,7 +10,7 @@ import pytest
 
 from bench import flicker_clips, results
 from bench.__main__ import main
-from bench.flicker_clips import MOTIONS, Clip, filmed, rendered, through_h264
+from bench.flicker_clips import MOTIONS, Clip, filmed, read_frames, rendered, through_h264
 from bench.flicker_methods import METHODS, average, ffmpeg, score
 from engine.samples import SAMPLE
 
@@ -19,7 +19,7 @@ SIZE = (160, 96)
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    frame = filmed(SAMPLE, size=(640, 360), frame_count=2, start_seconds=4.0).frames[0]
+    frame = read_frames(SAMPLE, size=(640, 360), frame_count=1, start_seconds=4.0)[0]
     return cv2.GaussianBlur(frame, (0, 0), 2)
 
 
@@ -100,6 +100,8 @@ def test_methods_keep_the_frames_in_step() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    texture = np.random.default_rng(0).integers(0, 30, (*SIZE[::-1], 3), np.uint8)
+    monkeypatch.setattr("bench.flicker.Translator", lambda _: lambda frame: cv2.add(frame, texture))
     monkeypatch.setattr("bench.flicker._SPEED_SIZES", ((64, 48),))
     monkeypatch.setattr("bench.flicker._SAMPLE_SECONDS", (4.0,))
     file, picture = tmp_path / "flicker.json", tmp_path / "flicker.jpg"
