@@ -177,8 +177,7 @@ def _write_picture(path: Path, clip: Clip, shown: dict[str, list[np.ndarray]]) -
         difference = 4.0 * cv2.absdiff(shown[name][first], moved)[part]
         tiles.append(np.minimum(difference, 255).astype(np.uint8))
         line = np.hstack(tiles)
-        cv2.putText(line, name, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(line, name, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(line, name, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 2, cv2.LINE_AA)
         lines.append(line)
     if not cv2.imwrite(str(path), np.vstack(lines), [cv2.IMWRITE_JPEG_QUALITY, 80]):
         raise SourceError(f"{path}: it can't be written")
