@@ -23,6 +23,7 @@ COMMANDS = {
     "gpu": "a GPU: whole frames through every backend, and the norm operator beside a copy",
     "scaling": "how the cost of a frame grows with area, width, depth, threads and batch",
     "report": "writes the tables and charts of the documents from results; --check: and whether claims are supported",
+    "flicker": "how much a translated video flickers, and what --steady, ffmpeg and a plain average do about it",
     "machine": "prints the short name of this processor, as files of results have it",
     "compare": "fails where new results are slower than old ones, beyond the measured spread",
 }

@@ -24,12 +24,14 @@ std::vector<std::string> tiers_with(const Kernels* TierKernels::* of_operator) {
 const FramesToTensorKernels& frames_to_tensor_kernels() { return active_kernels(&TierKernels::frames_to_tensor); }
 const FusedConvolutionKernels& fused_convolution_kernels() { return active_kernels(&TierKernels::fused_generator); }
 const InstanceNormActKernels& instance_norm_act_kernels() { return active_kernels(&TierKernels::instance_norm_act); }
+const SteadyKernels& steady_kernels() { return active_kernels(&TierKernels::steady); }
 const TensorToFramesKernels& tensor_to_frames_kernels() { return active_kernels(&TierKernels::tensor_to_frames); }
 
 std::map<std::string, std::vector<std::string>> kernel_tiers() {
   return {{"frames_to_tensor", tiers_with(&TierKernels::frames_to_tensor)},
           {"fused_generator", tiers_with(&TierKernels::fused_generator)},
           {"instance_norm_act", tiers_with(&TierKernels::instance_norm_act)},
+          {"steady", tiers_with(&TierKernels::steady)},
           {"tensor_to_frames", tiers_with(&TierKernels::tensor_to_frames)}};
 }
 

@@ -12,6 +12,7 @@ namespace streamgan {
 const FramesToTensorKernels& frames_to_tensor_kernels();
 const FusedConvolutionKernels& fused_convolution_kernels();
 const InstanceNormActKernels& instance_norm_act_kernels();
+const SteadyKernels& steady_kernels();
 const TensorToFramesKernels& tensor_to_frames_kernels();
 
 // The names of the tiers that each operator has kernels of its own in, lowest first.

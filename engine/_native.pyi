@@ -20,6 +20,19 @@ def frame_of_image(
     image: np.ndarray, size: tuple[int, int], value_range: tuple[float, float], dtype: str
 ) -> np.ndarray: ...
 
+class Steadier:
+    def __init__(self, threads: int) -> None: ...
+    def run(
+        self,
+        fresh: np.ndarray,
+        history: np.ndarray,
+        flow_x: np.ndarray,
+        flow_y: np.ndarray,
+        weight: np.ndarray,
+        gain: int,
+        squared_limit: float,
+    ) -> tuple[np.ndarray, int, int]: ...
+
 class Generator:
     def __init__(self, weights: np.ndarray, program: np.ndarray, threads: int) -> None: ...
     def run(self, image: np.ndarray) -> np.ndarray: ...

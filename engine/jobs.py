@@ -17,6 +17,7 @@ from engine.errors import SinkError, SourceError
 from engine.files import sha256
 from engine.report import ProgressBar, print_summary, summarise
 from engine.samples import SAMPLE
+from engine.steady import Steady
 from engine.stop import StopRequest
 from engine.times import show_time
 from engine.window_controls import WindowControls
@@ -182,6 +183,7 @@ class JobRunner:
                     batch=options.batch,
                     limit=options.frames,
                     on_progress=show,
+                    steady=Steady(options.steady, threads=options.threads) if options.steady else None,
                     compose=controls or composer(options.strength, self._comparison),
                     is_still=StillDetector(lambda: translator.state) if options.skip_similar else None,
                     pace=translator.pace if options.target_fps else None,
@@ -194,11 +196,10 @@ class JobRunner:
         self.missing += source.missing
         hardware = video.hardware_used(source, sink)
         size = translator.internal_size if options.target_fps else None
-        summary = summarise(source.info, result, style=translator.style, hardware=hardware, internal_size=size)
-        self.summaries.append(summary)
+        told: dict[str, Any] = {"steady": options.steady, "hardware": hardware, "internal_size": size}
+        self.summaries.append(summarise(source.info, result, style=translator.style, **told))
         if not options.quiet:
-            names_output = options.json != "-"
-            print_summary(source.info, result, hardware=hardware, names_output=names_output, internal_size=size)
+            print_summary(source.info, result, names_output=options.json != "-", **told)
 
     def frame_count(self, info: SourceInfo) -> int | None:
         """How many frames of a source are translated; None: unknown."""
@@ -287,6 +288,7 @@ class JobRunner:
                 "--end": options.end and show_time(options.end),
                 "--frames": options.frames,
                 "--strength": options.strength,
+                "--steady": options.steady or None,
                 "--compare": options.compare,
                 "--skip-similar": options.skip_similar,
                 "version of StreamGAN": engine.__version__,

@@ -30,6 +30,7 @@ from engine.device import host_image
 from engine.errors import EngineError, SourceError
 from engine.result import Progress, Result, StageTime, percentiles
 from engine.runners.base import RunnerInfo
+from engine.steady import Steady
 from engine.video.base import Frame, Sink, Source, StopStream
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Pipeline:
         batch: frames per call of the generator; None: measured by the translator (short or live sources: 1).
         limit: stop after this many frames; None: at the end of the source.
         on_progress: called from the calling thread after each translated frame.
+        steady: steadies the translations, for this run alone; None: they stay as they are.
         compose: makes the picture that is written of a frame and its translation; None: the translation itself.
         is_still: whether a frame shows what the one shows that was translated last; then that translation is written
             once more. It is asked of each frame in turn that the sink has not. None: all are translated.
@@ -120,6 +122,7 @@ class Pipeline:
         batch: int | None = None,
         limit: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        steady: Steady | None = None,
         compose: Compose | None = None,
         is_still: Callable[[Any], bool] | None = None,
         pace: Callable[[float], None] | None = None,
@@ -130,7 +133,7 @@ class Pipeline:
         self._batch = 1 if source.info.live and batch is None else batch
         self._limit = limit
         self._on_progress = on_progress
-        self._compose = compose
+        self._steady, self._compose = steady, compose
         self._is_still = is_still
         self._pace = pace
         self._write_seconds = 0.0  # of the last frame, where the calling thread writes
@@ -309,7 +312,8 @@ class Pipeline:
             yield waiting, _Way.TRANSLATED
 
     def _way(self, number: int, image: Any) -> _Way:
-        if self._sink.keeps(number):
+        keeps = self._sink.keeps
+        if keeps(number) if self._steady is None else not self._steady.needs(number, keeps):
             return _Way.KEPT
         return _Way.REPEATED if self._is_still is not None and self._is_still(image) else _Way.TRANSLATED
 
@@ -330,8 +334,8 @@ class Pipeline:
 
     def _uniform_note(self) -> list[str]:
         count = self._translator.uniform_frames - self._uniform_before
-        reason = "every rounding shows in their translation"
-        return [f"{count} nearly uniform frame(s) ran in eager fp32: {reason}"] if count else []
+        note = f"{count} nearly uniform frame(s) ran in eager fp32: every rounding shows in their translation"
+        return [note] if count else []
 
     def _submitted(self, batch: list[_Timed]) -> _Submission:
         start = time.perf_counter()
@@ -359,6 +363,8 @@ class Pipeline:
         return timed._replace(frame=dataclasses.replace(timed.frame, image=self._composed(timed.frame, translated)))
 
     def _composed(self, frame: Frame, translated: Any) -> Any:
+        if self._steady is not None:
+            translated = self._steady(host_image(frame.image), host_image(translated))
         if self._compose is None:
             return translated
         seconds = (frame.pts or 0) * (self._source.info.time_base or Fraction(1, 25))

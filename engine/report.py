@@ -77,7 +77,13 @@ class ProgressBar:
 
 
 def summarise(
-    info: SourceInfo, result: Result, *, style: str, hardware: list[str], internal_size: tuple[int, int] | None = None
+    info: SourceInfo,
+    result: Result,
+    *,
+    style: str,
+    hardware: list[str],
+    steady: float = 0.0,
+    internal_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """A result as JSON values; times in ms or seconds, memory in bytes, parity in dB (null: it is the reference).
 
@@ -91,6 +97,7 @@ def summarise(
         "output": str(result.output) if result.output else None,
         "completed": result.completed,
         "style": style,
+        "steady": steady,
         "width": info.width,
         "height": info.height,
         "internal_size": list(internal_size) if internal_size else None,
@@ -120,6 +127,7 @@ def print_summary(
     *,
     hardware: list[str],
     names_output: bool,
+    steady: float = 0.0,
     internal_size: tuple[int, int] | None = None,
 ) -> None:
     """Prints the output's name to standard output if `names_output`, and the rest to stderr."""
@@ -137,6 +145,7 @@ def print_summary(
         + (f", {result.steady_fps:.1f} fps once started" if result.frames > 1 else "")
         + (f", {_describe_engine(result.engine)}" if result.engine else "")
         + (f", at last translated at {internal_size[0]}x{internal_size[1]}" if internal_size else "")
+        + (f", steady {steady:g}" if steady else "")
         + (f", video on {' and '.join(hardware)}" if hardware else ""),
         f"ms per frame: {stages}; latency p50 {result.latency_ms.get('p50', 0):.0f}, "
         f"p95 {result.latency_ms.get('p95', 0):.0f}, p99 {result.latency_ms.get('p99', 0):.0f} ms; "

@@ -157,6 +157,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--strength", type=_share, default=1.0, metavar="S", help="share of the style, 0 to 1; the rest is the source"
     )
     video.add_argument(
+        "--steady",
+        type=_share,
+        default=0.0,
+        metavar="S",
+        help="calm the flicker of a translated video, 0 (default: not at all) to 1",
+    )
+    video.add_argument(
         "--compare",
         choices=COMPARISONS,
         help="shows the source too. split: in the left half; side: beside the result; toggle: two seconds of each",
@@ -312,6 +319,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ClusterError("--cluster translates whole videos: give it without --start, --end and --preview")
     if options.cluster and (options.target_fps or options.skip_similar):
         raise ClusterError("--cluster translates every frame as it is: give it without --target-fps and --skip-similar")
+    if options.cluster and options.steady:
+        raise ClusterError("--steady follows a video frame by frame: give it without --cluster")
     TimeRange(options.start, options.end)
 
 

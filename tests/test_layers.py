@@ -20,7 +20,16 @@ LAYERS = (
     ("run", "cli", "doctor", "export", "serve"),  # command lines
     ("cluster",),  # jobs on many machines
     ("jobs", "job_queue", "dry_run", "report", "stop", "window_controls"),  # one source -> one output
-    ("pipeline", "switching", "compose", "channel", "result", "similar", "pacing"),  # decode | translate | encode
+    (
+        "pipeline",
+        "switching",
+        "compose",
+        "channel",
+        "result",
+        "similar",
+        "pacing",
+        "steady",
+    ),  # decode | translate | encode
     ("translator",),
     ("choosing",),  # which engine
     ("engine_files",),  # engines that are files: in the cache, or exported

@@ -12,6 +12,7 @@ struct FramesToTensorKernels;
 struct FusedConvolutionKernels;
 struct InstanceNormActKernels;
 struct PeakLoops;
+struct SteadyKernels;
 struct TensorToFramesKernels;
 
 // The kernels of one tier. Null where the tier adds nothing to the next lower one; the scalar tier has all.
@@ -21,6 +22,7 @@ struct TierKernels {
   const InstanceNormActKernels* instance_norm_act = nullptr;
   const TensorToFramesKernels* tensor_to_frames = nullptr;
   const PeakLoops* peak = nullptr;
+  const SteadyKernels* steady = nullptr;
 };
 
 // One for each csrc/cpu/tiers/NAME.cpp.

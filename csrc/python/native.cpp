@@ -24,6 +24,7 @@
 #include "csrc/kernels.h"
 #include "csrc/python/frames.h"
 #include "csrc/python/generator.h"
+#include "csrc/python/steady.h"
 
 namespace {
 
@@ -143,6 +144,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "The compiled part without torch: build information, instruction sets, fused generators.";
   define_generator(module);
   define_frames(module);
+  define_steady(module);
   module.def("build_info", &build_info, "Version, compiler, flags and the torch version built against.");
   module.def(
       "detected_isa", [] { return streamgan::detected_tier().name; },

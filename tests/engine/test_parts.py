@@ -133,6 +133,22 @@ def test_a_job_goes_on_where_it_was(
     assert 0 < again <= 3 * 16  # a part has at most 0.625 s
 
 
+def test_a_steadied_job_goes_on_where_it_was(
+    film: Path, style: Path, tmp_path: Path, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames before a part that is missing are translated again, as far as it depends on them."""
+    monkeypatch.setattr("engine.steady.BLOCK", 16)
+    monkeypatch.setattr("engine.steady.WARM_UP", 4)
+    whole, output = tmp_path / "whole.mkv", tmp_path / "out.mkv"
+    steady = ("--part-seconds", SECONDS, "--steady", "1")
+    assert run(film, whole, style, *steady) == 0
+    interruption.at = [30, 55, 90]
+    for _ in range(3):
+        assert run(film, output, style, *steady) == 1
+    assert run(film, output, style, *steady) == 0
+    assert_same(read(output), read(whole))
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".ts", ".webm", ".avi"])
 @pytest.mark.parametrize("kind", ["even", "uneven", "late start", "B-frames", "long sound", "drop-frame"])
 def test_parts_are_joined_to_what_one_piece_is(
@@ -185,6 +201,8 @@ def test_another_setting_is_named(
     capsys.readouterr()
     assert run(film, output, style, *kept, "--crf", "30") == 1
     assert "another --crf (None, now 30)" in error_line(capsys)
+    assert run(film, output, style, *kept, "--steady", "0.5") == 1
+    assert "another --steady (None, now 0.5)" in error_line(capsys)
     torch.manual_seed(1)
     other = tmp_path / "other.safetensors"
     save_generator(build(ResNetConfig(width=4, blocks=1)), other, metadata={})

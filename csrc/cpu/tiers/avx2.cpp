@@ -1,10 +1,12 @@
 // AVX2 with FMA and F16C.
 #include <immintrin.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"
 #include "csrc/cpu/instance_norm_act.h"
 #include "csrc/cpu/peak.h"
+#include "csrc/cpu/steady.h"
 #include "csrc/cpu/tensor_to_frames.h"
 
 namespace streamgan {
@@ -32,6 +34,12 @@ namespace frames {
 
 }  // namespace frames
 
+namespace steady {
+
+#include "csrc/cpu/steady_x.h"
+
+}  // namespace steady
+
 namespace peak {
 
 constexpr int kAccumulators = 12;
@@ -54,7 +62,11 @@ constexpr PeakLoops kLoops = {{{multiply_add, kAccumulators * 8 * 2}}};
 
 }  // namespace
 
-const TierKernels kAvx2Kernels = {&frames::kFramesToTensor, &vectors::kFusedConvolution, &vectors::kInstanceNormAct,
-                                  &frames::kTensorToFrames, &peak::kLoops};
+const TierKernels kAvx2Kernels = {&frames::kFramesToTensor,
+                                  &vectors::kFusedConvolution,
+                                  &vectors::kInstanceNormAct,
+                                  &frames::kTensorToFrames,
+                                  &peak::kLoops,
+                                  &steady::kSteady};
 
 }  // namespace streamgan

@@ -1,10 +1,12 @@
 // AVX-512 F, BW, DQ and VL.
 #include <immintrin.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"
 #include "csrc/cpu/instance_norm_act.h"
 #include "csrc/cpu/peak.h"
+#include "csrc/cpu/steady.h"
 #include "csrc/cpu/tensor_to_frames.h"
 
 namespace streamgan {
@@ -31,6 +33,12 @@ namespace frames {
 #include "csrc/cpu/tensor_to_frames_x86.h"
 
 }  // namespace frames
+
+namespace steady {
+
+#include "csrc/cpu/steady_x.h"
+
+}  // namespace steady
 
 namespace peak {
 
@@ -88,7 +96,11 @@ constexpr PeakLoops kLoops = {{{multiply_add, kAccumulators * 16 * 2},
 
 }  // namespace
 
-const TierKernels kAvx512Kernels = {&frames::kFramesToTensor, &vectors::kFusedConvolution, &vectors::kInstanceNormAct,
-                                    &frames::kTensorToFrames, &peak::kLoops};
+const TierKernels kAvx512Kernels = {&frames::kFramesToTensor,
+                                    &vectors::kFusedConvolution,
+                                    &vectors::kInstanceNormAct,
+                                    &frames::kTensorToFrames,
+                                    &peak::kLoops,
+                                    &steady::kSteady};
 
 }  // namespace streamgan

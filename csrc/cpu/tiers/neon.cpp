@@ -1,10 +1,12 @@
 // NEON, which every AArch64 processor has.
 #include <arm_neon.h>
+#include <string.h>
 
 #include "csrc/cpu/frames_to_tensor.h"
 #include "csrc/cpu/fused_convolution.h"
 #include "csrc/cpu/instance_norm_act.h"
 #include "csrc/cpu/peak.h"
+#include "csrc/cpu/steady.h"
 #include "csrc/cpu/tensor_to_frames.h"
 
 #define STREAMGAN_NEON
@@ -34,6 +36,12 @@ namespace frames {
 
 }  // namespace frames
 
+namespace steady {
+
+#include "csrc/cpu/steady_x.h"
+
+}  // namespace steady
+
 namespace peak {
 
 constexpr int kAccumulators = 24;
@@ -60,7 +68,11 @@ constexpr PeakLoops kLoops = {{{multiply_add, kAccumulators * 4 * 2}}};
 
 }  // namespace
 
-const TierKernels kNeonKernels = {&frames::kFramesToTensor, &vectors::kFusedConvolution, &vectors::kInstanceNormAct,
-                                  &frames::kTensorToFrames, &peak::kLoops};
+const TierKernels kNeonKernels = {&frames::kFramesToTensor,
+                                  &vectors::kFusedConvolution,
+                                  &vectors::kInstanceNormAct,
+                                  &frames::kTensorToFrames,
+                                  &peak::kLoops,
+                                  &steady::kSteady};
 
 }  // namespace streamgan

@@ -5,6 +5,7 @@
 #include "csrc/cpu/fused_convolution.h"
 #include "csrc/cpu/instance_norm_act.h"
 #include "csrc/cpu/peak.h"
+#include "csrc/cpu/steady.h"
 #include "csrc/cpu/tensor_to_frames.h"
 
 namespace streamgan {
@@ -30,6 +31,12 @@ namespace frames {
 #include "csrc/cpu/tensor_to_frames_scalar.h"
 
 }  // namespace frames
+
+namespace steady {
+
+#include "csrc/cpu/steady_x.h"
+
+}  // namespace steady
 
 namespace peak {
 
@@ -60,7 +67,11 @@ constexpr PeakLoops kLoops = {{{multiply_add, 2 * kAccumulators}}};
 
 }  // namespace
 
-const TierKernels kScalarKernels = {&frames::kFramesToTensor, &vectors::kFusedConvolution, &vectors::kInstanceNormAct,
-                                    &frames::kTensorToFrames, &peak::kLoops};
+const TierKernels kScalarKernels = {&frames::kFramesToTensor,
+                                    &vectors::kFusedConvolution,
+                                    &vectors::kInstanceNormAct,
+                                    &frames::kTensorToFrames,
+                                    &peak::kLoops,
+                                    &steady::kSteady};
 
 }  // namespace streamgan
