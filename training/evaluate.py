@@ -148,7 +148,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     painters = {name: painter(model, generator, device) for name, generator in generators.items()}
     painters = baselines(model, targets) | painters
     of_targets = judges.features_of(targets)
-    is_paired = model != "cycle_gan" or options.paired
+    is_paired = model not in ("cycle_gan", "cut") or options.paired
     table = {
         name: judges.measure([paint(sample) for sample in samples], targets, of_targets, paired=is_paired)
         for name, paint in painters.items()

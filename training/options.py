@@ -97,7 +97,10 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--n_blocks", type=_positive, help="residual blocks of srresnet and rrdbnet (default: 16 and 23)")
     add("--norm", choices=NORMS, default="instance")
     add("--no_dropout", action="store_true", help="no dropout in the generator; cycle_gan and distillation have none")
-    add("--upsampling", choices=("transposed", "nearest"), default="transposed", help="for resnet_*")
+    add("--upsampling", choices=("transposed", "nearest", "blur"), default="transposed", help="for resnet_*")
+    add("--downsampling", choices=("strided", "blur"), default="strided", help="for resnet_*, netD basic and n_layers")
+    add("--no_antialias", dest="downsampling", action="store_const", const="strided", help="the same as strided")
+    add("--no_antialias_up", dest="upsampling", action="store_const", const="transposed", help="the same as transposed")
     add("--downsampling_padding", choices=("zeros", "reflect"), default="zeros", help="for resnet_*")
     add("--init_type", choices=INIT_TYPES, default="normal")
     add("--init_gain", type=float, default=0.02)
@@ -109,7 +112,14 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--gan_mode", choices=GAN_MODES, default="lsgan")
     add("--real_label", type=float, default=1.0, help="0.9: one-sided label smoothing")
     add("--fake_label", type=float, default=0.0)
-    add("--lambda_gan", type=float, default=1.0, help="weight of the adversarial loss; 0: no discriminator")
+    add(
+        "--lambda_gan",
+        "--lambda_GAN",
+        dest="lambda_gan",
+        type=float,
+        default=1.0,
+        help="weight of the adversarial loss; 0: no discriminator",
+    )
     add("--lambda_L1", "--lambda_pixel", dest="lambda_pixel", type=float, default=100.0, help="weight of --pixel_loss")
     add("--pixel_loss", choices=list(PIXEL_LOSSES), default="l1", help="for cycle and identity losses too")
     add("--pool_size", type=int, default=0, help="images of the discriminator's history")
@@ -122,6 +132,30 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--lambda_identity", type=float, default=0.5, help="times --lambda_A or _B; 0: no identity loss")
     add("--discriminator_first", action="store_true", help="update the discriminators before the generators")
     add("--average_pairs", action="store_true", help="average the two directions instead of adding them")
+
+    add = parser.add_argument_group("cut").add_argument
+    add("--lambda_NCE", type=float, default=1.0, help="weight of PatchNCE")
+    add("--nce_idt", type=_truth, default=True, metavar="BOOL", help="PatchNCE of B and G(B) too")
+    add(
+        "--nce_layers",
+        type=_numbers,
+        default=[0, 4, 8, 12, 16],
+        metavar="N,...",
+        help="layers of G (default: 0,4,8,12,16)",
+    )
+    add("--nce_T", type=_positive_float, default=0.07, help="temperature of PatchNCE")
+    add("--num_patches", type=_positive, default=256, help="places per layer")
+    add("--netF", choices=("mlp_sample", "sample"), default="mlp_sample", help="sample: no projection is learned")
+    add("--netF_nc", type=_positive, default=256, help="channels of the projection")
+    add(
+        "--flip_equivariance",
+        type=_truth,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="BOOL",
+        help="mirror half of the steps",
+    )
 
     add = parser.add_argument_group("style").add_argument
     add("--style_image", type=Path, metavar="FILE", help="painting to learn")
@@ -197,6 +231,16 @@ def add_teacher_options(group: Any) -> None:
     add("--crops", type=_positive, default=3600, help="crops that the teacher paints")
     add("--input_noise", type=float, default=4.0, help="largest deviation of the inputs' noise, in uint8 steps")
     add("--pairs_dir", type=Path, metavar="DIR", help="folder that painted crops are kept in (default: the run's)")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() in ("true", "yes", "1")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _positive(text: str) -> int:
