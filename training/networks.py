@@ -96,14 +96,14 @@ def build_generator(config: GeneratorConfig, *, init_type: str = "normal", init_
     return generator
 
 
-def start_from(generator: Generator, path: Path) -> None:
+def start_from(generator: Generator, path: Path, *, option: str = "--pretrained") -> None:
     """Loads the weights of a checkpoint of any known layout. Raises EngineError if it is of another generator."""
     loaded = load_generator(path)
     try:
         generator.load_state_dict(loaded.state_dict())
     except RuntimeError:
         theirs, ours = loaded.config.describe(), generator.config.describe()
-        raise EngineError(f"--pretrained {path} is {theirs}, but the generator to train is {ours}") from None
+        raise EngineError(f"{option}: {path} is {theirs}, but the generator to train is {ours}") from None
 
 
 def initialise(network: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:

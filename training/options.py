@@ -18,6 +18,7 @@ from training.discriminators import DISCRIMINATORS
 from training.losses import GAN_MODES, PIXEL_LOSSES
 from training.networks import GENERATORS, INIT_TYPES, NORMS
 from training.presets import MODEL_DEFAULTS, PRESETS
+from training.reference_options import Parser, translated
 from training.schedules import POLICIES
 
 _EXAMPLES = """examples:
@@ -45,11 +46,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace, with the defaults of model and preset."""
-    choices = argparse.ArgumentParser(add_help=False)
+    parser = make_parser()
+    arguments = translated(arguments, parser)
+    choices = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--model", "--preset", "--max_steps"):
         choices.add_argument(name, default="")
     chosen, _ = choices.parse_known_args(arguments)
-    parser = _make_parser()
     preset = PRESETS.get(chosen.preset, "").split()
     model = chosen.model or choices.parse_known_args(preset)[0].model
     defaults = [*MODEL_DEFAULTS.get(model, "").split(), *preset]
@@ -60,11 +62,21 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.model is None:
         parser.error("--model or --preset is needed")
+    if options.name in ("", ".", "..") or Path(options.name).name != options.name:
+        parser.error(f"--name {options.name} is no name of a folder in --checkpoints_dir")
+    for name in ("input_nc", "output_nc"):
+        channels, any_mode = getattr(options, name), ("unaligned", "aligned", "single")
+        accepted = (1, 3, 4) if options.dataset_mode in any_mode else (3,)
+        if options.model != "colorization" and channels not in accepted:
+            text = " and ".join(str(number) for number in accepted)
+            parser.error(f"--{name} {channels}: --dataset_mode {options.dataset_mode} takes {text}")
     return options
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    """The parser of all options, without the defaults of a model."""
+    parser = Parser(
+        allow_abbrev=False,
         prog=command_name("training.train"),
         usage="%(prog)s --model MODEL --dataroot DIR --name NAME [options]",
         description="Trains an image-to-image generator. --model MODEL --help shows the defaults of that model.",
@@ -76,7 +88,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), help="published recipe, layer by layer")
     add("--name", default="experiment", help="name of the run; its files go into CHECKPOINTS_DIR/NAME")
     add("--checkpoints_dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of all runs")
-    add("--continue_train", action="store_true", help="go on from the last saved state")
+    add("--continue_train", action="store_true", help="go on from the last saved state, or from networks alone")
+    add("--restart", action="store_true", help="start again in a folder that holds networks: they are overwritten")
+    add("--epoch", default="latest", help="networks that --continue_train takes where there is no state")
+    add("--epoch_count", type=_positive, default=1, metavar="N", help="number of the first epoch, for the schedule")
+    add("--phase", default="train", help="folder of the images")
     add("--seed", type=int, default=0, help="for weights, order, crops and noise")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -86,6 +102,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--serial_batches", action="store_true", help="keep the order of the images, don't shuffle")
     add("--batch_size", type=_positive, default=1, help="images of a step, over all processes")
     add("--num_threads", type=int, default=0, help="processes that decode images")
+    add("--no_check", action="store_true", help="don't read all images before the first step")
     add("--cache_mb", type=int, default=1024, help="memory for decoded images")
 
     add = parser.add_argument_group("networks").add_argument

@@ -18,22 +18,8 @@ from training.models.cut import Cut, PatchProjection, patch_nce
 from training.options import parse_options
 from training.train import main
 
-SMALL = [
-    "--dataroot",
-    ".",
-    "--netG",
-    "resnet_5blocks",
-    "--ngf",
-    "4",
-    "--ndf",
-    "4",
-    "--netD",
-    "n_layers",
-    "--n_layers_D",
-    "1",
-    "--precision",
-    "fp32",
-]
+SMALL = ["--dataroot", ".", "--netG", "resnet_5blocks", "--ngf", "4", "--ndf", "4"]
+SMALL += ["--netD", "n_layers", "--n_layers_D", "1", "--precision", "fp32"]
 
 
 def made(*arguments: str, preset: str = "cut") -> Cut:
