@@ -14,6 +14,7 @@ import torch
 import training.test as tester
 from engine import cli
 from tests.training.pictures import aligned_folder, unaligned_folder, write_folder, write_picture
+from training import evaluate
 from training.data import Transform, open_dataset
 from training.options import parse_options
 from training.run_folder import RunFolder
@@ -252,3 +253,18 @@ def test_streamgan_test_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: py
     shown = capsys.readouterr().out
     assert "streamgan test" in shown
     assert "--num_test" in shown
+
+
+def test_evaluate_writes_pages_too(tmp_path: Path) -> None:
+    root = aligned_folder(tmp_path / "data", 2)
+    write_folder(root / "test", 2, size=(80, 40))
+    assert main(run_of(root, model="pix2pix")) == 0
+    checkpoint = str(tmp_path / "c/run/latest_net_G.pth")
+    where = ["--dataroot", str(root), "--model", "pix2pix", "--results_dir", str(tmp_path / "results")]
+    size = ["--preprocess", "resize_and_crop", "--load_size", "32", "--crop_size", "32"]
+    assert evaluate.main([checkpoint, *where, *size]) == 0
+    folder = tmp_path / "results/run/test_latest_net_G"
+    labels = ("real_A", "fake_B", "real_B")
+    names = {path.name for path in (folder / "images").iterdir()}
+    assert names == {f"{n:03d}_{x}.png" for n in range(2) for x in labels}
+    assert "images/001_fake_B.png" in (folder / "index.html").read_text()
