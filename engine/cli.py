@@ -14,6 +14,7 @@ COMMANDS = {
     "run": ("engine.run", "translate a video, webcam, image or folder"),
     "serve": ("engine.serve", "translate a webcam live on a page, and uploaded videos"),
     "train": ("training.train", "train a generator"),
+    "test": ("training.test", "write a page of a run's results on its test images"),
     "evaluate": ("training.evaluate", "measure trained generators on held-out images"),
     "export": ("engine.export", "write a generator as a file for another runtime"),
     "doctor": ("engine.doctor", "say what runs on this machine, or what a checkpoint is"),

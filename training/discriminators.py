@@ -21,6 +21,7 @@ from torch.nn.utils import spectral_norm
 
 from engine.errors import EngineError
 from engine.generators.base import normalisation
+from engine.generators.resnet import BlurDownsample
 
 
 class Discriminator(nn.Module):
@@ -44,22 +45,29 @@ class Discriminator(nn.Module):
         return image
 
 
-def patch_discriminator(in_channels: int, width: int, layers: int, norm: str) -> Discriminator:
+def patch_discriminator(in_channels: int, width: int, layers: int, norm: str, *, blur: bool = False) -> Discriminator:
     """4x4 convolutions: `layers` of stride 2, two of stride 1; parameter names of the reference implementation.
 
-    The norm is left out after the first and the last convolution. Convolutions before a BatchNorm have no bias.
+    With `blur`, each stride of 2 is a convolution of stride 1, and an anti-aliased halving after the activation, with
+    CUT's parameter names. The norm is left out after the first and the last convolution. Convolutions before a
+    BatchNorm have no bias.
     """
     if layers < 0:
         raise EngineError(f"a discriminator of {layers} layers: accepted are 0 and more")
     widths = [width * min(2**level, 8) for level in range(layers + 1)]
-    stack: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    halving = 1 if blur else 2
+    stack: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, stride=halving, padding=1), nn.LeakyReLU(0.2)]
+    if blur:
+        stack.append(BlurDownsample(width))
     for level, (before, after) in enumerate(itertools.pairwise(widths), 1):
-        stride = 2 if level < layers else 1
+        stride = halving if level < layers else 1
         stack += [
             nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=norm != "batch"),
             normalisation(norm, after, affine=False),
             nn.LeakyReLU(0.2),
         ]
+        if blur and level < layers:
+            stack.append(BlurDownsample(after))
     return Discriminator(minimum_size=3 << layers, model=nn.Sequential(*stack, nn.Conv2d(widths[-1], 1, 4, padding=1)))
 
 
@@ -196,7 +204,14 @@ DISCRIMINATORS = tuple(_DISCRIMINATORS)
 
 
 def build_discriminator(
-    name: str, in_channels: int, *, width: int = 64, layers: int = 3, norm: str = "instance", gan_mode: str = "lsgan"
+    name: str,
+    in_channels: int,
+    *,
+    width: int = 64,
+    layers: int = 3,
+    norm: str = "instance",
+    gan_mode: str = "lsgan",
+    blur: bool = False,
 ) -> Discriminator:
     """Builds a discriminator with fresh weights.
 
@@ -207,10 +222,13 @@ def build_discriminator(
         layers: convolutions of stride 2 of `n_layers`.
         norm: "instance", "batch" or "none".
         gan_mode: the loss it is trained with; only lsgan gets a sigmoid's output from a discriminator that has one.
+        blur: basic and n_layers halve with anti-aliasing; others ignore it.
 
     Raises:
         EngineError: the name is unknown.
     """
+    if blur and name in ("basic", "n_layers"):
+        return patch_discriminator(in_channels, width, 3 if name == "basic" else layers, norm, blur=True)
     if name not in _DISCRIMINATORS:
         raise EngineError(f"unknown discriminator {name!r}: accepted are {', '.join(DISCRIMINATORS)}")
     return _DISCRIMINATORS[name](in_channels, width, layers, norm, gan_mode == "lsgan")

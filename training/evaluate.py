@@ -34,6 +34,7 @@ from training.metrics import mean_quality
 from training.options import HelpFormatter, add_data_options, add_teacher_options, parse_options
 from training.perceptual import StLpips
 from training.presets import MODEL_DEFAULTS
+from training.results import ResultPage, name_of
 
 # Metric -> whether less is better.
 METRICS = {"psnr": False, "ssim": False, "st_lpips": True, "frechet": True, "fid": True}
@@ -148,7 +149,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     painters = {name: painter(model, generator, device) for name, generator in generators.items()}
     painters = baselines(model, targets) | painters
     of_targets = judges.features_of(targets)
-    is_paired = model != "cycle_gan" or options.paired
+    is_paired = model not in ("cycle_gan", "cut") or options.paired
     table = {
         name: judges.measure([paint(sample) for sample in samples], targets, of_targets, paired=is_paired)
         for name, paint in painters.items()
@@ -157,6 +158,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     _keep_best(options, {name: values for name, values in table.items() if name in generators})
     if options.json:
         options.json.write_text(json.dumps({"images": len(samples), "results": table}, indent=2) + "\n")
+    if options.results_dir:
+        for name in generators:
+            folder = options.results_dir / Path(name).parent.name / f"{options.phase}_{Path(name).stem}"
+            page = ResultPage(folder, title=f"{name}, {options.phase} images")
+            for number, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+                shown = {"fake_B": painters[name](sample), "real_B": target}
+                if model not in ("colorization", "super_resolution"):
+                    shown = {"real_A": sample["A"], **shown}
+                page.add(name_of(dataset, options.dataroot, number, options.phase), shown)
+            print(f"results in {page.write()}")
     if options.pictures:
         columns = {
             "/".join(Path(name).parts[-2:]).removesuffix(".pth"): torch.cat([paint(sample) for sample in samples[:4]])
@@ -207,6 +218,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--keep_best", type=Path, metavar="FILE", help="copy the best checkpoint to this file")
     add("--json", type=Path, metavar="FILE", help="write the table")
     add("--pictures", type=Path, metavar="FOLDER", help="write a grid of the first four")
+    add("--results_dir", type=Path, metavar="DIR", help="write pages of all pictures, as training.test does")
     group = parser.add_argument_group("data")
     group.add_argument("--phase", default="test", help="folder of the images")
     group.add_argument("--paired", action="store_true", help="cycle_gan on images that do have pairs")

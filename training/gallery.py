@@ -83,7 +83,11 @@ def draw_grid(pictures: Mapping[str, Tensor]) -> npt.NDArray[np.uint8]:
 
 
 def to_pictures(images: Tensor) -> npt.NDArray[np.uint8]:
-    """float [N, C, H, W] in [-1, 1] -> uint8 RGB [N, H, W, 3]; one channel is shown grey, two as the first."""
+    """float [N, C, H, W] in [-1, 1] -> uint8 RGB [N, H, W, 3]; one channel is shown grey, two as the first.
+
+    Alpha, the fourth, is not shown.
+    """
     values = images.detach().float().cpu().add(1.0).mul(127.5).round().clamp(0, 255)
     pictures = values.permute(0, 2, 3, 1).contiguous().numpy().astype(np.uint8)
+    pictures = pictures[..., :3] if pictures.shape[3] == 4 else pictures
     return pictures if pictures.shape[3] == 3 else np.repeat(pictures[..., :1], 3, axis=3)

@@ -44,6 +44,7 @@ def generator_config(
     norm: str = "instance",
     dropout: bool = False,
     upsampling: str = "transposed",
+    downsampling: str = "strided",
     downsampling_padding: str = "zeros",
     in_channels: int = 3,
     out_channels: int = 3,
@@ -58,7 +59,8 @@ def generator_config(
         width: --ngf, channels after the first convolution.
         norm: "instance", "batch" or "none", where the family has one.
         dropout: in the blocks of a ResNet, in the inner levels of a U-Net.
-        upsampling: for ResNets, "transposed" convolution or "nearest" resize and convolution.
+        upsampling: for ResNets, "transposed" convolution, "nearest" resize or "blur" (anti-aliased) and convolution.
+        downsampling: for ResNets, "strided" convolution, or convolution and "blur" (anti-aliased).
         downsampling_padding: for the strided convolutions of ResNets, "zeros" or "reflect".
         scale, blocks: for super-resolution; blocks None: as published, 16 or 23.
 
@@ -70,7 +72,8 @@ def generator_config(
     resnet, unet = re.fullmatch(r"resnet_(\d+)blocks", name), re.fullmatch(r"unet_(\d+)", name)
     try:
         if resnet:
-            forms: dict[str, Any] = {"upsampling": upsampling, "downsampling_padding": downsampling_padding}
+            forms: dict[str, Any] = {"upsampling": upsampling, "downsampling": downsampling}
+            forms["downsampling_padding"] = downsampling_padding
             return ResNetConfig(**common, blocks=int(resnet[1]), norm=norm, bias=bias, dropout=dropout, **forms)
         if unet and int(unet[1]).bit_count() == 1 and int(unet[1]) > 1:
             levels = int(unet[1]).bit_length() - 1
@@ -93,14 +96,14 @@ def build_generator(config: GeneratorConfig, *, init_type: str = "normal", init_
     return generator
 
 
-def start_from(generator: Generator, path: Path) -> None:
+def start_from(generator: Generator, path: Path, *, option: str = "--pretrained") -> None:
     """Loads the weights of a checkpoint of any known layout. Raises EngineError if it is of another generator."""
     loaded = load_generator(path)
     try:
         generator.load_state_dict(loaded.state_dict())
     except RuntimeError:
         theirs, ours = loaded.config.describe(), generator.config.describe()
-        raise EngineError(f"--pretrained {path} is {theirs}, but the generator to train is {ours}") from None
+        raise EngineError(f"{option}: {path} is {theirs}, but the generator to train is {ours}") from None
 
 
 def initialise(network: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:

@@ -18,6 +18,7 @@ from training.discriminators import DISCRIMINATORS
 from training.losses import GAN_MODES, PIXEL_LOSSES
 from training.networks import GENERATORS, INIT_TYPES, NORMS
 from training.presets import MODEL_DEFAULTS, PRESETS
+from training.reference_options import Parser, translated
 from training.schedules import POLICIES
 
 _EXAMPLES = """examples:
@@ -45,11 +46,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace, with the defaults of model and preset."""
-    choices = argparse.ArgumentParser(add_help=False)
+    parser = make_parser()
+    arguments = translated(arguments, parser)
+    choices = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--model", "--preset", "--max_steps"):
         choices.add_argument(name, default="")
     chosen, _ = choices.parse_known_args(arguments)
-    parser = _make_parser()
     preset = PRESETS.get(chosen.preset, "").split()
     model = chosen.model or choices.parse_known_args(preset)[0].model
     defaults = [*MODEL_DEFAULTS.get(model, "").split(), *preset]
@@ -60,11 +62,21 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.model is None:
         parser.error("--model or --preset is needed")
+    if options.name in ("", ".", "..") or Path(options.name).name != options.name:
+        parser.error(f"--name {options.name} is no name of a folder in --checkpoints_dir")
+    for name in ("input_nc", "output_nc"):
+        channels, any_mode = getattr(options, name), ("unaligned", "aligned", "single")
+        accepted = (1, 3, 4) if options.dataset_mode in any_mode else (3,)
+        if options.model != "colorization" and channels not in accepted:
+            text = " and ".join(str(number) for number in accepted)
+            parser.error(f"--{name} {channels}: --dataset_mode {options.dataset_mode} takes {text}")
     return options
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    """The parser of all options, without the defaults of a model."""
+    parser = Parser(
+        allow_abbrev=False,
         prog=command_name("training.train"),
         usage="%(prog)s --model MODEL --dataroot DIR --name NAME [options]",
         description="Trains an image-to-image generator. --model MODEL --help shows the defaults of that model.",
@@ -76,7 +88,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), help="published recipe, layer by layer")
     add("--name", default="experiment", help="name of the run; its files go into CHECKPOINTS_DIR/NAME")
     add("--checkpoints_dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of all runs")
-    add("--continue_train", action="store_true", help="go on from the last saved state")
+    add("--continue_train", action="store_true", help="go on from the last saved state, or from networks alone")
+    add("--restart", action="store_true", help="start again in a folder that holds networks: they are overwritten")
+    add("--epoch", default="latest", help="networks that --continue_train takes where there is no state")
+    add("--epoch_count", type=_positive, default=1, metavar="N", help="number of the first epoch, for the schedule")
+    add("--phase", default="train", help="folder of the images")
     add("--seed", type=int, default=0, help="for weights, order, crops and noise")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -86,6 +102,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--serial_batches", action="store_true", help="keep the order of the images, don't shuffle")
     add("--batch_size", type=_positive, default=1, help="images of a step, over all processes")
     add("--num_threads", type=int, default=0, help="processes that decode images")
+    add("--no_check", action="store_true", help="don't read all images before the first step")
     add("--cache_mb", type=int, default=1024, help="memory for decoded images")
 
     add = parser.add_argument_group("networks").add_argument
@@ -97,7 +114,10 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--n_blocks", type=_positive, help="residual blocks of srresnet and rrdbnet (default: 16 and 23)")
     add("--norm", choices=NORMS, default="instance")
     add("--no_dropout", action="store_true", help="no dropout in the generator; cycle_gan and distillation have none")
-    add("--upsampling", choices=("transposed", "nearest"), default="transposed", help="for resnet_*")
+    add("--upsampling", choices=("transposed", "nearest", "blur"), default="transposed", help="for resnet_*")
+    add("--downsampling", choices=("strided", "blur"), default="strided", help="for resnet_*, netD basic and n_layers")
+    add("--no_antialias", dest="downsampling", action="store_const", const="strided", help="the same as strided")
+    add("--no_antialias_up", dest="upsampling", action="store_const", const="transposed", help="the same as transposed")
     add("--downsampling_padding", choices=("zeros", "reflect"), default="zeros", help="for resnet_*")
     add("--init_type", choices=INIT_TYPES, default="normal")
     add("--init_gain", type=float, default=0.02)
@@ -109,7 +129,14 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--gan_mode", choices=GAN_MODES, default="lsgan")
     add("--real_label", type=float, default=1.0, help="0.9: one-sided label smoothing")
     add("--fake_label", type=float, default=0.0)
-    add("--lambda_gan", type=float, default=1.0, help="weight of the adversarial loss; 0: no discriminator")
+    add(
+        "--lambda_gan",
+        "--lambda_GAN",
+        dest="lambda_gan",
+        type=float,
+        default=1.0,
+        help="weight of the adversarial loss; 0: no discriminator",
+    )
     add("--lambda_L1", "--lambda_pixel", dest="lambda_pixel", type=float, default=100.0, help="weight of --pixel_loss")
     add("--pixel_loss", choices=list(PIXEL_LOSSES), default="l1", help="for cycle and identity losses too")
     add("--pool_size", type=int, default=0, help="images of the discriminator's history")
@@ -122,6 +149,30 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--lambda_identity", type=float, default=0.5, help="times --lambda_A or _B; 0: no identity loss")
     add("--discriminator_first", action="store_true", help="update the discriminators before the generators")
     add("--average_pairs", action="store_true", help="average the two directions instead of adding them")
+
+    add = parser.add_argument_group("cut").add_argument
+    add("--lambda_NCE", type=float, default=1.0, help="weight of PatchNCE")
+    add("--nce_idt", type=_truth, default=True, metavar="BOOL", help="PatchNCE of B and G(B) too")
+    add(
+        "--nce_layers",
+        type=_numbers,
+        default=[0, 4, 8, 12, 16],
+        metavar="N,...",
+        help="layers of G (default: 0,4,8,12,16)",
+    )
+    add("--nce_T", type=_positive_float, default=0.07, help="temperature of PatchNCE")
+    add("--num_patches", type=_positive, default=256, help="places per layer")
+    add("--netF", choices=("mlp_sample", "sample"), default="mlp_sample", help="sample: no projection is learned")
+    add("--netF_nc", type=_positive, default=256, help="channels of the projection")
+    add(
+        "--flip_equivariance",
+        type=_truth,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="BOOL",
+        help="mirror half of the steps",
+    )
 
     add = parser.add_argument_group("style").add_argument
     add("--style_image", type=Path, metavar="FILE", help="painting to learn")
@@ -197,6 +248,16 @@ def add_teacher_options(group: Any) -> None:
     add("--crops", type=_positive, default=3600, help="crops that the teacher paints")
     add("--input_noise", type=float, default=4.0, help="largest deviation of the inputs' noise, in uint8 steps")
     add("--pairs_dir", type=Path, metavar="DIR", help="folder that painted crops are kept in (default: the run's)")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() in ("true", "yes", "1")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _positive(text: str) -> int:

@@ -5,10 +5,15 @@ Each preset is tested layer by layer in tests/training/test_presets.py.
 
 from __future__ import annotations
 
+_CUT = (
+    "--dataset_mode unaligned --netG resnet_9blocks --netD basic --norm instance --downsampling blur --upsampling blur "
+    "--init_type xavier --gan_mode lsgan --pool_size 0 --n_epochs 200 --n_epochs_decay 200"
+)
 _PIX2PIX = "--netG unet_256 --norm batch --gan_mode vanilla --pool_size 0"
 
 MODEL_DEFAULTS = {
     "cycle_gan": "--dataset_mode unaligned --netG resnet_9blocks --norm instance --pool_size 50",
+    "cut": _CUT,
     "pix2pix": f"--dataset_mode aligned {_PIX2PIX}",
     "colorization": f"--dataset_mode colorization {_PIX2PIX}",
     "super_resolution": "--dataset_mode super_resolution --preprocess crop --crop_size 128 --batch_size 16 "
@@ -34,6 +39,10 @@ PRESETS = {
     "--gan_mode lsgan --lambda_identity 0.5 --average_pairs --pool_size 50",
     # CycleGAN with U-Nets: discriminators before generators, BCE.
     "cyclegan-unet": "--model cycle_gan --netG unet_256 --netD basic --gan_mode vanilla --discriminator_first",
+    # CUT and FastCUT (Park et al., arXiv:2007.15651).
+    "cut": "--model cut --lambda_gan 1 --lambda_NCE 1 --nce_idt true --n_epochs 200 --n_epochs_decay 200",
+    "fastcut": "--model cut --lambda_gan 1 --lambda_NCE 10 --nce_idt false --flip_equivariance true "
+    "--n_epochs 150 --n_epochs_decay 50",
     # pix2pix (Isola et al., arXiv:1611.07004), and its discriminators of other receptive fields.
     "pix2pix": "--model pix2pix --netG unet_256 --netD basic --norm batch --lambda_pixel 100",
     "pix2pix-1": "--model pix2pix --netG unet_256 --netD pixel --norm batch",

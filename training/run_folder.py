@@ -11,8 +11,10 @@ losses.csv, tensorboard/, web/index.html
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError, EngineError, SinkError
-from engine.generators import ResNetConfig
+from engine.generators import Generator, ResNetConfig
 from training import distributed
-from training.files import read_mapping, save_whole, write_whole
+from training.files import load_network, read_mapping, save_whole, write_whole
 from training.models import TrainingModel
+from training.networks import start_from
 
 _FORMAT = 2
 
@@ -33,11 +36,57 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
 
     def require_unused(self) -> None:
-        """Raises EngineError where a run has saved its state already: a new one would overwrite it."""
-        if self._state_path().exists():
-            raise EngineError(f"{self.path} holds a run: go on with it by --continue_train, or take another --name")
+        """Raises EngineError where there are networks or a state already: a new run would overwrite them."""
+        if self._state_path().exists() or any(self.path.glob("*_net_*.pth")):
+            raise EngineError(
+                f"{self.path} holds a run: go on with it by --continue_train, take another --name, or --restart"
+            )
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the state of a run was saved here."""
+        return self._state_path().exists()
+
+    def lock(self) -> None:
+        """Keeps the run to this process until it ends. Raises EngineError where another process trains it."""
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(f"another process trains {self.path}: wait for it, or take another --name") from None
+        except OSError:
+            pass  # a file system without locks
+
+    def unlock(self) -> None:
+        """Lets others train the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def load_networks(self, model: TrainingModel, prefix: str) -> None:
+        """Networks alone, as the reference leaves them. Raises EngineError where one is missing or is another one."""
+        paths = {name: self.path / f"{prefix}_net_{name}.pth" for name in model.networks}
+        if not any(path.is_file() for path in paths.values()):
+            raise EngineError(
+                f"nothing to go on from: there is no {self._state_path()}; leave --continue_train out to start again"
+            )
+        for name, path in paths.items():
+            if not path.is_file():
+                raise EngineError(f"there is no {path}: --continue_train needs all of {', '.join(model.networks)}")
+            network = model.networks[name]
+            if isinstance(network, Generator):
+                start_from(network, path, option="--continue_train")
+                continue
+            try:
+                network.load_state_dict(load_network(path, dict), strict=True)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise EngineError(
+                    f"{path} is another network ({reason}): give the options it was trained with"
+                ) from None
 
     def make(self) -> None:
         """Makes the folder. Raises SinkError where that fails."""

@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from engine.command_line import errors_in_one_line
 from engine.device import choose_device
 from engine.errors import EngineError
 from training import distributed
-from training.data import Batches, Transform, open_batches, open_dataset
+from training.data import Batches, Transform, check, open_batches, open_dataset
 from training.gallery import Gallery
 from training.log import LossLog, duration
 from training.models import TrainingModel, make_model
@@ -61,10 +62,10 @@ class Run:
             published_state(network)  # fail now where it can't be saved
         torch.manual_seed(options.seed + distributed.rank())  # dropout differs between processes
         self.folder = RunFolder(options.checkpoints_dir / options.name)
-        if not options.continue_train:
+        if not options.continue_train and not options.restart:
             self.folder.require_unused()
         self.batches = open_training_batches(options, self.model)
-        self.progress = Progress()
+        self.progress = Progress(epoch=options.epoch_count - 1)
         epochs = {"constant": options.n_epochs, "decay": options.n_epochs_decay, "decay_every": options.lr_decay_iters}
         self.schedulers = {
             name: make_scheduler(optimizer, options.lr_policy, **epochs)
@@ -78,7 +79,14 @@ class Run:
         # losses of the last steps, for the plateau policy
         self._watched: collections.deque[Mapping[str, Tensor | float]] = collections.deque(maxlen=50)
         if options.continue_train:
-            self._restore(self.folder.load_state(self.model))
+            self._go_on()
+        if not self.folder.has_state and not options.max_steps and not options.max_minutes:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a schedule before the first step is meant here
+                for self.progress.periods in range(1, options.epoch_count):
+                    for scheduler in self.schedulers.values():
+                        if not isinstance(scheduler, ReduceLROnPlateau):
+                            scheduler.step()
 
     # --- the main path ---
 
@@ -93,6 +101,9 @@ class Run:
         is_first, folder = distributed.rank() == 0, self.folder.path
         self.folder.make()
         if is_first:
+            self.folder.lock()
+            if not options.continue_train and not options.restart:
+                self.folder.require_unused()  # another process may have finished meanwhile
             self.folder.write_options(options)
             self._announce()
             self.log = LossLog(folder, steps_before=progress.steps, tensorboard=not options.no_tensorboard)
@@ -111,6 +122,7 @@ class Run:
         finally:
             if self.log is not None:
                 self.log.close()
+            self.folder.unlock()
 
     def _run_epoch(self) -> None:
         progress = self.progress
@@ -264,6 +276,20 @@ class Run:
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         self.folder.save_state(self.model, state)
 
+    def _go_on(self) -> None:
+        if self.folder.has_state:
+            self._restore(self.folder.load_state(self.model))
+            return
+        self.folder.load_networks(self.model, self.options.epoch)
+        for name, average in self.model.averages.items():
+            average.network.load_state_dict(self.model.networks[name].state_dict())
+        if distributed.rank() == 0:
+            print(
+                f"{self.folder.path} holds networks and no state: they go on with new optimizers from epoch "
+                f"{self.options.epoch_count} (--epoch_count)",
+                flush=True,
+            )
+
     def _restore(self, state: dict[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         for name, scheduler in self.schedulers.items():
@@ -318,9 +344,12 @@ def open_training_batches(options: argparse.Namespace, model: TrainingModel) -> 
         raise EngineError(
             f"--crop_size {options.crop_size} is too small: these networks take {model.minimum_size} and more"
         )
-    dataset = open_dataset(options, transform)
+    dataset = open_dataset(options, transform, phase=options.phase)
     if not transform.crops and options.batch_size > 1:
         raise EngineError(f"--preprocess {options.preprocess} leaves sizes as they are: it needs --batch_size 1")
+    if distributed.rank() == 0 and not options.no_check:
+        for note in check(dataset):
+            print(f"note: {note}", file=sys.stderr, flush=True)
     shuffle = not options.serial_batches
     return open_batches(
         dataset, size=options.batch_size, workers=options.num_threads, shuffle=shuffle, seed=options.seed

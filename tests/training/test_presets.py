@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.generators import RRDBNet, SRResNet
+from engine.generators.resnet import BlurDownsample, BlurUpsample
 from tests.training.pictures import write_picture
 from tests.training.vgg import random_layers, torchvision_state
 from training.models import TrainingModel, make_model
@@ -61,6 +62,8 @@ def _describe(module: nn.Module) -> Iterator[str]:
         yield f"zero {tuple(module.padding)}"
     elif isinstance(module, nn.Upsample):
         yield f"{module.mode} x{int(module.scale_factor)}"  # type: ignore[arg-type]
+    elif isinstance(module, (BlurDownsample, BlurUpsample)):
+        yield f"{'blur /2' if isinstance(module, BlurDownsample) else 'blur x2'} {module.channels}"
     elif isinstance(module, nn.PixelShuffle):
         yield f"shuffle {module.upscale_factor}"
     elif isinstance(module, nn.Dropout):
@@ -105,6 +108,27 @@ def patch_layers(in_channels: int = 3, *, layers: int = 3, norm: str = "IN") -> 
             "leaky 0.2",
         ]
     return [*found, f"conv {widths[layers]}-1 4x4 /1 p1"]
+
+
+def cut_layers() -> tuple[list[str], list[str]]:
+    """CUT's anti-aliased generator and discriminator."""
+    block = ["reflect 1", "conv 256-256 3x3 /1 p0", "IN 256", "relu", "reflect 1", "conv 256-256 3x3 /1 p0", "IN 256"]
+    generator = [
+        *("reflect 3", "conv 3-64 7x7 /1 p0", "IN 64", "relu"),
+        *("conv 64-128 3x3 /1 p1", "IN 128", "relu", "blur /2 128"),
+        *("conv 128-256 3x3 /1 p1", "IN 256", "relu", "blur /2 256"),
+        *(block * 9),
+        *("blur x2 256", "conv 256-128 3x3 /1 p1", "IN 128", "relu"),
+        *("blur x2 128", "conv 128-64 3x3 /1 p1", "IN 64", "relu"),
+        *("reflect 3", "conv 64-3 7x7 /1 p0", "tanh"),
+    ]
+    discriminator = [
+        *("conv 3-64 4x4 /1 p1", "leaky 0.2", "blur /2 64"),
+        *("conv 64-128 4x4 /1 p1", "IN 128", "leaky 0.2", "blur /2 128"),
+        *("conv 128-256 4x4 /1 p1", "IN 256", "leaky 0.2", "blur /2 256"),
+        *("conv 256-512 4x4 /1 p1", "IN 512", "leaky 0.2", "conv 512-1 4x4 /1 p1"),
+    ]
+    return generator, discriminator
 
 
 def unet_layers(*, norm: str = "BN", dropout: bool = True, channels: tuple[int, int] = (3, 3)) -> list[str]:
@@ -190,6 +214,8 @@ LAYERS: dict[str, tuple[list[str], list[str]]] = {
     "cyclegan-conv-blocks": (resnet_layers(down="p1 reflect"), REFLECT_DISCRIMINATOR),
     "cyclegan-resize-convolution": (resnet_layers(up="nearest"), ZERO_PAD_DISCRIMINATOR),
     "cyclegan-unet": (unet_layers(norm="IN", dropout=False), patch_layers()),
+    "cut": cut_layers(),
+    "fastcut": cut_layers(),
     "pix2pix": (unet_layers(), patch_layers(6, norm="BN")),
     "pix2pix-1": (unet_layers(), PIXEL_DISCRIMINATOR),
     "pix2pix-16": (unet_layers(), patch_layers(6, layers=1, norm="BN")),
@@ -213,8 +239,12 @@ def test_every_preset_is_compared() -> None:
 def test_layers_are_the_published_ones(preset: str, request: pytest.FixtureRequest) -> None:
     model = made(preset, *(request.getfixturevalue("style_files") if preset == "fast-style" else []))
     generator, discriminator = LAYERS[preset]
-    assert len(model.networks) == (4 if model.options.model == "cycle_gan" else 2 if discriminator else 1)
+    assert len(model.networks) == (
+        4 if model.options.model == "cycle_gan" else 3 if model.options.model == "cut" else 2 if discriminator else 1
+    )
     for name, network in model.networks.items():
+        if name == "F":
+            continue  # takes features
         expected = generator if name.startswith("G") else discriminator
         channels = int(re.match(r"conv (\d+)", expected[0] if expected[0].startswith("conv") else expected[1])[1])  # type: ignore[index]
         side = 32 if isinstance(network, (SRResNet, RRDBNet)) else 256
@@ -234,6 +264,9 @@ def options_of(preset: str) -> dict[str, object]:
         ("cyclegan-resize-convolution", {"gan_mode": "lsgan", "average_pairs": True, "pool_size": 50}),
         ("cyclegan-resize-convolution", {"lambda_A": 10, "lambda_identity": 0.5, "lr_policy": "linear"}),
         ("cyclegan-unet", {"gan_mode": "vanilla", "discriminator_first": True}),
+        ("cut", {"lambda_NCE": 1.0, "nce_idt": True, "nce_layers": [0, 4, 8, 12, 16], "nce_T": 0.07, "netF_nc": 256}),
+        ("cut", {"num_patches": 256, "n_epochs": 200, "n_epochs_decay": 200, "init_type": "xavier", "pool_size": 0}),
+        ("fastcut", {"lambda_NCE": 10.0, "nce_idt": False, "flip_equivariance": True, "n_epochs_decay": 50}),
         ("pix2pix", {"gan_mode": "vanilla", "lambda_pixel": 100, "dataset_mode": "aligned", "pool_size": 0}),
         ("pix2pix", {"lr": 2e-4, "beta1": 0.5}),
         ("pix2pix-l1", {"lambda_gan": 0, "lambda_pixel": 100}),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import EngineError, SourceError
+from training.data.checks import Size, check_images
 from training.data.flow import flow_between
 from training.data.images import Image, ImageFolder, list_images
 from training.data.teacher import TeacherOptions, teacher_pairs
-from training.data.transforms import Geometry, Transform, to_lab, to_tensor
+from training.data.transforms import Geometry, Transform, in_channels, to_lab, to_tensor
 
 Sample = dict[str, Tensor]
 
@@ -46,6 +47,7 @@ class DataOptions:
         cache_bytes: memory for decoded images, per process that reads.
         scale: factor of super-resolution.
         teacher: for distillation.
+        channels: of A and of B in unaligned, aligned and single data, after the direction: 1 (grey), 3 or 4 (alpha).
     """
 
     transform: Transform
@@ -57,6 +59,7 @@ class DataOptions:
     scale: int = 4
     seed: int = 0
     teacher: TeacherOptions | None = None
+    channels: tuple[int, int] = (3, 3)
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
@@ -79,7 +82,30 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise TypeError(f"{type(self).__name__} defines no sample")
 
     def _folder(self, paths: list[Path]) -> ImageFolder:
-        return ImageFolder(paths, cache_bytes=self.options.cache_bytes)
+        return ImageFolder(paths, cache_bytes=self.options.cache_bytes, channels=4 if 4 in self.options.channels else 3)
+
+    def path(self, index: int) -> Path:
+        """The file of a sample's A."""
+        raise TypeError(f"{type(self).__name__} has no files")
+
+    def size_problem(self, sizes: Mapping[Path, Size]) -> str | None:
+        """What doesn't fit about the sizes of the files, in one line."""
+        transform = self.options.transform
+        if transform.mode != "crop":
+            return None
+        for path, (height, width) in sizes.items():
+            if min(height, width) < transform.crop_size:
+                return f"{path} is {width}x{height}: too small for --crop_size {transform.crop_size}"
+        return None
+
+    def paths(self) -> list[Path]:
+        """All files that samples come from."""
+        folders = [value for value in vars(self).values() if isinstance(value, ImageFolder)]
+        return sorted({path for folder in folders for path in folder.paths})
+
+    def _as_pair(self, a: Image, b: Image) -> Sample:
+        first, second = self.options.channels
+        return {"A": to_tensor(in_channels(a, first)), "B": to_tensor(in_channels(b, second))}
 
     def _transformed(self, folder: ImageFolder, index: int, geometry: Geometry) -> Image:
         return self.options.transform.apply(folder[index], geometry, folder.paths[index])
@@ -99,7 +125,10 @@ class Unaligned(Dataset):
         transform = self.options.transform
         a = self._transformed(self._a, index % len(self._a), transform.draw(random))
         b = self._transformed(self._b, of_b, transform.draw(random))
-        return {"A": to_tensor(a), "B": to_tensor(b)}
+        return self._as_pair(a, b)
+
+    def path(self, index: int) -> Path:
+        return self._a.paths[index % len(self._a)]
 
 
 class Aligned(Dataset):
@@ -109,10 +138,12 @@ class Aligned(Dataset):
         super().__init__(options)
         folders = _pair_folders(root, options.phase)
         if folders:
-            a, b = ({p.stem: p for p in list_images(folder)} for folder in folders)
+            a, b = (_by_name(folder) for folder in folders)
             alone = sorted(a.keys() ^ b.keys())
             if alone:
-                raise SourceError(f"{alone[0]} is in one of {folders[0]} and {folders[1]} only: pairs have equal names")
+                more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+                some = f"{', '.join(alone[:3])}{more} {'are' if len(alone) > 1 else 'is'}"
+                raise SourceError(f"{some} in one of {folders[0]} and {folders[1]} only: pairs have equal names")
             names = sorted(a)[: options.limit]
             self._a = self._folder([a[n] for n in names])
             self._b: ImageFolder | None = self._folder([b[n] for n in names])
@@ -120,6 +151,15 @@ class Aligned(Dataset):
             self._a = self._folder(list_images(root / options.phase, limit=options.limit))
             self._b = None
         self.count = len(self._a)
+
+    def size_problem(self, sizes: Mapping[Path, Size]) -> str | None:
+        if self._b is None:
+            return super().size_problem({path: (height, width // 2) for path, (height, width) in sizes.items()})
+        for a, b in zip(self._a.paths, self._b.paths, strict=True):
+            if sizes[a] != sizes[b]:
+                shown = " and ".join(f"{width}x{height}" for height, width in (sizes[a], sizes[b]))
+                return f"{a.name} is {shown} in A and B: pairs have equal sizes"
+        return super().size_problem(sizes)
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
         name = self._a.paths[index]
@@ -138,7 +178,10 @@ class Aligned(Dataset):
         a, b = (self.options.transform.apply(image, geometry, name) for image in (a, b))
         if self.options.direction == "BtoA":
             a, b = b, a
-        return {"A": to_tensor(a), "B": to_tensor(b)}
+        return self._as_pair(a, b)
+
+    def path(self, index: int) -> Path:
+        return self._a.paths[index]
 
 
 class _OneFolder(Dataset):
@@ -148,6 +191,9 @@ class _OneFolder(Dataset):
         self._images = self._folder(list_images(inner if inner.is_dir() else root, limit=options.limit))
         self.count = len(self._images)
 
+    def path(self, index: int) -> Path:
+        return self._images.paths[index]
+
     def _drawn(self, index: int, random: np.random.Generator) -> Image:
         return self._transformed(self._images, index, self.options.transform.draw(random))
 
@@ -156,7 +202,7 @@ class Single(_OneFolder):
     """Images of one domain."""
 
     def sample(self, index: int, random: np.random.Generator) -> Sample:
-        return {"A": to_tensor(self._drawn(index, random))}
+        return {"A": to_tensor(in_channels(self._drawn(index, random), self.options.channels[0]))}
 
 
 class Frames(_OneFolder):
@@ -235,6 +281,17 @@ def shrink(images: Tensor, scale: int) -> Tensor:
     return small.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
 
 
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Path in the folder, without suffix -> file. Raises SourceError where two files differ in the suffix only."""
+    named: dict[str, Path] = {}
+    for path in list_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise SourceError(f"{named[name]} and {path.name} have one name: pairs have equal names without the suffix")
+        named[name] = path
+    return named
+
+
 def _domain(root: Path, phase: str, name: str) -> Path:
     """The folder of one domain."""
     if not root.is_dir():
@@ -276,6 +333,14 @@ def make_dataset(mode: str, root: Path, options: DataOptions) -> Dataset:
     return _DATASETS[mode](root, options)
 
 
+def check(dataset: Dataset) -> list[str]:
+    """Reads all images of a data set; returns notes for people. Raises SourceError where some don't fit."""
+    sizes, notes = check_images(dataset.paths())
+    if problem := dataset.size_problem(sizes):
+        raise SourceError(problem)
+    return notes
+
+
 def open_dataset(options: argparse.Namespace, transform: Transform, *, phase: str = "train") -> Dataset:
     """The dataset that a command line (`training.options`) asks for. Raises EngineError as `make_dataset`."""
     teacher = None
@@ -298,5 +363,6 @@ def open_dataset(options: argparse.Namespace, transform: Transform, *, phase: st
         scale=options.scale,
         seed=options.seed,
         teacher=teacher,
+        channels=(getattr(options, "input_nc", 3), getattr(options, "output_nc", 3)),
     )
     return make_dataset(options.dataset_mode, options.dataroot, data)

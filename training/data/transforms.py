@@ -70,7 +70,9 @@ class Transform:
         if self.mode == "resize_and_crop":
             image = resize(image, self.load_size, self.load_size)
         elif self.mode.startswith("scale_width"):
-            image = resize(image, self.load_size, max(1, round(height * self.load_size / width)))
+            # as the reference has it, the height is at least that of the crop
+            height = max(round(height * self.load_size / width), self.crop_size if self.crops else 1)
+            image = resize(image, self.load_size, height)
         if self.crops:
             size, (height, width) = self.crop_size, image.shape[:2]
             if min(height, width) < size:
@@ -97,6 +99,15 @@ def to_tensor(image: Image, value_range: tuple[float, float] = (-1.0, 1.0)) -> T
     low, high = value_range
     values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous().float()
     return values.div_(255.0 / (high - low)).add_(low)
+
+
+def in_channels(image: Image, count: int) -> Image:
+    """RGB or RGB and alpha [H, W, C] -> [H, W, count]: 1 is grey, 3 is RGB."""
+    if image.shape[2] == count:
+        return image
+    if count == 1:
+        return np.asarray(cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2GRAY), dtype=np.uint8)[..., None]
+    return image[..., :count]
 
 
 def to_lab(image: Image) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from training.models.base import TrainingModel
 from training.models.colorization import Colorization
+from training.models.cut import Cut
 from training.models.cycle_gan import CycleGan
 from training.models.distillation import Distillation
 from training.models.pix2pix import Pix2Pix
@@ -18,6 +19,7 @@ __all__ = ["MODELS", "TrainingModel", "make_model"]
 
 MODELS: dict[str, type[TrainingModel]] = {
     "cycle_gan": CycleGan,
+    "cut": Cut,
     "pix2pix": Pix2Pix,
     "colorization": Colorization,
     "super_resolution": SuperResolution,

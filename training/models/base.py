@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +81,7 @@ class TrainingModel:
             norm=options.norm,
             dropout=self.has_dropout and not options.no_dropout,
             upsampling=options.upsampling,
+            downsampling=options.downsampling,
             downsampling_padding=options.downsampling_padding,
             in_channels=in_channels or options.input_nc,
             out_channels=out_channels or options.output_nc,
@@ -97,7 +98,8 @@ class TrainingModel:
     def _add_discriminator(self, name: str, in_channels: int) -> None:
         options = self.options
         form = {"width": options.ndf, "layers": options.n_layers_D, "norm": options.norm, "gan_mode": options.gan_mode}
-        discriminator = build_discriminator(options.netD, in_channels, **form)
+        blur = options.downsampling == "blur"
+        discriminator = build_discriminator(options.netD, in_channels, blur=blur, **form)
         initialise(discriminator, options.init_type, options.init_gain)
         self._add_network(name, discriminator)
 
@@ -184,12 +186,12 @@ class TrainingModel:
     @property
     def size_multiple(self) -> int:
         """The sides of the images have to be multiples of it; those of the targets, where they are larger."""
-        return math.lcm(*(_in_pixels_out(network, "multiple") for network in self.networks.values()))
+        return math.lcm(*_in_pixels_out(self.networks.values(), "multiple"))
 
     @property
     def minimum_size(self) -> int:
         """Smallest side of these images."""
-        return max(_in_pixels_out(network, "minimum_size") for network in self.networks.values())
+        return max(_in_pixels_out(self.networks.values(), "minimum_size"))
 
     # --- the state of a run ---
 
@@ -220,7 +222,10 @@ class TrainingModel:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def _in_pixels_out(network: nn.Module, name: str) -> int:
-    """A size of a network in pixels of the generators' output, which discriminators see."""
-    assert isinstance(network, (Generator, Discriminator))
-    return int(getattr(network, name)) * (network.scale if isinstance(network, Generator) else 1)
+def _in_pixels_out(networks: Iterable[nn.Module], name: str) -> list[int]:
+    """A size of the networks that take images, in pixels of the generators' output, which discriminators see."""
+    return [
+        int(getattr(network, name)) * (network.scale if isinstance(network, Generator) else 1)
+        for network in networks
+        if isinstance(network, (Generator, Discriminator))
+    ]
