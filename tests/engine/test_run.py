@@ -139,7 +139,9 @@ def test_the_sound_of_the_first_frames_ends_with_them(clip: Path, tiny_style: Pa
     assert len(whole) * 24 // 144 <= len(sound) <= len(whole) * 24 // 144 + 2
 
 
-@pytest.mark.parametrize(("frames", "summary"), [(1, r"1 frame of 640x360 in [\d.]+ s, f"), (5, r"5 frames .* fps once started, ")])
+@pytest.mark.parametrize(
+    ("frames", "summary"), [(1, r"1 frame of 640x360 in [\d.]+ s, f"), (5, r"5 frames .* fps once started, ")]
+)
 def test_benchmark_writes_nothing(
     frames: int, summary: str, clip: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
