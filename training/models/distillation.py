@@ -11,6 +11,7 @@ changes between two frames.
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ class Distillation(Pix2Pix):
 
     @torch.inference_mode()
     def finish(self, folder: Path) -> None:
-        """Writes NAME.safetensors, a style that describes itself, with its quality on held-out pictures."""
+        """Writes NAME.safetensors, a style in half precision with its quality on held-out pictures."""
         options = self.options
         student = self.averages["G"].network if options.ema else self.generator("G")
         student.eval()
@@ -61,5 +62,6 @@ class Distillation(Pix2Pix):
             "held_out_quality": f"{summary} against the teacher",
         }
         path = folder / f"{Path(options.name).name}.safetensors"
-        save_generator(student, path, metadata={name: text for name, text in fields.items() if text})
+        metadata = {name: text for name, text in fields.items() if text}
+        save_generator(copy.deepcopy(student).half(), path, metadata=metadata)
         print(f"{path}: {summary} on {len(samples)} held-out crops", flush=True)
