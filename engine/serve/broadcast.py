@@ -158,6 +158,7 @@ class Broadcast:
                 self._changed.wait_for(lambda: self._newest is not None or self._has_ended)
                 newest, self._newest = self._newest, None
             if newest is None:
+                self._encoders.clear()
                 return
             try:
                 self._send(newest)

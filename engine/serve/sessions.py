@@ -211,6 +211,7 @@ class Machine:
         """
         if len(self.sessions) >= self._most_sessions:
             raise BusyError(f"{len(self.sessions)} sessions are open, and this machine takes no more; try again later")
+        self._settle()
         session = Session(StyleSwitcher(self.styles, self.translator), most_pixels=self._most_pixels, wake=self._notify)
         self.sessions[session.token] = session
         return session
@@ -223,12 +224,16 @@ class Machine:
 
     def totals(self) -> dict[str, int]:
         """Frames received, shown and dropped in all sessions so far."""
+        self._settle()
+        there = [*self._closing, *self.sessions.values()]
+        return {name: self._closed[name] + sum(getattr(one, name) for one in there) for name in _COUNTS}
+
+    def _settle(self) -> None:
+        """Forgets sessions that have ended, but for their counts."""
         done = [session for session in self._closing if not session.under_way]
         for session in done:
             self._closing.remove(session)
             self._closed.update({name: getattr(session, name) for name in _COUNTS})
-        there = [*self._closing, *self.sessions.values()]
-        return {name: self._closed[name] + sum(getattr(one, name) for one in there) for name in _COUNTS}
 
     def translator(self, style: str) -> Translator:
         """The translator of a style, the same one for all sessions."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 from av import VideoFrame
@@ -103,6 +105,26 @@ def test_a_full_machine_refuses(serve: Serve) -> None:
             await until(lambda: not served.machine.sessions)
             async with Peer(served.client) as third:
                 assert await third.connect() == 200
+
+    run(test())
+
+
+def test_a_session_that_has_ended_is_forgotten(serve: Serve) -> None:
+    """Whether anybody asks for `/metrics` or not: it has an encoder."""
+
+    async def test() -> None:
+        async with serve() as served:
+            ended = []
+            for _ in range(3):
+                async with Peer(served.client) as peer:
+                    await peer.connect()
+                    await peer.received(1)
+                    (session,) = served.machine.sessions.values()
+                    ended.append(weakref.ref(session))
+                    del session
+                await until(lambda: not served.machine.sessions)
+            gc.collect()
+            assert [session() for session in ended[:2]] == [None, None]
 
     run(test())
 
