@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_is_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     printed = capsys.readouterr()
-    accepted = "run, serve, train, evaluate, export, doctor, cache, bench"
+    accepted = "run, serve, train, test, evaluate, export, doctor, cache, bench"
     assert printed.err == f"error: {problem}: accepted are {accepted}; see streamgan --help\n"
     assert printed.out == ""
 

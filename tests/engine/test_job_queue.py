@@ -276,9 +276,9 @@ def test_a_translator_stays_for_jobs_that_ask_for_the_same(
 ) -> None:
     made, original = [], StyleSwitcher.__init__
 
-    def counting(switcher: StyleSwitcher, styles: Any, make: Any) -> None:
+    def counting(switcher: StyleSwitcher, styles: Any, make: Any, **options: Any) -> None:
         made.append(styles)
-        original(switcher, styles, make)
+        original(switcher, styles, make, **options)
 
     monkeypatch.setattr(StyleSwitcher, "__init__", counting)
     job = f"[[job]]\nsource = '{films[0]}'\nframes = 2\n"
