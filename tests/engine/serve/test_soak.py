@@ -108,6 +108,7 @@ class Soak:
         async with Peer(self.client, Interrupted(size=(320, 180), rate=40)) as peer:  # type: ignore[arg-type]
             assert await peer.connect() == 200
             self.watch, style = peer.watch, 0
+            beating = asyncio.ensure_future(self.beat(peer))
             while self.goes_on:
                 await asyncio.sleep(min(STYLE_SECONDS, max(0.0, self.end - time.monotonic())))
                 style = 1 - style
@@ -118,6 +119,13 @@ class Soak:
                 await peer.received(3)
                 self.done["styles"] += 1
             self.watch = ""
+            beating.cancel()
+
+    async def beat(self, peer: Peer) -> None:
+        """As the page says that it is there."""
+        while peer.channel.readyState == "open":
+            peer.channel.send("{}")
+            await asyncio.sleep(2.0)
 
     async def come_and_go(self) -> None:
         while self.goes_on:
