@@ -63,7 +63,7 @@ class JobRunner:
 
     Attributes:
         summaries: JSON values of each job that is done.
-        missing: pictures that could not be read, in all jobs.
+        missing: pictures that could not be read or written, in all jobs.
         options, stop: as given.
         on_progress: called as that of `Pipeline`, if it is there.
     """
@@ -193,7 +193,7 @@ class JobRunner:
                     result = pipeline.run()
                 finally:
                     self.stop.pipeline = None
-        self.missing += source.missing
+        self.missing += source.missing + sink.missing
         hardware = video.hardware_used(source, sink)
         size = translator.internal_size if options.target_fps else None
         told: dict[str, Any] = {"steady": options.steady, "hardware": hardware, "internal_size": size}

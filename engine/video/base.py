@@ -158,6 +158,11 @@ class Sink(Protocol):
         return None
 
     @property
+    def missing(self) -> int:
+        """Pictures for a folder that could not be written."""
+        return 0
+
+    @property
     def warnings(self) -> list[str]:
         """One line for everything of the source that the output could not keep or had to change."""
         return []

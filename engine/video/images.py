@@ -54,6 +54,32 @@ def has_alpha(path: Path) -> bool:
     return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 0x10)
 
 
+def told_apart(paths: list[Path], suffix: str = ".png") -> list[str]:
+    """A name for each image, such that no two are written to one file: its own, or `a.bmp.png`, or `a-2.png`.
+
+    `suffix` is that of images whose own format isn't written. Names that differ only in case count as one.
+    """
+
+    def written(name: Path) -> str:
+        return (name.name if name.suffix.lower() in WRITTEN_SUFFIXES else f"{name.stem}{suffix}").casefold()
+
+    own = {path.name.casefold() for path in paths if path.suffix.lower() in WRITTEN_SUFFIXES}
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = Path(path.name), 1
+        keeps_format = path.suffix.lower() in WRITTEN_SUFFIXES
+        if not keeps_format and written(name) in own | taken:
+            name = Path(path.name + suffix)
+        stem = name.stem
+        while written(name) in taken or (written(name) in own and not (keeps_format and number == 1)):
+            number += 1
+            name = Path(f"{stem}-{number}{name.suffix}")
+        taken.add(written(name))
+        names.append(name.name)
+    return names
+
+
 class ImageSource(Source):
     """Images as frames, each with its file's name. The first readable one gives the size that `info` states.
 
@@ -66,6 +92,7 @@ class ImageSource(Source):
     def __init__(self, name: str, paths: list[Path]) -> None:
         self._name = name
         self._paths = list(paths)
+        self._names = dict(zip(paths, told_apart(paths), strict=True))
         self._unreadable: list[str] = []
         self._transparent = 0
         self._closed = threading.Event()
@@ -80,7 +107,7 @@ class ImageSource(Source):
                 return
             image = self._read(path)
             if image is not None:
-                yield Frame(image=image, name=path.name)
+                yield Frame(image=image, name=self._names[path])
 
     def close(self) -> None:
         """Ends the iteration at its next image."""
@@ -120,6 +147,10 @@ class ImageSource(Source):
         return image
 
 
+class EncodeError(SinkError):
+    """The image is nothing that its format can hold, such as a WebP of more than 16,383 pixels a side."""
+
+
 def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
     """Writes an image; it appears under its name only when it is complete.
 
@@ -131,9 +162,9 @@ def write_image(path: Path, image: np.ndarray, *, overwrite: bool) -> Path:
     try:
         encoded, data = cv2.imencode(path.suffix, image, parameters)
     except cv2.error as error:
-        raise SinkError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded ({error.err})") from error
+        raise EncodeError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded ({error.err})") from error
     if not encoded:
-        raise SinkError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded")
+        raise EncodeError(f"{path}: {image.shape[1]}x{image.shape[0]} can't be encoded")
     try:
         partial.write(data.tobytes())
     except OSError as error:
@@ -205,14 +236,33 @@ class ImageFolderSink(Sink):
         self._pattern = pattern
         self._overwrite = overwrite
         self._count = 0
+        self._failed: list[str] = []
 
     def write(self, frame: Frame) -> None:
-        """Writes a frame's file."""
+        """Writes a frame's file. One that can't be encoded, or whose name is a folder's, is left out and named."""
         self._folder.mkdir(exist_ok=True)
         self._count += 1
-        write_image(self._folder / self._name(frame), host_image(frame.image), overwrite=self._overwrite)
+        path = self._folder / self._name(frame)
+        if path.is_dir():
+            self._failed.append(f"{path}: is a folder")
+            return
+        try:
+            write_image(path, host_image(frame.image), overwrite=self._overwrite)
+        except EncodeError as error:
+            self._failed.append(str(error))
+
+    @property
+    def missing(self) -> int:
+        return len(self._failed)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Each file that is not written."""
+        return [f"not written: {reason}" for reason in self._failed]
 
     def finish(self, *, is_cut: bool = False) -> Path | None:
+        if self._failed and len(self._failed) == self._count:
+            raise SinkError(self._failed[0])
         if not self._count:
             raise SinkError(f"{self._folder}: nothing written, because the source gave no frame")
         return self._folder

@@ -327,6 +327,10 @@ class TeeSink(Sink):
         return [sink.abort() for sink in reversed(self._sinks)][-1]
 
     @property
+    def missing(self) -> int:
+        return sum(sink.missing for sink in self._sinks)
+
+    @property
     def warnings(self) -> list[str]:
         return [line for sink in self._sinks for line in sink.warnings]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import SinkError, SourceError
-from engine.video import Frame, ImageSource, open_sink, open_source
+from engine.video import Frame, ImageFolderSink, ImageSource, open_sink, open_source
 from tests.engine.video.through import through
 from tests.media import moving_picture, read
 
@@ -156,3 +156,29 @@ def test_existing_image_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out.png").write_bytes(b"precious")
     with pytest.raises(SinkError, match="exists"):
         open_sink(str(tmp_path / "out.png"), source)
+
+
+def test_no_two_images_are_written_to_one_file(tmp_path: Path) -> None:
+    names = ["a.bmp", "a.png", "a.jpg", "a.tif", "a.webp", "b.bmp", "b.tif"]
+    (tmp_path / "in").mkdir()
+    for value, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / "in" / name), np.full((16, 16, 3), value, np.uint8))
+    source = ImageSource("in", [tmp_path / "in" / name for name in names])
+    sink = ImageFolderSink(tmp_path / "out")
+    for frame in source:
+        sink.write(frame)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("a.bmp.png", "a.png", "a.jpg", "a.tif.png", "a.webp", "b.png", "b.tif.png")
+    }
+
+
+def test_an_image_that_cannot_be_written_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    sink = ImageFolderSink(tmp_path)
+    for name, width in (("folder.png", 8), ("wide.webp", 16384), ("good.png", 8)):
+        sink.write(Frame(image=np.zeros((8, width, 3), np.uint8), name=name))
+    assert (tmp_path / "good.png").is_file()
+    assert sink.finish() == tmp_path
+    assert sink.missing == 2
+    assert "folder.png" in sink.warnings[0]
+    assert "wide.webp" in sink.warnings[1]
