@@ -81,6 +81,7 @@ class JobRunner:
         self.stop = stop
         self.on_progress: Callable[[Progress], None] | None = None
         self._many = many
+        self._written: set[Path] = before._written if before is not None else set()  # never replaced by this run
         self._styles = options.style or [DEFAULT_STYLE]
         self._generator = [getattr(options, name) for name in _GENERATOR_OPTIONS]
         is_same = before is not None and before._generator == self._generator
@@ -197,6 +198,8 @@ class JobRunner:
         hardware = video.hardware_used(source, sink)
         size = translator.internal_size if options.target_fps else None
         told: dict[str, Any] = {"steady": options.steady, "hardware": hardware, "internal_size": size}
+        if result.output is not None:
+            self._written.add(result.output.absolute())
         self.summaries.append(summarise(source.info, result, style=translator.style, **told))
         if not options.quiet:
             print_summary(source.info, result, names_output=options.json != "-", **told)
@@ -345,7 +348,8 @@ class JobRunner:
         if folder is not None:
             proposed = folder / proposed.name
         proposed = self._named(proposed)
-        return proposed if options.overwrite or options.skip_existing else unused(proposed)
+        may_be_there = (options.overwrite and proposed.absolute() not in self._written) or options.skip_existing
+        return proposed if may_be_there else unused(proposed)
 
     def _named(self, output: Path) -> Path:
         """The name of what is written: of a preview, that of a picture beside the output."""

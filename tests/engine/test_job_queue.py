@@ -353,3 +353,13 @@ def test_a_dry_run_takes_nothing_from_a_pipe(tmp_path: Path, capsys: pytest.Capt
     os.mkfifo(fifo)
     assert main([str(fifo), "--dry-run"]) == 0
     assert "not looked at: it can be read only once" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["-y"]])
+def test_films_of_one_stem_become_two_files(films: list[Path], style: Path, tmp_path: Path, options: list[str]) -> None:
+    folder, output = tmp_path / "alike", tmp_path / "out"
+    folder.mkdir()
+    for suffix in (".mp4", ".mkv"):
+        (folder / f"clip{suffix}").write_bytes(films[0].read_bytes())
+    assert main([str(folder), "-o", f"{output}/", "--style", str(style), "--frames", "2", "--quiet", *options]) == 0
+    assert sorted(path.stem for path in output.iterdir()) == ["clip_tiny", "clip_tiny-2"]
