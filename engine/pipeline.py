@@ -196,7 +196,7 @@ class Pipeline:
         with contextlib.suppress(Stopped):
             translated.end()
         if encoder.ident is not None:
-            encoder.join()
+            encoder.join(_JOIN_SECONDS if self._interrupted.is_set() and self._sink.may_hang else None)
         self._halt.set()
         self._source.close()
         if decoder.ident is not None:

@@ -127,9 +127,11 @@ class Sink(Protocol):
 
     Attributes:
         needs_calling_thread: frames must come from the thread that called the pipeline, as windows want it.
+        may_hang: `write` may wait for others without end; who stops the pipeline does not wait for it.
     """
 
     needs_calling_thread: bool = False
+    may_hang: bool = False
 
     def choose_engine(self, engine: str, frame_seconds: float) -> None:
         """Says what translates the frames from now on, and how long one takes it; before `keeps` is asked.

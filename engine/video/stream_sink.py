@@ -41,6 +41,9 @@ class Protocol:
     options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+# A receiver that takes nothing for so long has gone away.
+_STALLED_MICROSECONDS = 10_000_000
+
 _HLS = {"hls_time": "2", "hls_list_size": "6", "hls_flags": "delete_segments+independent_segments+temp_file"}
 _RTMP = {"flvflags": "no_duration_filesize"}
 PROTOCOLS = {
@@ -109,12 +112,15 @@ class StreamSink(FileSink):
         self._lost_at = self._try_at = 0.0
         self._left_out = self._interruptions = 0
         self._began: float | None = None
+        self._is_sending = False
 
     def _make_file(self, path: Path, *, overwrite: bool) -> Any:
         return _NoFile(self._spec)
 
     def _make_encoder(self, path: Path, media: Media, settings: dict[str, Any]) -> VideoEncoder:
         return VideoEncoder(self._spec, media, suffix=path.suffix, is_live=True, **settings)
+
+    may_hang = True
 
     def write(self, frame: Frame) -> None:
         """As `FileSink.write`; a frame that comes while the receiver is away is left out."""
@@ -123,6 +129,7 @@ class StreamSink(FileSink):
         if self._waits is not None and not self._is_due():
             self._left_out += 1
             return
+        self._is_sending = True
         try:
             super().write(frame)
         except _LostError as error:
@@ -131,6 +138,8 @@ class StreamSink(FileSink):
             self._lose(str(error))
             self._left_out += 1
             return
+        finally:
+            self._is_sending = False
         self._began = self._began or time.monotonic()
         if self._waits is not None:
             logger.warning("%s: takes the stream again after %.1f s", self._spec, time.monotonic() - self._lost_at)
@@ -144,7 +153,9 @@ class StreamSink(FileSink):
                 super().finish(is_cut=is_cut)
 
     def abort(self) -> None:
-        """As `finish`: what was sent can't be taken back."""
+        """As `finish`: what was sent can't be taken back. Where a receiver takes nothing, it is left as it is."""
+        if self._is_sending:
+            return
         with contextlib.suppress(*failures()):
             if self._has_begun and not self._is_closed:
                 self._drain(self._end_seconds)
@@ -163,8 +174,12 @@ class StreamSink(FileSink):
 
     def _open(self, file: Any) -> Any:
         protocol, url = self._protocol, self._spec
-        if url.startswith("udp://") and "pkt_size" not in url:
-            url += ("&" if "?" in url else "?") + "pkt_size=1316"  # seven packets of MPEG-TS fit into one of Ethernet
+        # Seven packets of MPEG-TS fit into one of Ethernet.
+        option = {"udp": "pkt_size=1316", "tcp": f"timeout={_STALLED_MICROSECONDS}"}.get(
+            url.partition("://")[0].lower()
+        )
+        if option and option.partition("=")[0] not in url:
+            url += ("&" if "?" in url else "?") + option
         return import_av().open(url, "w", format=protocol.muxer, options=protocol.options)
 
     def _failure(self, error: Exception) -> SinkError:

@@ -315,6 +315,7 @@ class TeeSink(Sink):
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
         self.needs_calling_thread = any(sink.needs_calling_thread for sink in sinks)
+        self.may_hang = any(sink.may_hang for sink in sinks)
 
     def write(self, frame: Frame) -> None:
         for sink in self._sinks:

@@ -82,7 +82,8 @@ class TestTiers:
 
     def test_every_operator_has_kernels(self) -> None:
         operators = ["frames_to_tensor", "fused_generator", "instance_norm_act"]
-        expected = [f"{name}:scalar,neon,neon_bf16," for name in operators] + ["tensor_to_frames:scalar,neon,"]
+        expected = [f"{name}:scalar,neon,neon_bf16," for name in operators]
+        expected += ["steady:scalar,neon,", "tensor_to_frames:scalar,neon,"]
         assert answers("max", ["tiers"])[0].split()[1:] == expected
 
     def test_tiers_share_no_function(self) -> None:

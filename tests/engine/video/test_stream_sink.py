@@ -17,7 +17,7 @@ from engine.run import main
 from engine.video import open_sink, open_source
 from engine.video import stream_sink as module
 from tests.engine.video.cases.measures import measure
-from tests.engine.video.cases.media import AAC, FFMPEG, H264, clip, needs_ffmpeg
+from tests.engine.video.cases.media import AAC, FFMPEG, H264, clip, ffmpeg, needs_ffmpeg
 from tests.engine.video.identity import translate
 
 # (scheme, options of the receiver before -i, behind its URL)
@@ -166,3 +166,16 @@ def test_several_sources_are_refused(film: Path, capsys: pytest.CaptureFixture[s
     url = f"rtmp://127.0.0.1:{free_port()}/live"
     assert main([str(film), str(film), "-o", url]) == 1
     assert f"{url}: takes one source" in capsys.readouterr().err
+
+
+@needs_ffmpeg
+def test_a_receiver_that_takes_nothing_has_gone_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STALLED_MICROSECONDS", 500_000)
+    noise = tmp_path / "noise.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=gray:s=640x360:r=25:d=8,noise=alls=100:allf=t", "-crf", "1", noise)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        with pytest.raises(SinkError, match=r"lost after \d+ frames .*; --reconnect tries again"):
+            translate(noise, f"tcp://127.0.0.1:{listening.getsockname()[1]}", crf=1)
