@@ -123,8 +123,9 @@ class Soak:
 
     async def beat(self, peer: Peer) -> None:
         """As the page says that it is there."""
-        while peer.channel.readyState == "open":
-            peer.channel.send("{}")
+        while peer.channel.readyState in ("connecting", "open"):
+            if peer.channel.readyState == "open":
+                peer.channel.send("{}")
             await asyncio.sleep(2.0)
 
     async def come_and_go(self) -> None:
@@ -133,7 +134,9 @@ class Soak:
             status = await peer.connect()
             assert status in (200, 503)
             if status == 200:
+                beating = asyncio.ensure_future(self.beat(peer))
                 await peer.received(self.chance.randint(1, 20))
+                beating.cancel()
             if self.chance.random() < 0.3 and status == 200:  # without a word: as a browser that is killed
                 for transceiver in peer.connection.getTransceivers():
                     await transceiver.sender.transport.transport.stop()
