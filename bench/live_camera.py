@@ -72,7 +72,7 @@ def main() -> int:
     options, others = parser.parse_known_args()
     camera = NumberedCamera(options.size, options.rate, options.seconds)
     live_source._open_capture = lambda *_: camera
-    status = run.main(["0", "--show", *others])
+    status = run.main(["0", "--show", "--reconnect", "0", *others])
     options.captured.write_text(json.dumps(camera.captured))
     return status
 

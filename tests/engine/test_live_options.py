@@ -112,7 +112,9 @@ def test_every_frame_of_a_camera_is_shown_dropped_or_skipped(
     screen, camera = Screen(monkeypatch), Camera(10**6, still_frames=10)
     screen.camera = camera
     monkeypatch.setattr(live_source, "_open_capture", lambda *_: camera)
-    summary = summary_of(tmp_path, "0", "--show", "--style", str(tiny_style), "--backend", "eager", *options)
+    summary = summary_of(
+        tmp_path, "0", "--show", "--reconnect", "0", "--style", str(tiny_style), "--backend", "eager", *options
+    )
     assert summary["received"] == camera.reads - 1  # the first told the size
     assert summary["received"] == summary["shown"] + summary["dropped"] + summary["skipped"]
     assert (summary["skipped"] > 0) == ("--skip-similar" in options)
@@ -136,7 +138,18 @@ def test_the_window_and_the_summary_tell_the_size_that_holds_the_rate(
         return said[-1]
 
     monkeypatch.setattr(WindowControls, "describe", describe_and_stop)
-    arguments = ["0", "--show", "--style", str(tiny_style), "--backend", "eager", "--target-fps", "1000"]
+    arguments = [
+        "0",
+        "--show",
+        "--reconnect",
+        "0",
+        "--style",
+        str(tiny_style),
+        "--backend",
+        "eager",
+        "--target-fps",
+        "1000",
+    ]
     assert main(arguments) == 0
     assert said[-1].endswith("at 64x64")
     assert set(screen.shapes) == {(HEIGHT, WIDTH, 3)}
